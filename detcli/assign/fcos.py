@@ -1,0 +1,63 @@
+"""Assignment by position (FCOS, Tian et al. 2019; centre sampling as in its 2020 revision).
+
+Letters: P priors, G ground-truth boxes, T prior types, W columns, H rows, N pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detcli.assign.grid import GridLines, grid_lines, pairs_in_windows
+from detcli.assign.matching import NEGATIVE, best_box_per_prior
+from detcli.ops.boxes import box_area
+from detcli.ops.priors import Priors
+from detcli.types import check_shape
+
+# A level answers for objects whose longest side distance lies within 4 to 8 of its strides:
+# 64, 128, 256 and 512 pixels part the levels of strides 8 to 128.
+RANGE_STRIDES = (4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class FCOSAssigner:
+    """A point takes the smallest of the boxes that it lies in and whose size fits its level.
+
+    center_radius: in strides of the level; None: the whole box counts, else only the square of
+    this half side around the box's centre, cut at the box's sides. The point must lie strictly
+    inside. Its largest distance to a side of the box must be 4 to 8 strides, both included; the
+    first level has no lower limit and the last one no upper limit.
+    """
+
+    center_radius: float | None
+
+    @torch.no_grad()
+    def __call__(self, priors: Priors, boxes: Tensor) -> Tensor:
+        """Index of the box (P,) int64 of each prior, -1 negative; boxes (G, 4) xyxy.
+
+        Of boxes of equal area the earlier one wins.
+        """
+        check_shape("boxes", boxes, None, 4)
+        if len(priors) == 0 or len(boxes) == 0:
+            return torch.full((len(priors),), NEGATIVE, device=boxes.device)
+        lines = grid_lines(priors)
+        low = lines.stride * RANGE_STRIDES[0]  # (T,)
+        high = lines.stride * RANGE_STRIDES[1]
+        low = low.where(lines.level > 0, 0.0)
+        high = high.where(lines.level < len(priors.level_sizes) - 1, torch.inf)
+
+        left, top, right, bottom = boxes[:, :, None, None].unbind(1)  # (G, 1, 1) each
+        columns, far_x = self._along(lines.center_x, left, right, lines.stride)
+        rows, far_y = self._along(lines.center_y, top, bottom, lines.stride)
+        columns &= far_x <= high[:, None]
+        rows &= far_y <= high[:, None]
+        box, prior = pairs_in_windows(lines, columns, rows)
+
+        x, y = priors.centers[prior].unbind(1)
+        left, top, right, bottom = boxes[box].unbind(1)
+        farthest = torch.stack([x - left, y - top, right - x, bottom - y]).amax(dim=0)
+        fits = farthest >= _per_prior(low, lines, priors)[prior]
+        area = box_area(boxes)[box]
+        return best_box_per_prior(prior[fits], box[fits], -area[fits], len(priors))

@@ -1,0 +1,85 @@
+"""Assignment by overlap (Faster R-CNN, Ren et al. 2015; RetinaNet, Lin et al. 2017).
+
+Letters: P priors, G ground-truth boxes, T prior types, W columns, H rows, N pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detcli.assign.grid import GridLines, grid_lines, pairs_in_windows
+from detcli.assign.matching import IGNORED, NEGATIVE, best_box_per_prior
+from detcli.ops.boxes import box_area, paired_iou
+from detcli.ops.priors import Priors
+from detcli.types import check_shape
+
+# Candidates are found with one area per prior type, but a prior's own area differs from it by the
+# rounding of its corners: far less than this share, by which the search goes below its limits.
+SEARCH_MARGIN = 1e-3
+
+
+@dataclass(frozen=True)
+class MaxIoUAssigner:
+    """A prior takes the box it overlaps most, and every box takes its best priors.
+
+    positive_iou: from this IoU on a prior is positive; below negative_iou it is negative, between
+    the two ignored. Then each box, in order, takes all priors whose IoU with it equals its best
+    one, if that is at least min_positive_iou and above 0, also from boxes before it. (References
+    take a best IoU of 0 as well, which turns every prior positive for an empty box.)
+    """
+
+    positive_iou: float
+    negative_iou: float
+    min_positive_iou: float
+
+    @torch.no_grad()
+    def __call__(self, priors: Priors, boxes: Tensor) -> Tensor:
+        """Index of the box (P,) int64 of each prior, -1 negative, -2 ignored; boxes (G, 4) xyxy.
+
+        Equal IoU with two boxes goes to the earlier one.
+        """
+        check_shape("boxes", boxes, None, 4)
+        num_priors, num_boxes = len(priors), len(boxes)
+        rest = NEGATIVE if self.negative_iou > 0 else IGNORED  # of priors that meet no box
+        if num_priors == 0 or num_boxes == 0:
+            return torch.full((num_priors,), NEGATIVE, device=boxes.device)
+        lines = grid_lines(priors)
+        box, prior = self._candidates(lines, boxes)
+        iou = paired_iou(boxes[box], priors.boxes[prior])
+
+        best_iou = iou.new_zeros(num_priors).scatter_reduce(0, prior, iou, "amax")
+        matched = best_box_per_prior(prior, box, iou, num_priors)
+        below = torch.where(best_iou >= self.negative_iou, IGNORED, NEGATIVE)
+        below = below.where(best_iou > 0, rest)
+        matched = matched.where((matched >= 0) & (best_iou >= self.positive_iou), below)
+
+        best_of_box = iou.new_zeros(num_boxes).scatter_reduce(0, box, iou, "amax")
+        wanted = (best_of_box > 0) & (best_of_box >= self.min_positive_iou)
+        takes = (iou == best_of_box[box]) & wanted[box]
+        taker = matched.new_full((num_priors,), NEGATIVE)
+        taker = taker.scatter_reduce(0, prior[takes], box[takes], "amax")  # the last one keeps it
+        return taker.where(taker >= 0, matched)
+
+    def _candidates(self, lines: GridLines, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Box and prior (N,), (N,) of all pairs that reach a threshold or the best IoU of the box.
+
+        On a grid the column of the widest and the row of the highest common part meet in a prior,
+        so the best IoU of every type is known before any prior is looked at.
+        """
+        left, top, right, bottom = boxes[:, :, None, None].unbind(1)  # (G, 1, 1) each
+        width = (torch.minimum(right, lines.x2) - torch.maximum(left, lines.x1)).clamp_(min=0)
+        height = (torch.minimum(bottom, lines.y2) - torch.maximum(top, lines.y1)).clamp_(min=0)
+        most_width, most_height = width.amax(dim=2), height.amax(dim=2)  # (G, T)
+        common = most_width * most_height
+        type_area = (lines.x2[:, 0] - lines.x1[:, 0]) * (lines.y2[:, 0] - lines.y1[:, 0])
+        areas = box_area(boxes)[:, None] + type_area  # (G, T)
+        best = (common / (areas - common).clamp_(min=1e-6)).amax(dim=1, keepdim=True)
+        limit = self.negative_iou if self.negative_iou > 0 else self.positive_iou
+        lowest = best.clamp(max=limit) * (1 - SEARCH_MARGIN)  # (G, 1)
+        needed = (lowest / (1 + lowest) * areas)[:, :, None]  # common area that gives this IoU
+        columns = (width > 0) & (width * most_height[:, :, None] >= needed)
+        rows = (height > 0) & (height * most_width[:, :, None] >= needed)
+        return pairs_in_windows(lines, columns, rows)

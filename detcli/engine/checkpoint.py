@@ -1,0 +1,85 @@
+"""Checkpoints: tensors and primitives only, written so that a kill leaves a loadable file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detcli.errors import CheckpointError
+
+FORMAT = 1
+REQUIRED = ("recipe", "class_names", "category_ids", "model")
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, flush it to the disk, rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of detcli onto the CPU.
+
+    Raises CheckpointError for anything that is not one: no file, a truncated one, a pickle with
+    code in it, another tool's weights.
+    """
+    content = read_file(path)
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of detcli; "
+            "public checkpoints come in with `detcli weights import FILE --from ...`"
+        )
+    if content["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {content['format']}, this version reads {FORMAT}"
+        )
+    missing = [key for key in REQUIRED if key not in content]
+    if missing:
+        raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")
+    return content
+
+
+def read_file(path: Path) -> Any:
+    """The content of a torch file, tensors and primitives only, on the CPU."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: holds Python objects besides tensors and plain values, or is no torch file; "
+            "reading it could run foreign code, so it is refused"
+        ) from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: truncated or not a torch file ({reason})") from None
+
+
+def weights_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights to use for inference: the moving average where there is one."""
+    weights: dict[str, torch.Tensor] = content.get("ema") or content["model"]
+    return weights
+
+
+def find(path: Path) -> Path:
+    """The checkpoint meant by a run folder (best, else last) or a file."""
+    if path.is_dir():
+        for name in ("best.pt", "last.pt"):
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(f"{path}: this folder holds neither best.pt nor last.pt")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run folder or checkpoint")
+    return path

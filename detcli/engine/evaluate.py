@@ -1,0 +1,118 @@
+"""Run a detector over a data set and measure it: the same code in training and in `eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from detcli.data.loader import Loader
+from detcli.data.records import Records
+from detcli.data.to_device import to_device
+from detcli.engine import distributed
+from detcli.engine.distributed import Ranks
+from detcli.engine.log import RunLog
+from detcli.evaluation import CocoMetrics, evaluate_coco
+from detcli.postprocess import suppress
+from detcli.recipe import Recipe
+from detcli.types import Candidates, Detections
+
+COORDINATE_DECIMALS = 3  # thousandths of a pixel, and
+SCORE_DECIMALS = 7  # float32's resolution: what a file holds is what was measured
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector found in a data set, before and after suppression, and how good it is."""
+
+    candidates: Detections
+    detections: Detections
+    metrics: CocoMetrics
+
+
+def evaluate(
+    detector: nn.Module,
+    recipe: Recipe,
+    records: Records,
+    loader: Loader,
+    ranks: Ranks,
+    log: RunLog,
+) -> Evaluation | None:
+    """Measure `detector` on a split; the result on rank 0, None on the others."""
+    candidates = detect(detector, recipe, records, loader, ranks, log)
+    if candidates is None:
+        return None
+    detections = suppress(candidates, **recipe.postprocess.model_dump())
+    return Evaluation(candidates, detections, evaluate_coco(records.ground_truth(), detections))
+
+
+@torch.no_grad()
+def detect(
+    detector: nn.Module,
+    recipe: Recipe,
+    records: Records,
+    loader: Loader,
+    ranks: Ranks,
+    log: RunLog,
+) -> Detections | None:
+    """The candidates of all images in the order of `records`, gathered on rank 0."""
+    was_training = detector.training
+    detector.eval()
+    found: list[tuple[int, Detections]] = []
+    batches = log.track(loader.start(0), "evaluate", len(loader))
+    for batch in batches:
+        images, targets = to_device(batch, ranks.device, **pixel_format(recipe))
+        sizes = [target.size for target in targets]
+        with autocast(recipe, ranks.device):
+            outputs = detector(images)
+        per_image = detector.decode(outputs, sizes)  # type: ignore[operator]
+        for index, candidates, size in zip(batch.indices, per_image, sizes, strict=True):
+            found.append((index, to_original(candidates, size, records.size(index))))
+    detector.train(was_training)
+    gathered = distributed.gather(found)
+    if gathered is None:
+        return None
+    in_order = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
+    return Detections.join([detections for _, detections in in_order])
+
+
+def to_original(
+    candidates: Candidates, size: tuple[int, int], original: tuple[int, int]
+) -> Detections:
+    """From pixels of the network input to pixels of the original image: the only crossing.
+
+    size and original are (height, width) of the resized and of the original image. Coordinates
+    are rounded to thousandths of a pixel and scores to 7 decimals, so that numbers computed in
+    memory and from a written file are the same.
+    """
+    boxes = candidates.boxes.float().cpu().numpy().astype(np.float64)  # (N, 4) xyxy
+    scale = np.array([original[1] / size[1], original[0] / size[0]] * 2)
+    boxes = boxes * scale
+    boxes[:, 2:] -= boxes[:, :2]
+    scores = candidates.scores.float().cpu().numpy().astype(np.float64)
+    return Detections(
+        offsets=np.array([0, len(boxes)], np.int64),
+        boxes_xywh=np.round(boxes, COORDINATE_DECIMALS),
+        scores=np.round(scores, SCORE_DECIMALS),
+        labels=candidates.labels.cpu().numpy().astype(np.int64),
+        extra={
+            name: column.float().cpu().numpy().astype(np.float64)
+            for name, column in candidates.extra.items()
+        },
+    )
+
+
+def pixel_format(recipe: Recipe) -> dict[str, Sequence[float] | str]:
+    """How the network wants its pixels: keywords of `to_device`."""
+    data = recipe.data
+    return {"mean": data.mean, "std": data.std, "channels": data.channels}
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The precision of forward passes that the recipe asks for."""
+    amp = recipe.train.amp
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "none")

@@ -1,0 +1,68 @@
+"""Optimisers and their parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+def build_optimizer(
+    model: nn.Module,
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    groups: Mapping[str, Any],
+    momentum: float,
+    nesterov: bool,
+    betas: tuple[float, float],
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trainable parameters of `model`.
+
+    groups: the options of `parameter_groups`. Each group keeps its own multiple of the learning
+    rate in `lr_mult`, which the schedule multiplies.
+    """
+    parameters = parameter_groups(model, lr=lr, weight_decay=weight_decay, **groups)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov)
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas)
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    backbone_lr_mult: float,
+    norm_decay: bool,
+    bias_decay: bool,
+    bias_lr_mult: float,
+) -> list[dict[str, Any]]:
+    """Trainable parameters with equal learning rate and decay, one group each.
+
+    `bias_decay` and `bias_lr_mult` concern the biases of convolutions and linear layers;
+    norm scales and shifts are under `norm_decay`. Parts under `backbone.` take
+    `backbone_lr_mult`.
+    """
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            is_norm = isinstance(module, nn.GroupNorm | nn.LayerNorm) or hasattr(
+                module, "running_mean"
+            )
+            is_bias = name == "bias" and not is_norm
+            mult = backbone_lr_mult if f"{module_name}.".startswith("backbone.") else 1.0
+            mult *= bias_lr_mult if is_bias else 1.0
+            decays = norm_decay if is_norm else (bias_decay or not is_bias)
+            members.setdefault((mult, weight_decay if decays else 0.0), []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr * mult, "lr_mult": mult, "weight_decay": decay}
+        for (mult, decay), parameters in members.items()
+    ]
+

@@ -1,0 +1,82 @@
+"""From the sections of a recipe to the parts of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from detcli.data.loader import Loader, build_loader
+from detcli.data.dataset import DetectionDataset
+from detcli.data.read import read_records
+from detcli.data.records import Records
+from detcli.data.transforms import build_transforms
+from detcli.engine.distributed import Ranks
+from detcli.models import build_detector
+from detcli.recipe import Recipe
+
+
+def read_split(recipe: Recipe, split: str, classes: tuple[str, ...] | None = None) -> Records:
+    """The annotations of one split; `classes` (a checkpoint's) override the recipe's."""
+    data = recipe.data
+    chosen = getattr(data, split)
+    return read_records(
+        format=data.format,
+        root=data.root,
+        split=None if chosen is None else chosen.model_dump(),
+        name=split,
+        classes=classes or data.classes,
+        on_error=data.on_error,
+        class_file=data.class_file,
+        shapes=None if data.shapes is None else data.shapes.model_dump(),
+    )
+
+
+def build_train_loader(recipe: Recipe, records: Records, ranks: Ranks) -> Loader:
+    """Shuffled, augmented batches of this rank."""
+    return _loader(recipe, records, ranks, train=True)
+
+
+def build_eval_loader(
+    recipe: Recipe, records: Records, ranks: Ranks, batch_per_rank: int | None = None
+) -> Loader:
+    """Batches of this rank's share in order, resized only."""
+    return _loader(recipe, records, ranks, train=False, batch_per_rank=batch_per_rank)
+
+
+def _loader(
+    recipe: Recipe,
+    records: Records,
+    ranks: Ranks,
+    *,
+    train: bool,
+    batch_per_rank: int | None = None,
+) -> Loader:
+    data = recipe.data
+    transforms = build_transforms(
+        resize=data.resize.model_dump(), augment=data.augment.model_dump(), train=train
+    )
+    default = data.batch_per_rank if train else recipe.eval.batch_per_rank
+    return build_loader(
+        DetectionDataset(records, transforms, seed=recipe.train.seed),
+        batch_per_rank=batch_per_rank or default,
+        workers=data.workers,
+        pin_memory=data.pin_memory and ranks.device.type == "cuda",
+        prefetch_factor=data.prefetch_factor,
+        persistent_workers=data.persistent_workers,
+        group_by_aspect=data.group_by_aspect and train,
+        pad_multiple=data.pad_multiple,
+        shuffle=train,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        seed=recipe.train.seed,
+    )
+
+
+def build_model(recipe: Recipe, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+    """The detector of a recipe. pretrained=False leaves out the backbone's public weights,
+    where a checkpoint follows anyway."""
+    keywords: dict[str, Any] = recipe.model.model_dump()
+    if not pretrained:
+        keywords["backbone"]["weights"] = None
+    return build_detector(keywords.pop("name"), num_classes=num_classes, **keywords)

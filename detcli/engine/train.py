@@ -1,0 +1,319 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detcli.data.loader import Loader
+from detcli.data.records import Records
+from detcli.data.to_device import to_device
+from detcli.engine import checkpoint, distributed, divergence
+from detcli.engine.distributed import Ranks
+from detcli.engine.ema import Ema
+from detcli.engine.evaluate import Evaluation, autocast, evaluate, pixel_format
+from detcli.engine.learning_rate import LearningRate
+from detcli.engine.log import RunLog
+from detcli.engine.meter import Meter, mean_losses
+from detcli.engine.schedule import Schedule
+from detcli.recipe import Recipe
+from detcli.types import Batch, Target
+
+
+@dataclass
+class Position:
+    """Where a run stands: all of this is in the checkpoint."""
+
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches of the current epoch finished, on each rank
+    step: int = 0  # optimiser steps taken
+    best: float | None = None  # highest AP so far
+    best_epoch: int | None = None
+
+
+@dataclass
+class Trainer:
+    """Everything the loop works with. `model` is `detector`, wrapped when there are many ranks."""
+
+    recipe: Recipe
+    ranks: Ranks
+    folder: Path
+    log: RunLog
+    detector: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    learning_rate: LearningRate
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    train_loader: Loader
+    train_records: Records
+    eval_loader: Loader
+    eval_records: Records
+    meter: Meter
+    position: Position
+    stop_at: float | None = None  # AP50 that ends the run (the overfit check)
+
+
+def fit(trainer: Trainer) -> Evaluation | None:
+    """Train from the trainer's position to the last epoch; the last evaluation, on rank 0."""
+    result: Evaluation | None = None
+    position, settings = trainer.position, trainer.recipe.train
+    while position.epoch < trainer.schedule.epochs:
+        trainer.detector.train()
+        trainer.meter.start_epoch()
+        for batch in epoch_batches(trainer):
+            images, targets = to_device(batch, trainer.ranks.device, **pixel_format(trainer.recipe))
+            seed_step(trainer)
+            at_step = ends_step(trainer)
+            with contextlib.nullcontext() if at_step else no_sync(trainer.model):
+                losses = compute_losses(trainer, images, targets)
+                check_finite(trainer, losses, images, targets)
+                total = torch.stack(list(losses.values())).sum()
+                trainer.scaler.scale(total / group_size(trainer)).backward()  # type: ignore[no-untyped-call]
+            trainer.meter.add(losses, batch)
+            position.batch += 1
+            if at_step:
+                take_step(trainer, images, targets)
+                if position.step % settings.log_every == 0:
+                    log_step(trainer)
+                if settings.save_every and position.step % settings.save_every == 0:
+                    save(trainer, "last.pt")
+        result, done = end_epoch(trainer)
+        if done:
+            break
+    return result
+
+
+def epoch_batches(trainer: Trainer) -> Iterator[Batch]:
+    """The rest of the current epoch, with a progress bar, timed."""
+    position, loader = trainer.position, trainer.train_loader
+    batches = trainer.meter.timed(loader.start(position.epoch, skip=position.batch))
+    what = f"epoch {position.epoch + 1}/{trainer.schedule.epochs}"
+    return trainer.log.track(batches, what, len(loader), position.batch)
+
+
+def seed_step(trainer: Trainer) -> None:
+    """Make the step's randomness a function of (seed, batch, rank), so that resuming and replaying
+    repeat it without any saved generator state."""
+    position, ranks = trainer.position, trainer.ranks
+    done = position.epoch * len(trainer.train_loader) + position.batch
+    torch.manual_seed(trainer.recipe.train.seed + (done * ranks.world_size + ranks.rank) * 1_000_003)
+
+
+def ends_step(trainer: Trainer) -> bool:
+    """Whether the current batch completes an accumulated step (the last of an epoch always does)."""
+    number = trainer.position.batch + 1
+    return number % trainer.recipe.train.accumulate == 0 or number == len(trainer.train_loader)
+
+
+def group_size(trainer: Trainer) -> int:
+    """How many batches the current step accumulates; the last of an epoch may have fewer."""
+    accumulate, total = trainer.recipe.train.accumulate, len(trainer.train_loader)
+    first = trainer.position.batch // accumulate * accumulate
+    return min(accumulate, total - first)
+
+
+def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep gradients on this rank until the step is complete."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        manager: contextlib.AbstractContextManager[None] = model.no_sync()
+        return manager
+    return contextlib.nullcontext()
+
+
+def compute_losses(trainer: Trainer, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+    """Forward in the recipe's precision, losses in float32."""
+    with autocast(trainer.recipe, trainer.ranks.device):
+        outputs = trainer.model(images, targets)
+    losses: dict[str, Tensor] = trainer.detector.loss(outputs, targets)  # type: ignore[operator]
+    return losses
+
+
+def check_finite(
+    trainer: Trainer, losses: dict[str, Tensor], images: Tensor, targets: list[Target]
+) -> None:
+    """Raise DivergedError before a NaN or an infinity reaches the weights."""
+    broken = divergence.broken_terms(losses)
+    if broken:
+        raise give_up(trainer, broken, images, targets)
+
+
+def give_up(
+    trainer: Trainer, broken: list[str], images: Tensor, targets: list[Target]
+) -> Exception:
+    """Save the batch for replay; the error to raise."""
+    position, ranks = trainer.position, trainer.ranks
+    path = trainer.folder / f"diverged-rank{ranks.rank}.pt"
+    context = {**identity(trainer), "step": position.step, "seed": torch.initial_seed()}
+    divergence.save_batch(path, images, tuple(targets), trainer.detector, context)
+    where = f"epoch {position.epoch + 1}, step {position.step + 1}"
+    return divergence.diverged(broken, where, path)
+
+
+def take_step(trainer: Trainer, images: Tensor, targets: list[Target]) -> None:
+    """Clip, step, and move schedule and moving average on."""
+    optim, position = trainer.recipe.optim, trainer.position
+    trainer.schedule.apply(trainer.optimizer, trainer.learning_rate.lr, position.step)
+    parameters = [value for group in trainer.optimizer.param_groups for value in group["params"]]
+    if optim.clip_norm or optim.clip_value:
+        trainer.scaler.unscale_(trainer.optimizer)
+    if optim.clip_value:
+        nn.utils.clip_grad_value_(parameters, optim.clip_value)
+    if optim.clip_norm:
+        norm = nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+        if not trainer.scaler.is_enabled() and not torch.isfinite(norm):
+            raise give_up(trainer, [f"gradient norm = {norm.item():g}"], images, targets)
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    position.step += 1
+    if trainer.ema is not None:
+        trainer.ema.update(trainer.detector, position.step)
+
+
+def log_step(trainer: Trainer) -> None:
+    """One line for the reader and one for metrics.jsonl; starts a new window."""
+    position, meter = trainer.position, trainer.meter
+    losses, speed = meter.losses(), meter.speed(trainer.ranks.world_size)
+    lr = trainer.learning_rate.lr * trainer.schedule.factor(position.step - 1)
+    trainer.log.record(
+        {"kind": "train", "epoch": position.epoch + 1, "step": position.step, "lr": lr}
+        | losses
+        | speed
+    )
+    terms = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    trainer.log.say(
+        f"epoch {position.epoch + 1}/{trainer.schedule.epochs} step {position.step} | {terms} | "
+        f"lr {lr:.3g} | {speed['images_per_s']:.1f} images/s | "
+        f"data wait {speed['data_wait']:.0%} | {speed['memory_gib']:.2f} GiB"
+    )
+    meter.reset()
+
+
+def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
+    """Evaluate, tell the schedule, save; the evaluation and whether to stop early."""
+    position, train = trainer.position, trainer.recipe.train
+    report_fired(trainer)
+    position.epoch, position.batch = position.epoch + 1, 0
+    is_last = position.epoch == trainer.schedule.epochs
+    due = is_last or (train.eval_every > 0 and position.epoch % train.eval_every == 0)
+    result = measure(trainer) if due else None
+    metrics = distributed.from_main(dict(result.metrics.metrics) if result else {})
+    if train.val_loss:
+        metrics |= validation_loss(trainer)
+    note = trainer.schedule.end_epoch(metrics)
+    if note:
+        trainer.log.say(note)
+    ap = metrics.get("AP")
+    if due and (position.best is None or (ap or 0.0) > position.best):
+        position.best, position.best_epoch = ap or 0.0, position.epoch
+        save(trainer, "best.pt")
+    save(trainer, "last.pt")
+    return result, trainer.stop_at is not None and (metrics.get("AP50") or 0.0) > trainer.stop_at
+
+
+def report_fired(trainer: Trainer) -> None:
+    """Say how often each augmentation acted in this epoch on this rank."""
+    meter, position = trainer.meter, trainer.position
+    if meter.fired:
+        trainer.log.record({"kind": "fired", "epoch": position.epoch + 1, **meter.fired})
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(meter.fired.items()))
+        trainer.log.say(f"epoch {position.epoch + 1}: of {meter.seen} images, {counts}")
+
+
+def measure(trainer: Trainer) -> Evaluation | None:
+    """Evaluate the averaged weights, or the plain ones where there is no average."""
+    started = time.perf_counter()
+    position = trainer.position
+    detector = trainer.detector if trainer.ema is None else trainer.ema.model
+    result = evaluate(
+        detector, trainer.recipe, trainer.eval_records, trainer.eval_loader, trainer.ranks,
+        trainer.log,
+    )  # fmt: skip
+    if result is not None:
+        seconds = time.perf_counter() - started
+        values = result.metrics.metrics
+        trainer.log.record(
+            {"kind": "eval", "epoch": position.epoch, "step": position.step}
+            | values
+            | {"seconds": round(seconds, 2)}
+        )
+        shown = " ".join(
+            f"{name} {'-' if values[name] is None else format(values[name], '.4f')}"
+            for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+        )
+        trainer.log.say(f"epoch {position.epoch}: {shown} ({seconds:.1f} s)")
+    return result
+
+
+@torch.no_grad()
+def validation_loss(trainer: Trainer) -> dict[str, float | None]:
+    """The loss on the evaluation split, without touching weights or statistics (note 001's
+    workflow of one epoch of training and one of validation)."""
+    meter = Meter(trainer.ranks.device)
+    trainer.detector.eval()
+    for batch in trainer.eval_loader.start(0):
+        images, targets = to_device(batch, trainer.ranks.device, **pixel_format(trainer.recipe))
+        with autocast(trainer.recipe, trainer.ranks.device):
+            outputs = trainer.detector(images, targets)
+        meter.add(trainer.detector.loss(outputs, targets), batch)  # type: ignore[operator]
+    gathered = distributed.gather(meter.sums())
+    losses = distributed.from_main(None if gathered is None else mean_losses(gathered))
+    position = trainer.position
+    trainer.log.record(
+        {"kind": "val_loss", "epoch": position.epoch, "step": position.step} | losses
+    )
+    trainer.log.say(f"epoch {position.epoch}: validation loss {losses['loss']:.4f}")
+    return dict(losses)
+
+
+def identity(trainer: Trainer) -> dict[str, Any]:
+    """What any reader of a file of this run needs to rebuild the detector."""
+    return {
+        "recipe": trainer.recipe.model_dump(mode="json"),
+        "class_names": list(trainer.train_records.class_names),
+        "category_ids": list(trainer.train_records.category_ids),
+    }
+
+
+def save(trainer: Trainer, name: str) -> None:
+    """Write a checkpoint from which the run goes on exactly."""
+    trainer.meter.reset()  # a resumed run starts its window here too
+    if not trainer.ranks.is_main:
+        return
+    checkpoint.save(
+        trainer.folder / name,
+        {
+            **identity(trainer),
+            "kind": "training",
+            "model": trainer.detector.state_dict(),
+            "ema": None if trainer.ema is None else trainer.ema.model.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "schedule": trainer.schedule.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "position": vars(trainer.position).copy(),
+            "world_size": trainer.ranks.world_size,
+            "metrics_bytes": trainer.log.size(),
+        },
+    )
+
+
+def restore(trainer: Trainer, content: dict[str, Any]) -> None:
+    """Put a trainer back to where a checkpoint stands."""
+    trainer.detector.load_state_dict(content["model"])
+    if trainer.ema is not None:
+        trainer.ema.model.load_state_dict(content["ema"] or content["model"])
+    trainer.optimizer.load_state_dict(content["optimizer"])
+    trainer.schedule.load_state_dict(content["schedule"])
+    if content["scaler"]:
+        trainer.scaler.load_state_dict(content["scaler"])
+    trainer.position = Position(**content["position"])
+    trainer.log.cut(content["metrics_bytes"])

@@ -1,0 +1,68 @@
+"""The whole recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from detcli.recipe.data import Data
+from detcli.recipe.model import Model
+from detcli.recipe.optim import Optim
+from detcli.recipe.run import Eval, Postprocess, Train
+from detcli.recipe.schedule import Schedule
+from detcli.recipe.section import Section
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class Expected(Section):
+    """Accuracy that somebody reached with these settings."""
+
+    source: str = Field(min_length=1, description="Who published or noted the figures")
+    AP: float | None = Field(None, ge=0, le=1, description="COCO box AP, IoU 0.50 to 0.95")
+    AP50: float | None = Field(None, ge=0, le=1, description="AP at IoU 0.50")
+    AP75: float | None = Field(None, ge=0, le=1, description="AP at IoU 0.75")
+    APs: float | None = Field(None, ge=0, le=1, description="AP of objects below 32^2 pixels")
+    APm: float | None = Field(None, ge=0, le=1, description="AP of objects from 32^2 to 96^2")
+    APl: float | None = Field(None, ge=0, le=1, description="AP of objects above 96^2 pixels")
+    note: str | None = Field(None, description="Memory, speed, and other circumstances")
+
+
+class Recipe(Section):
+    """Everything that defines a training run but the machine it runs on."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="Equals the file name; names run folders")
+    about: str = Field(min_length=1, description="What this recipe trains, in a paragraph")
+    expected: Annotated[tuple[Expected, ...], Field(strict=False)] = Field(
+        (), description="Published or noted figures, each with its source"
+    )
+    data: Data = Field(description="Images, labels and the loader")
+    model: Model = Field(description="The detector")
+    optim: Optim = Field(Optim(), description="Optimiser, learning rate, clipping")
+    schedule: Schedule = Field(Schedule(), description="Length and course of the learning rate")
+    train: Train = Field(Train(), description="The training loop")
+    postprocess: Postprocess = Field(Postprocess(), description="From candidates to detections")
+    eval: Eval = Field(Eval(), description="Evaluation during and after training")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.data.format != "shapes" and getattr(self.data, self.eval.split) is None:
+            yield "eval.split", f"data.{self.eval.split} is not set"
+        if self.data.format == "shapes" and self.eval.split == "test":
+            yield "eval.split", "format shapes has only train and val"
+        if self.schedule.name != "plateau":
+            return
+        if self.schedule.monitor == "loss" and not self.train.val_loss:
+            yield "schedule.monitor", "loss is only measured with train.val_loss: true"
+        if self.schedule.monitor == "AP" and self.train.eval_every == 0:
+            yield "schedule.monitor", "AP is only measured with train.eval_every of 1 or more"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors (draft 2020-12)."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "detcli recipe",
+        **{key: value for key, value in Recipe.model_json_schema().items() if key != "title"},
+    }

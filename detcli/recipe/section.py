@@ -1,0 +1,97 @@
+"""What every section of a recipe shares: frozen, strict, and able to list all its problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+# Sections are strict (no text for a number, no number for a switch), but YAML only has lists, and
+# a frozen recipe wants tuples: this one conversion is let through.
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+Quadruple = Annotated[tuple[float, float, float, float], Field(strict=False)]
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+Integers = Annotated[tuple[int, ...], Field(strict=False)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+BROKEN_RULES = "broken_rules"
+
+
+class Section(BaseModel):
+    """A part of a recipe.
+
+    `acts_with` names, for a key that only some choices of `name` use, those choices: setting such
+    a key to anything but its default under another choice is an error, because it would do
+    nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, what is wrong) for every broken rule that involves more than one key."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Section:
+        found = [*self._idle_keys(), *self.problems()]
+        if found:
+            raise PydanticCustomError(BROKEN_RULES, "several keys disagree", {"rules": found})
+        return self
+
+    def _idle_keys(self) -> Iterator[tuple[str, str]]:
+        name = getattr(self, "name", None)
+        for key, names in self.acts_with.items():
+            default = type(self).model_fields[key].default
+            if name not in names and getattr(self, key) != default:
+                wanted = " or ".join(names)
+                yield key, f"acts only with name {wanted}, but name is {name}; remove it"
+
+
+def variants(field: FieldInfo) -> dict[str, type[Section]]:
+    """The sections that a key can hold, by their `name`; {"": section} where there is no choice.
+
+    Empty for a key that holds a plain value or a list.
+    """
+    if field.discriminator is None:
+        found = [kind for kind in _alternatives(field.annotation) if _is_section(kind)]
+        return {"": found[0]} if found else {}
+    return {
+        str(get_args(kind.model_fields["name"].annotation)[0]): kind
+        for kind in _alternatives(field.annotation)
+    }
+
+
+def section_for(field: FieldInfo, value: Any) -> type[Section] | None:
+    """The section class that describes `value` of this key; None for plain values, and for a
+    choice that `value` does not make."""
+    choices = variants(field)
+    if "" in choices:
+        return choices[""]
+    name = value.get("name") if isinstance(value, Mapping) else None
+    return choices.get(name) if isinstance(name, str) else None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value for every leaf; lists are leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{dotted}."))
+        else:
+            flat[dotted] = value
+    return flat
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) or (annotation,)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)

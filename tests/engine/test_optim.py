@@ -1,0 +1,50 @@
+import torch
+from torch import nn
+
+from detcli.engine.optim import parameter_groups
+
+ALL = {
+    "backbone_lr_mult": 1.0, "norm_decay": True, "bias_decay": True, "bias_lr_mult": 1.0,
+}  # fmt: skip
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
+
+
+def groups(**changes):
+    net = Net()
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **(ALL | changes))
+        for parameter in group["params"]
+    }
+
+
+def test_every_parameter_once_and_alike_by_default():
+    assert set(groups().values()) == {(1.0, 0.1)}
+    assert len(groups()) == 8
+
+
+def test_biases_and_norms_are_told_apart():
+    found = groups(norm_decay=False, bias_decay=False, bias_lr_mult=2.0, backbone_lr_mult=0.5)
+    assert found["backbone.0.weight"] == (0.5, 0.1)
+    assert found["backbone.0.bias"] == (1.0, 0.0)
+    assert found["backbone.1.weight"] == (0.5, 0.0)
+    assert found["backbone.1.bias"] == (0.5, 0.0)  # a norm's shift is no bias
+    assert found["head.0.weight"] == (1.0, 0.1)
+    assert found["head.0.bias"] == (2.0, 0.0)
+    assert found["head.1.weight"] == (1.0, 0.0)
+
+
+def test_frozen_parameters_are_left_out():
+    net = Net()
+    net.backbone.requires_grad_(False)
+    members = [p for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **ALL)
+               for p in group["params"]]  # fmt: skip
+    assert len(members) == 4
+    assert all(isinstance(member, torch.Tensor) and member.requires_grad for member in members)

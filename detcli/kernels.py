@@ -6,14 +6,14 @@ modules that hold their kernels, inside the function that needs them.
 A kernel must not call a kernel of another file: numba's cache looks only at the file of the
 outer one, so an edit of the inner one would go unnoticed.
 """
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Timer
-from time import monotonic
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -26,56 +26,52 @@ if TYPE_CHECKING:
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_QUIET_SECONDS = 0.7  # loading every kernel from the cache takes less
 _INSERTION_LIMIT = 40  # below this many elements insertion beats eight counting passes
 
 
-class _CompileClock:
-    """Says once per process that kernels are being compiled, when that takes long altogether."""
-
-    def __init__(self, quiet_seconds: float) -> None:
-        self.quiet_left = quiet_seconds
-        self.announced = False
-
-    def announce(self) -> None:
-        if not self.announced:
-            self.announced = True
-            text = "detcli: compiling kernels, once for this machine (some seconds) ..."
-            print(text, file=sys.stderr, flush=True)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        timer = Timer(max(self.quiet_left, 0.0), self.announce)
-        timer.daemon = True
-        start = monotonic()
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            self.quiet_left -= monotonic() - start
+@cache
+def _announce() -> None:
+    """Once per process, whatever the number of kernels: why the user waits."""
+    text = "detcli: compiling kernels, once for this machine (some seconds) ..."
+    print(text, file=sys.stderr, flush=True)
 
 
-_clock = _CompileClock(_QUIET_SECONDS)
+def _is_cached(dispatcher: Any) -> bool:
+    """Whether numba's cache holds the function as its source file is now.
+
+    numba has no call for this. Should its file names ever change, the announcement comes once
+    too often, nothing worse.
+    """
+    code = dispatcher.py_func.__code__
+    source_time = Path(code.co_filename).stat().st_mtime
+    pattern = f"*.{code.co_name}-{code.co_firstlineno}.*.nbi"
+    found = Path(dispatcher.stats.cache_path).glob(pattern)
+    return any(index.stat().st_mtime >= source_time for index in found)
 
 
 def jit(signature: str) -> Callable[[Kernel], Kernel]:
     """Compile a function for one signature, or load it from numba's on-disk cache.
 
     Division follows IEEE 754 and nothing is reordered, so results equal plain NumPy's bit for
-    bit. Says so in one line on stderr when compiling takes long. Where no folder for the cache
-    is writable, the function is compiled in each process.
+    bit. Compiling is announced in one line on stderr. Where no folder for the cache is writable,
+    each process compiles anew.
     """
 
     def compile_now(function: Kernel) -> Kernel:
-        options = {"error_model": "numpy", "nogil": True}
-        with _clock.running():
-            try:
-                return cast(Kernel, njit(signature, cache=True, **options)(function))
-            except RuntimeError as error:
-                if "cannot cache" not in str(error):
-                    raise
-                return cast(Kernel, njit(signature, **options)(function))
+        options: Any = {"error_model": "numpy", "nogil": True}
+        try:
+            dispatcher: Any = njit(cache=True, **options)(function)
+            cached = _is_cached(dispatcher)
+        except RuntimeError as error:
+            if "cannot cache" not in str(error):
+                raise
+            dispatcher = njit(**options)(function)
+            cached = False
+        if not cached:
+            _announce()
+        dispatcher.compile(signature)
+        dispatcher.disable_compile()
+        return cast(Kernel, dispatcher)
 
     return compile_now
 

@@ -1,6 +1,6 @@
 """Assignment by position (FCOS, Tian et al. 2019; centre sampling as in its 2020 revision).
 
-Letters: P priors, G ground-truth boxes, T prior types, W columns, H rows, N pairs.
+Letters: P priors, G ground-truth boxes, T prior types, W columns or rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detcli.assign.grid import GridLines, grid_lines, pairs_in_windows
+from detcli.assign.grid import grid_lines, pairs_in_windows
 from detcli.assign.matching import NEGATIVE, best_box_per_prior
 from detcli.ops.boxes import box_area
 from detcli.ops.priors import Priors
@@ -43,21 +43,31 @@ class FCOSAssigner:
         if len(priors) == 0 or len(boxes) == 0:
             return torch.full((len(priors),), NEGATIVE, device=boxes.device)
         lines = grid_lines(priors)
-        low = lines.stride * RANGE_STRIDES[0]  # (T,)
-        high = lines.stride * RANGE_STRIDES[1]
-        low = low.where(lines.level > 0, 0.0)
-        high = high.where(lines.level < len(priors.level_sizes) - 1, torch.inf)
-
+        last_level = len(priors.level_sizes) - 1
+        longest = (lines.stride * RANGE_STRIDES[1]).where(lines.level < last_level, torch.inf)
         left, top, right, bottom = boxes[:, :, None, None].unbind(1)  # (G, 1, 1) each
-        columns, far_x = self._along(lines.center_x, left, right, lines.stride)
-        rows, far_y = self._along(lines.center_y, top, bottom, lines.stride)
-        columns &= far_x <= high[:, None]
-        rows &= far_y <= high[:, None]
+        columns = self._along(lines.center_x, left, right, lines.stride, longest)
+        rows = self._along(lines.center_y, top, bottom, lines.stride, longest)
         box, prior = pairs_in_windows(lines, columns, rows)
 
         x, y = priors.centers[prior].unbind(1)
         left, top, right, bottom = boxes[box].unbind(1)
         farthest = torch.stack([x - left, y - top, right - x, bottom - y]).amax(dim=0)
-        fits = farthest >= _per_prior(low, lines, priors)[prior]
-        area = box_area(boxes)[box]
-        return best_box_per_prior(prior[fits], box[fits], -area[fits], len(priors))
+        shortest = (priors.strides * RANGE_STRIDES[0])[prior]
+        fits = (farthest >= shortest) | (prior < priors.level_sizes[0])
+        box, prior = box[fits], prior[fits]
+        return best_box_per_prior(prior, box, -box_area(boxes)[box], len(priors))
+
+    def _along(
+        self, center: Tensor, low: Tensor, high: Tensor, stride: Tensor, longest: Tensor
+    ) -> Tensor:
+        """(G, T, W) bool: which columns (or rows) of points center (T, W) a box's side
+        low to high (G, 1, 1) can take; stride, longest (T,) pixels."""
+        farthest = torch.maximum(center - low, high - center)
+        inside = farthest <= longest[:, None]
+        if self.center_radius is not None:
+            middle = (low + high) / 2
+            radius = stride[:, None] * self.center_radius
+            low = torch.maximum(low, middle - radius)
+            high = torch.minimum(high, middle + radius)
+        return inside & (center > low) & (center < high)

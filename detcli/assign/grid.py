@@ -140,7 +140,7 @@ def _starts(priors: Priors) -> list[int]:
 
 
 def _is_regular(priors: Priors, grid: LevelGrid) -> Tensor:
-    """() bool: x is the same in every row, y in every column, and a cell has one centre."""
+    """() bool: x is the same in every row and rises, y in every column; a cell has one centre."""
     end = grid.start + grid.rows * grid.columns * grid.anchors
     boxes = priors.boxes[grid.start : end].view(grid.rows, grid.columns, grid.anchors, 4)
     centers = priors.centers[grid.start : end].view(grid.rows, grid.columns, grid.anchors, 2)
@@ -150,6 +150,8 @@ def _is_regular(priors: Priors, grid: LevelGrid) -> Tensor:
             (boxes[..., 1::2] == boxes[:, :1, :, 1::2]).all(),
             (centers[..., 0] == centers[:1, :, :1, 0]).all(),
             (centers[..., 1] == centers[:, :1, :1, 1]).all(),
+            (centers[0, 1:, 0, 0] > centers[0, :-1, 0, 0]).all(),
+            (centers[1:, 0, 0, 1] > centers[:-1, 0, 0, 1]).all(),
         ]
     ).all()
 

@@ -172,8 +172,11 @@ def _orientation(image: Image.Image) -> int:
 
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
-    # The base method: PNG's own would decode the whole image to look for a late EXIF chunk.
-    value = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    try:
+        # The base method: PNG's own would decode the whole image to look for a late EXIF chunk.
+        value = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata does not make the picture unreadable
+        return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

@@ -53,20 +53,23 @@ class Notes(NamedTuple):
         lines = [f"{self.images} images, {self.boxes} boxes"]
         facts = [
             (self.images_without_objects, "images without objects, kept"),
-            (self.crowd_boxes, "crowd regions: neither positives nor counted false positives"),
-            (self.difficult_boxes, "difficult boxes: neither required nor counted against"),
+            (self.crowd_boxes, "crowd regions (neither positives nor counted false positives)"),
+            (self.difficult_boxes, "difficult boxes (neither required nor counted against a detector)"),
             (self.degenerate_boxes, "boxes without area, dropped"),
             (self.clipped_boxes, "boxes reaching past their image, clipped"),
             (self.other_class_boxes, "boxes of classes that are not in use, dropped"),
             (self.exif_rotated, "images turned upright by their EXIF orientation"),
-            (self.exif_ignored, "images whose EXIF orientation their annotations ignore: not turned"),
+            (
+                self.exif_ignored,
+                "images whose annotations ignore the EXIF orientation, not turned",
+            ),
             (self.missing_label_files, "images without a label file, taken as without objects"),
         ]
-        lines += [f"{count} {what}" for count, what in facts if count]
+        lines += [f"{what}: {count}" for count, what in facts if count]
         if self.classes_without_boxes:
             names = ", ".join(self.classes_without_boxes)
-            lines.append(f"{len(self.classes_without_boxes)} classes without boxes: {names}")
-        lines += [f"{count} left out (on_error: skip), {kind}" for kind, count in self.skipped]
+            lines.append(f"classes without boxes: {len(self.classes_without_boxes)} ({names})")
+        lines += [f"left out (on_error: skip), {kind}: {count}" for kind, count in self.skipped]
         return lines
 
 

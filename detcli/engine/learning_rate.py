@@ -17,10 +17,11 @@ class LearningRate:
     base_batch: int
     batch: int
     rule: str
+    explicit: bool
     sentence: str
 
 
-def effective_learning_rate(  # noqa: PLR0913 - five numbers of the rule and who set the first
+def effective_learning_rate(
     *,
     lr: float,
     lr_batch: int,
@@ -51,4 +52,4 @@ def effective_learning_rate(  # noqa: PLR0913 - five numbers of the rule and who
         f"learning rate {used:g} ({why}); base lr {lr:g} at {lr_batch} images per step, "
         f"this run {batch} images per step ({parts})"
     )
-    return LearningRate(used, lr, lr_batch, batch, lr_rule, sentence)
+    return LearningRate(used, lr, lr_batch, batch, lr_rule, explicit, sentence)

@@ -50,7 +50,7 @@ def first_with_objects(records: Records, num_images: int) -> Records:
         raise DataError(
             f"--overfit {num_images}: only {len(chosen)} training images have objects"
         )
-    return records.select(chosen)
+    return records.take(chosen)
 
 
 def verdict(ap50: float | None) -> str:

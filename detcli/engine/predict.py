@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 
-from detcli.data.images import read_image
-from detcli.data.records import Records
+from detcli.data.files import read_images
+from detcli.data.images import SUFFIXES, read_image
+from detcli.engine.distributed import Ranks
+from detcli.engine.evaluate import detect
+from detcli.engine.log import RunLog
+from detcli.engine.measure import Trained, prediction_meta
+from detcli.engine.setup import build_eval_loader
 from detcli.errors import DataError
+from detcli.evaluation import write_predictions
+from detcli.postprocess import suppress
 from detcli.types import Detections
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+if TYPE_CHECKING:
+    from detcli.data.images import Pixels
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
@@ -42,16 +51,18 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def draw(image: np.ndarray, detections: Detections, index: int, names: Sequence[str], confidence: float) -> np.ndarray:
+def draw(
+    image: Pixels, detections: Detections, index: int, names: Sequence[str], confidence: float
+) -> tuple[Pixels, int]:
     """The image (H, W, 3) uint8 RGB with the boxes of image `index` scored at least
-    `confidence`, labelled with class and score."""
+    `confidence`, labelled with class and score; and how many these are."""
     from matplotlib import get_data_path
     from torchvision.utils import draw_bounding_boxes
 
     rows = np.arange(detections.offsets[index], detections.offsets[index + 1])
     rows = rows[detections.scores[rows] >= confidence][::-1]  # the best on top
     if len(rows) == 0:
-        return image
+        return image, 0
     boxes = detections.boxes_xywh[rows].copy()
     boxes[:, 2:] += boxes[:, :2]
     labels = detections.labels[rows]
@@ -67,7 +78,7 @@ def draw(image: np.ndarray, detections: Detections, index: int, names: Sequence[
         font=str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"),
         font_size=max(10, round(max(image.shape) / 60)),
     )
-    return np.ascontiguousarray(drawn.permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(drawn.permute(1, 2, 0).numpy()), len(rows)
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -78,18 +89,37 @@ def class_color(label: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def write_drawings(
-    records: Records, detections: Detections, folder: Path, confidence: float
-) -> list[Path]:
-    """Draw every image of `records` into `folder` as <number>_<name>.jpg; the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for index in range(len(records)):
-        source = records.path(index)
-        image = draw(
-            read_image(source), detections, index, records.class_names, confidence
-        )
-        path = folder / f"{index + 1:05d}_{source.stem}.jpg"
-        cv2.imwrite(str(path), image[..., ::-1])
-        written.append(path)
-    return written
+def predict(
+    trained: Trained,
+    files: Sequence[Path],
+    folder: Path,
+    confidence: float,
+    ranks: Ranks,
+    log: RunLog,
+) -> list[dict[str, Any]]:
+    """Detect in `files`; write predictions.json and one picture per image into `folder`.
+
+    One entry per image: its path, the picture's path, and how many boxes were drawn.
+    """
+    recipe = trained.recipe
+    records = read_images(
+        [str(path) for path in files], trained.class_names, trained.category_ids
+    )
+    loader = build_eval_loader(recipe, records, ranks)
+    candidates = detect(trained.detector, recipe, records, loader, ranks, log)
+    assert candidates is not None, "predict runs in one process"
+    detections = suppress(candidates, **recipe.postprocess.model_dump())
+    write_predictions(
+        folder / "predictions.json",
+        detections,
+        records.ground_truth(),
+        prediction_meta(recipe, None, "detections"),
+    )
+    found = []
+    for index, source in enumerate(log.track(files, "draw", len(files))):
+        pixels = read_image(str(source))
+        picture = folder / f"{index + 1:05d}_{source.stem}.jpg"
+        drawn, count = draw(pixels, detections, index, records.class_names, confidence)
+        cv2.imwrite(str(picture), drawn[..., ::-1])
+        found.append({"image": str(source), "picture": str(picture), "boxes": count})
+    return found

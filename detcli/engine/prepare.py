@@ -20,7 +20,7 @@ from detcli.engine.meter import Meter
 from detcli.engine.optim import build_optimizer
 from detcli.engine.schedule import Schedule
 from detcli.engine.setup import build_eval_loader, build_model, build_train_loader, read_split
-from detcli.engine.shapes import input_shapes
+from detcli.engine.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.train import Position, Trainer
 from detcli.engine.weights import load_weights
 from detcli.errors import DataError
@@ -142,12 +142,12 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
     """cudnn.benchmark pays only where input shapes do not change (note 002); say what it is."""
     if ranks.device.type != "cuda":
         return
-    shapes = input_shapes(recipe.data, records)
-    fixed = len(shapes) == 1 and not recipe.data.augment.changes_size
+    fixed = has_fixed_shape(recipe, records)
     asked = recipe.train.cudnn_benchmark
     torch.backends.cudnn.benchmark = fixed if asked == "auto" else asked == "on"
     state = "on" if torch.backends.cudnn.benchmark else "off"
-    why = "one input shape" if fixed else f"at least {len(shapes)} input shapes"
+    shapes = len(input_shapes(recipe, records))
+    why = "one input shape" if fixed else f"input shapes change, {shapes} of whole images"
     log.say(f"cudnn.benchmark {state} ({why}; train.cudnn_benchmark {asked})")
 
 
@@ -184,7 +184,7 @@ def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
     values = recipe.schedule.model_dump()
     values |= {
         "epochs": recipe.schedule.num_epochs,
-        "milestones": recipe.schedule.resolved_milestones,
+        "milestones": recipe.schedule.milestone_epochs,
     }
     return Schedule(
         steps_per_epoch=math.ceil(batches_per_epoch / recipe.train.accumulate), **values

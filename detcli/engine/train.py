@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from detcli.engine.learning_rate import LearningRate
 from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter, mean_losses
 from detcli.engine.schedule import Schedule
+from detcli.evaluation import write_predictions
 from detcli.recipe import Recipe
 from detcli.types import Batch, Target
 
@@ -129,7 +130,7 @@ def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def compute_losses(trainer: Trainer, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+def compute_losses(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
     """Forward in the recipe's precision, losses in float32."""
     with autocast(trainer.recipe, trainer.ranks.device):
         outputs = trainer.model(images, targets)
@@ -138,7 +139,7 @@ def compute_losses(trainer: Trainer, images: Tensor, targets: list[Target]) -> d
 
 
 def check_finite(
-    trainer: Trainer, losses: dict[str, Tensor], images: Tensor, targets: list[Target]
+    trainer: Trainer, losses: dict[str, Tensor], images: Tensor, targets: Sequence[Target]
 ) -> None:
     """Raise DivergedError before a NaN or an infinity reaches the weights."""
     broken = divergence.broken_terms(losses)
@@ -147,7 +148,7 @@ def check_finite(
 
 
 def give_up(
-    trainer: Trainer, broken: list[str], images: Tensor, targets: list[Target]
+    trainer: Trainer, broken: list[str], images: Tensor, targets: Sequence[Target]
 ) -> Exception:
     """Save the batch for replay; the error to raise."""
     position, ranks = trainer.position, trainer.ranks
@@ -158,7 +159,7 @@ def give_up(
     return divergence.diverged(broken, where, path)
 
 
-def take_step(trainer: Trainer, images: Tensor, targets: list[Target]) -> None:
+def take_step(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -> None:
     """Clip, step, and move schedule and moving average on."""
     optim, position = trainer.recipe.optim, trainer.position
     trainer.schedule.apply(trainer.optimizer, trainer.learning_rate.lr, position.step)
@@ -216,8 +217,21 @@ def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
     if due and (position.best is None or (ap or 0.0) > position.best):
         position.best, position.best_epoch = ap or 0.0, position.epoch
         save(trainer, "best.pt")
+        if result is not None:
+            write_detections(trainer, result)
     save(trainer, "last.pt")
     return result, trainer.stop_at is not None and (metrics.get("AP50") or 0.0) > trainer.stop_at
+
+
+def write_detections(trainer: Trainer, result: Evaluation) -> None:
+    """The detections of the best epoch, in COCO's format."""
+    recipe = trainer.recipe
+    write_predictions(
+        trainer.folder / "predictions.json",
+        result.detections,
+        trainer.eval_records.ground_truth(),
+        prediction_meta(recipe, recipe.eval.split, "detections"),
+    )
 
 
 def report_fired(trainer: Trainer) -> None:
@@ -301,6 +315,7 @@ def save(trainer: Trainer, name: str) -> None:
             "scaler": trainer.scaler.state_dict(),
             "position": vars(trainer.position).copy(),
             "world_size": trainer.ranks.world_size,
+            "explicit_lr": trainer.learning_rate.explicit,
             "metrics_bytes": trainer.log.size(),
         },
     )

@@ -11,7 +11,7 @@ from detcli.evaluation.matching import AREA_NAMES, IOU_THRESHOLDS, MAX_PER_IMAGE
 
 if TYPE_CHECKING:
     from detcli.evaluation.matching import MatchTable
-    from detcli.types import BoolArray, Detections, FloatArray, GroundTruth
+    from detcli.types import Detections, FloatArray, GroundTruth, IntArray
 
 METRIC_NAMES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
@@ -49,41 +49,91 @@ def coco_metrics(
     ground_truth: GroundTruth, detections: Detections, table: MatchTable
 ) -> CocoMetrics:
     """The same from a table that `match` made of the same ground truth and detections."""
-    num_objects = _count_objects(ground_truth, table.object_counts)
-    precision = _average_precision(table, num_objects)
-    recall = {
-        limit: _recall(table, num_objects[0], 0, limit) for limit in (1, 10, MAX_PER_IMAGE)
-    }
-    by_area = [_recall(table, num_objects[a], a, MAX_PER_IMAGE) for a in (1, 2, 3)]
+    num_objects = _count_objects(ground_truth, table)
+    precision = [_average_precision(table, num_objects, area) for area in range(len(AREA_NAMES))]
+    recall_all = [_recall(table, num_objects, 0, limit) for limit in (1, 10, MAX_PER_IMAGE)]
+    recall_by_area = [_recall(table, num_objects, area, MAX_PER_IMAGE) for area in (1, 2, 3)]
     values = (
         precision[0], precision[0][:, _T50], precision[0][:, _T75], *precision[1:],
-        *recall.values(), *by_area,
+        *recall_all, *recall_by_area,
     )  # fmt: skip
-    metrics = {name: _mean(value) for name, value in zip(METRIC_NAMES, values, strict=True)}
     per_class: dict[str, dict[str, float | int | None]] = {
         name: {
             "AP": _mean(precision[0][label]),
             "AP50": _mean(precision[0][label, _T50]),
-            "AR100": _mean(recall[MAX_PER_IMAGE][label]),
+            "AR100": _mean(recall_all[2][label]),
             "objects": int(num_objects[0, label]),
         }
         for label, name in enumerate(ground_truth.class_names)
     }
     return CocoMetrics(
-        metrics=metrics,
+        metrics={name: _mean(value) for name, value in zip(METRIC_NAMES, values, strict=True)},
         per_class=per_class,
         images=ground_truth.num_images,
         detections=len(detections.scores),
-        notes=_notes(ground_truth, detections, table),
+        notes=_notes(ground_truth, detections, table, num_objects[0]),
     )
 
 
-def _count_objects(ground_truth: GroundTruth, object_counts: BoolArray) -> FloatArray:
+def _count_objects(ground_truth: GroundTruth, table: MatchTable) -> IntArray:
     """(A, K) objects that must be found."""
     num_classes = len(ground_truth.class_names)
+    labels = ground_truth.labels
     return np.stack(
-        [
-            np.bincount(ground_truth.labels[object_counts[:, area]], minlength=num_classes)
-            for area in range(len(AREA_NAMES))
-        ]
+        [np.bincount(labels[counts], minlength=num_classes) for counts in table.object_counts.T]
     )
+
+
+def _average_precision(table: MatchTable, num_objects: IntArray, area: int) -> FloatArray:
+    """(K, T) interpolated at 101 recall thresholds; NaN for a class without objects."""
+    from detcli.evaluation.kernels import average_precision
+
+    return average_precision(
+        table.class_offsets,
+        np.ascontiguousarray(table.true_positive[:, area]),
+        np.ascontiguousarray(table.ignored[:, area]),
+        num_objects[area],
+        RECALL_THRESHOLDS,
+        len(IOU_THRESHOLDS),
+    )
+
+
+def _recall(table: MatchTable, num_objects: IntArray, area: int, max_per_image: int) -> FloatArray:
+    """(K, T) share of objects found by the best detections per image and class, or NaN."""
+    from detcli.evaluation.kernels import count_true_positives
+
+    found = count_true_positives(
+        table.class_offsets,
+        np.ascontiguousarray(table.true_positive[:, area]),
+        table.rank,
+        max_per_image,
+        len(IOU_THRESHOLDS),
+    )
+    objects = num_objects[area][:, None]
+    return np.where(objects > 0, found / np.maximum(objects, 1), np.nan)
+
+
+def _mean(values: FloatArray | np.float64) -> float | None:
+    """Mean over everything that is defined; None where nothing is."""
+    defined = np.asarray(values)[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else None
+
+
+def _notes(
+    ground_truth: GroundTruth, detections: Detections, table: MatchTable, num_objects: IntArray
+) -> tuple[str, ...]:
+    notes = []
+    absent = [ground_truth.class_names[label] for label in np.flatnonzero(num_objects == 0)]
+    if absent:
+        shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        notes.append(
+            f"{len(absent)} of {len(num_objects)} classes have no object to find and are left "
+            f"out of the means: {shown}"
+        )
+    dropped = len(detections.scores) - len(table.rows)
+    if dropped:
+        notes.append(
+            f"{dropped} detections beyond the best {MAX_PER_IMAGE} of an image and class do not "
+            "count"
+        )
+    return tuple(notes)

@@ -1,9 +1,9 @@
 """The compiled parts of the evaluation. Importing this module compiles or loads them.
 
 Letters: K classes, D detections, G objects, I images, T IoU thresholds, A area ranges,
-R recall thresholds. Bit t of a `uint16` stands for IoU threshold t, bit a of a `uint8` for
-area range a.
+R recall thresholds. Bit t of a `uint16` stands for IoU threshold t.
 """
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 
 from __future__ import annotations
 
@@ -35,122 +35,118 @@ def rank_in_image(class_offsets: IntArray, image: IntArray, num_images: int) -> 
     return rank
 
 
-@jit("f8(f8[:, ::1], i8, f8[:, ::1], b1[::1], i8, i8, f8[::1])")
-def _overlap_with_objects(
-    boxes: FloatArray,
-    row: int,
-    object_boxes: FloatArray,
-    crowd: BoolArray,
-    first: int,
-    last: int,
-    iou: FloatArray,
-) -> float:
-    """Fill iou[:last - first] for one detection; return the largest. Boxes are xywh.
+@jit("i8[:, ::1](i8[::1], i8[::1], i8[::1], i8[::1], i8)")
+def objects_of(
+    class_offsets: IntArray,
+    image: IntArray,
+    object_class_offsets: IntArray,
+    object_image: IntArray,
+    num_images: int,
+) -> IntArray:
+    """(D, 2) first and last + 1 of the objects of each detection's class and image.
+
+    Detections are sorted by class, objects by (class, image).
+    """
+    result = np.zeros((len(image), 2), np.int64)
+    here = np.zeros((num_images, 2), np.int64)
+    for label in range(len(class_offsets) - 1):
+        first, last = object_class_offsets[label], object_class_offsets[label + 1]
+        for index in range(first, last):
+            if index == first or object_image[index] != object_image[index - 1]:
+                here[object_image[index], 0] = index
+            here[object_image[index], 1] = index + 1
+        for row in range(class_offsets[label], class_offsets[label + 1]):
+            result[row] = here[image[row]]
+        for index in range(first, last):
+            here[object_image[index]] = 0
+    return result
+
+
+@jit("f8(f8[::1], f8[:, ::1], b1[::1], f8[::1])")
+def _overlap(box: FloatArray, objects: FloatArray, crowd: BoolArray, iou: FloatArray) -> float:
+    """Fill iou (G,) between one box and G objects, all xywh; return the largest.
 
     For a crowd region the denominator is the area of the detection alone.
     """
-    x, y, width, height = boxes[row]
+    x, y, width, height = box
     best = 0.0
-    for index in range(first, last):
-        iou[index - first] = 0.0
-        gx, gy, gwidth, gheight = object_boxes[index]
+    for index in range(len(objects)):
+        iou[index] = 0.0
+        gx, gy, gwidth, gheight = objects[index]
         shared_width = min(width + x, gwidth + gx) - max(x, gx)
         shared_height = min(height + y, gheight + gy) - max(y, gy)
         if shared_width <= 0 or shared_height <= 0:
             continue
         shared = shared_width * shared_height
         area = width * height
-        union = area if crowd[index] else area + gwidth * gheight - shared
-        iou[index - first] = shared / union
-        best = max(best, iou[index - first])
+        iou[index] = shared / (area if crowd[index] else area + gwidth * gheight - shared)
+        best = max(best, iou[index])
     return best
 
 
-@jit("i8(f8[::1], i8, i8, f8, i8, u1[::1], b1[::1], u2[:, ::1], i8, i8)")
-def _choose_object(
-    iou: FloatArray,
-    first: int,
-    last: int,
-    threshold: float,
-    area: int,
-    object_ignored: NDArray[np.uint8],
-    crowd: BoolArray,
-    taken: NDArray[np.uint16],
-    bit: int,
-    wanted_ignored: int,
+@jit("i8(f8[::1], f8, b1[::1], b1[::1], b1)")
+def _choose(
+    iou: FloatArray, threshold: float, free: BoolArray, ignored: BoolArray, flag: bool
 ) -> int:
-    """The free object of largest IoU (the last among equals) with this ignore flag, or -1."""
+    """The free object with this ignore flag and the largest IoU (the last of equals), or -1."""
     chosen = -1
     best = threshold
-    for index in range(first, last):
-        if (object_ignored[index] >> area) & 1 != wanted_ignored or iou[index - first] < best:
-            continue
-        if (taken[index, area] >> bit) & 1 and not crowd[index]:
-            continue
-        best = iou[index - first]
-        chosen = index
+    for index in range(len(free)):
+        if ignored[index] == flag and free[index] and iou[index] >= best:
+            best = iou[index]
+            chosen = index
     return chosen
 
 
 @jit(
-    "void(i8[::1], i8[::1], f8[:, ::1], u1[::1], i8[::1], i8[::1], f8[:, ::1], b1[::1], u1[::1],"
-    " f8[::1], i8, u2[:, ::1], u2[:, ::1], i4[:, ::1])"
+    "void(f8[:, ::1], b1[:, ::1], i8[:, ::1], f8[:, ::1], b1[::1], b1[:, ::1], f8[::1],"
+    " u2[:, ::1], u2[:, ::1], i4[:, ::1])"
 )
 def match_kernel(
-    class_offsets: IntArray,
-    image: IntArray,
     boxes: FloatArray,
-    outside: NDArray[np.uint8],
-    object_class_offsets: IntArray,
-    object_image: IntArray,
+    outside: BoolArray,
+    objects: IntArray,
     object_boxes: FloatArray,
     crowd: BoolArray,
-    object_ignored: NDArray[np.uint8],
+    object_ignored: BoolArray,
     iou_thresholds: FloatArray,
-    num_images: int,
     true_positive: NDArray[np.uint16],
     ignored: NDArray[np.uint16],
     matched_object: NDArray[np.int32],
 ) -> None:
-    """Match in one pass over detections sorted by (class, score); objects by (class, image).
+    """Match D detections, sorted by score at least within their class and image.
 
+    boxes (D, 4) and object_boxes (G, 4) are xywh; outside (D, A): the detection's area lies
+    outside of the range; objects (D, 2) from `objects_of`; object_ignored (A, G); thresholds
+    ascend.
     Fills true_positive (D, A), ignored (D, A) and matched_object (D, T), which come as 0, 0, -1.
-    Images do not influence each other, so the order of detections of other images is free.
     """
     num_areas, num_thresholds = true_positive.shape[1], len(iou_thresholds)
-    first, last = np.zeros(num_images, np.int64), np.zeros(num_images, np.int64)
-    taken = np.zeros((len(object_boxes), num_areas), np.uint16)
-    iou = np.empty(len(object_boxes) + 1)
-    for label in range(len(class_offsets) - 1):
-        for index in range(object_class_offsets[label], object_class_offsets[label + 1]):
-            if last[object_image[index]] == 0:
-                first[object_image[index]] = index
-            last[object_image[index]] = index + 1
-        for row in range(class_offsets[label], class_offsets[label + 1]):
-            start, stop = first[image[row]], last[image[row]]
-            best = _overlap_with_objects(boxes, row, object_boxes, crowd, start, stop, iou)
-            for area in range(num_areas):
-                for bit in range(num_thresholds):
-                    threshold = iou_thresholds[bit]
-                    chosen, flag = -1, 0
-                    # An ignored object is second choice, whatever its IoU.
-                    while best >= threshold and chosen < 0 and flag < 2:
-                        chosen = _choose_object(
-                            iou, start, stop, threshold, area,
-                            object_ignored, crowd, taken, bit, flag,
-                        )  # fmt: skip
-                        flag += 1
-                    if chosen >= 0:
-                        taken[chosen, area] |= np.uint16(1 << bit)
-                        if area == 0:
-                            matched_object[row, bit] = chosen
-                    if chosen >= 0 and flag == 1:
-                        true_positive[row, area] |= np.uint16(1 << bit)
-                    elif chosen >= 0 or (outside[row] >> area) & 1:
-                        ignored[row, area] |= np.uint16(1 << bit)
-        for index in range(object_class_offsets[label], object_class_offsets[label + 1]):
-            last[object_image[index]] = 0
-            first[object_image[index]] = 0
+    free = np.ones((num_areas, num_thresholds, len(crowd)), np.bool_)
+    iou = np.empty(len(crowd))
+    for row in range(len(boxes)):
+        first, last = objects[row]
+        near = object_boxes[first:last]
+        best = _overlap(boxes[row], near, crowd[first:last], iou)
+        for area in range(num_areas):
+            if outside[row, area]:
+                ignored[row, area] = (1 << num_thresholds) - 1
+            for t in range(num_thresholds):
+                if best < iou_thresholds[t]:
+                    break
+                available, flags = free[area, t, first:last], object_ignored[area, first:last]
+                chosen = _choose(iou, iou_thresholds[t], available, flags, False)
+                if chosen >= 0:
+                    true_positive[row, area] |= 1 << t
+                    ignored[row, area] &= ~(1 << t)
+                else:  # an ignored object is second choice, whatever its IoU
+                    chosen = _choose(iou, iou_thresholds[t], available, flags, True)
+                    if chosen < 0:
+                        continue
+                    ignored[row, area] |= 1 << t
+                free[area, t, first + chosen] = crowd[first + chosen]
+                if area == 0:
+                    matched_object[row, t] = first + chosen
 
 
 @jit("i8[:, ::1](i8[::1], u2[::1], i8[::1], i8, i8)")

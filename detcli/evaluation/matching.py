@@ -60,7 +60,7 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
     labels that do not fit, on scores or boxes that are not finite, and on repeated class names.
     """
     _check(ground_truth, detections)
-    from detcli.evaluation.kernels import match_kernel, rank_in_image
+    from detcli.evaluation.kernels import match_kernel, objects_of, rank_in_image
     from detcli.kernels import as_kernel_input
 
     num_classes, num_images = len(ground_truth.class_names), ground_truth.num_images
@@ -73,6 +73,8 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
         class_offsets = _offsets(detections.labels[rows], num_classes)
 
     objects = np.lexsort((ground_truth.image_index, ground_truth.labels))
+    object_class_offsets = _offsets(ground_truth.labels, num_classes)
+    object_image = ground_truth.image_index[objects]
     excused = (ground_truth.crowd | ground_truth.difficult)[:, None]
     object_ignored = excused | _outside(ground_truth.area)
     boxes = as_kernel_input(detections.boxes_xywh[rows], np.float64)
@@ -80,17 +82,13 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
     true_positive, ignored = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
     matched_object = np.full((len(rows), len(IOU_THRESHOLDS)), -1, np.int32)
     match_kernel(
-        class_offsets,
-        image,
         boxes,
-        _as_bits(_outside(boxes[:, 2] * boxes[:, 3])),
-        _offsets(ground_truth.labels, num_classes),
-        ground_truth.image_index[objects],
+        _outside(boxes[:, 2] * boxes[:, 3]),
+        objects_of(class_offsets, image, object_class_offsets, object_image, num_images),
         as_kernel_input(ground_truth.boxes_xywh[objects], np.float64),
         ground_truth.crowd[objects],
-        _as_bits(object_ignored[objects]),
+        as_kernel_input(object_ignored[objects].T, np.bool_),
         IOU_THRESHOLDS,
-        num_images,
         true_positive,
         ignored,
         matched_object,
@@ -102,9 +100,7 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
     )
 
 
-def _sorted_rows(
-    ground_truth: GroundTruth, detections: Detections
-) -> tuple[IntArray, IntArray]:
+def _sorted_rows(ground_truth: GroundTruth, detections: Detections) -> tuple[IntArray, IntArray]:
     """Rows by (class, score descending, image id, input order), and the image of each."""
     from detcli.kernels import descending_order
 
@@ -132,11 +128,6 @@ def _outside(area: FloatArray) -> BoolArray:
     """(N, A) whether areas lie outside of each range; both ends of a range belong to it."""
     low, high = AREA_RANGES_PX2.T
     return np.asarray((area[:, None] < low) | (area[:, None] > high))
-
-
-def _as_bits(flags: BoolArray) -> NDArray[np.uint8]:
-    """(N,) from (N, A): bit a is column a."""
-    return np.packbits(flags, axis=1, bitorder="little")[:, 0].copy()
 
 
 def _check(ground_truth: GroundTruth, detections: Detections) -> None:

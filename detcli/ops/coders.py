@@ -80,15 +80,3 @@ class DistanceCoder:
 def side_distances(points: Tensor, boxes: Tensor) -> Tensor:
     """Distances (M, 4) in pixels from point i of (M, 2) to the left, top, right, bottom of box i."""
     return torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=1)
-
-
-def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """How central point i lies in box i: (M,) from 0 (on or beyond a side) to 1 (FCOS, eq. 3).
-
-    The square root of min/max of the left and right distance times that of top and bottom. Points
-    outside get 0: an assigner by IoU may choose them, which the paper's never does.
-    """
-    left_right, top_bottom = side_distances(points, boxes).clamp(min=0).view(-1, 2, 2).unbind(-1)
-    shorter = torch.minimum(left_right, top_bottom)
-    longer = torch.maximum(left_right, top_bottom)
-    return (shorter / longer.clamp(min=1e-12)).prod(dim=1).sqrt()

@@ -48,8 +48,19 @@ class Priors:
     def take(self, rows: Tensor) -> Priors:
         """The priors at positions `rows` (M,) int64, in that order, as a single level."""
         return Priors(
-            self.boxes[rows], self.centers[rows], self.strides[rows], (int(rows.shape[0]),)
+            self.boxes[rows], self.centers[rows], self.strides[rows], (rows.shape[0],)
         )
+
+    def split(self) -> list[Priors]:
+        """The priors of each level."""
+        parts = zip(
+            self.boxes.split(self.level_sizes),
+            self.centers.split(self.level_sizes),
+            self.strides.split(self.level_sizes),
+            self.level_sizes,
+            strict=True,
+        )
+        return [Priors(boxes, centers, strides, (size,)) for boxes, centers, strides, size in parts]
 
 
 def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:

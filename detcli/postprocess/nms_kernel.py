@@ -1,4 +1,5 @@
 """The compiled part of nms. Importing it compiles or loads it."""
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def _overlaps(corners: NDArray[np.float32], high: int, low: int, iou_threshold: 
     left, top = max(corners[high, 0], corners[low, 0]), max(corners[high, 1], corners[low, 1])
     right, bottom = min(corners[high, 2], corners[low, 2]), min(corners[high, 3], corners[low, 3])
     width, height = max(zero, right - left), max(zero, bottom - top)
-    if width == zero or height == zero:
+    if width * height == zero:
         return False
     shared = width * height
     iou = shared / (corners[high, 4] + corners[low, 4] - shared)

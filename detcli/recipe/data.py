@@ -41,8 +41,8 @@ class Shapes(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="The same seed gives the same images")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.size) < 32:
-            yield "size", f"expected at least 32 x 32 pixels, got {list(self.size)}"
+        if min(self.size) < 32 or max(self.size) > 2048:
+            yield "size", f"expected 32 to 2048 pixels, got {list(self.size)}"
 
 
 class Resize(Section):
@@ -106,6 +106,11 @@ class Augment(Section):
     photometric: Photometric | None = Field(None, description="Colour jitter; null: off")
     zoom_out: ZoomOut | None = Field(None, description="Larger canvas; null: off")
     iou_crop: IouCrop | None = Field(None, description="IoU-aware crop; null: off")
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether images of one size can leave with different sizes."""
+        return self.zoom_out is not None or self.iou_crop is not None
 
 
 class Data(Section):

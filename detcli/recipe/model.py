@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.section import Numbers, Quadruple, Section
+from detcli.recipe.section import Numbers, Quadruple, Section, SizesPerLevel
+
+DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 class Backbone(Section):
@@ -24,8 +26,11 @@ class Backbone(Section):
     norm_eval: bool = Field(
         True, description="Batch norms use their running statistics in training too"
     )
+    norm_eps: float = Field(
+        1e-5, ge=0, description="Added to the variance; 0 for torchvision's published RetinaNet"
+    )
     frozen_stages: int = Field(
-        1, ge=0, le=5, description="0: nothing is frozen; 1: stem and first stage; 5: everything"
+        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: everything"
     )
     weights: str | None = Field(
         "imagenet", min_length=1, description="imagenet (torchvision's), a file, or null: random"
@@ -33,7 +38,10 @@ class Backbone(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.style == "caffe" and self.depth < 50:
-            yield "style", f"caffe concerns bottleneck blocks (depth 50, 101), depth is {self.depth}"
+            yield (
+                "style",
+                f"caffe concerns bottleneck blocks (depth 50, 101), depth is {self.depth}",
+            )
         if self.weights != "imagenet":
             return
         if self.style == "caffe":
@@ -137,7 +145,7 @@ class BoxLoss(Section):
     )
     beta: float = Field(1 / 9, gt=0, description="smooth_l1: where the square ends")
     weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
-    acts_with = {"beta": ("smooth_l1",)}
+    acts_with: ClassVar = {"beta": ("smooth_l1",)}
 
 
 class Anchors(Section):
@@ -148,10 +156,27 @@ class Anchors(Section):
     ratios: Numbers = Field(
         (0.5, 1.0, 2.0), min_length=1, description="Height over width of the anchors"
     )
+    sizes: SizesPerLevel | None = Field(
+        None, description="Sides in pixels, a list per level; null: from the two keys above"
+    )
+    round_corners: bool = Field(False, description="Anchor corners in whole pixels (torchvision)")
+    fit_grid: bool = Field(
+        False,
+        description="Cells are floor(image side / map side) apart (torchvision), not the stride",
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.ratios) <= 0:
             yield "ratios", f"expected numbers greater than 0, got {list(self.ratios)}"
+        if self.sizes is None:
+            return
+        for key in ("base_scale", "scales_per_octave"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield key, "does nothing beside sizes; remove one of the two"
+        if len({len(level) for level in self.sizes}) != 1 or not self.sizes[0]:
+            yield "sizes", "expected a list per level, all of the same length"
+        elif min(side for level in self.sizes for side in level) <= 0:
+            yield "sizes", "expected numbers greater than 0"
 
 
 class Detector(Section):
@@ -180,6 +205,12 @@ class RetinaNet(Detector):
     )
     box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Regression loss")
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        levels = self.neck.max_level - self.neck.min_level + 1
+        sizes = self.anchors.sizes
+        if sizes is not None and len(sizes) != levels:
+            yield "anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"
+
 
 class Fcos(Detector):
     """FCOS (Tian et al. 2019)."""
@@ -200,6 +231,28 @@ class Fcos(Detector):
     stride_units: bool = Field(
         False, description="Distances are ReLU outputs in strides; false: exp outputs in pixels"
     )
+    anchor_scale: float = Field(
+        8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
+    )
+    delta_stds: Quadruple = Field(
+        DELTA_STDS, description="regression box: coded offsets are divided by these"
+    )
+    point_offset: float = Field(
+        0.5, ge=0, lt=1, description="Where in its cell a point lies, in strides"
+    )
+    fit_grid: bool = Field(
+        False,
+        description="Cells are floor(image side / map side) apart (torchvision), not the stride",
+    )
+    score: Literal["product", "sqrt_product"] = Field(
+        "product",
+        description="Class score times centre-ness, after the threshold, or its root, before it",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from _delta_problems(self.delta_stds, self.regression)
+        if self.regression == "box" and self.stride_units:
+            yield "stride_units", "acts only with regression point, but regression is box"
 
 
 class Atss(Detector):
@@ -212,14 +265,20 @@ class Atss(Detector):
         AtssAssigner(name="atss"), description="Which anchors learn which object"
     )
     delta_stds: Quadruple = Field(
-        (0.1, 0.1, 0.2, 0.2), description="Coded offsets x, y, w, h are divided by these"
+        DELTA_STDS, description="regression box: coded offsets x, y, w, h are divided by these"
     )
     box_loss: BoxLoss = Field(BoxLoss(name="giou", weight=2.0), description="Regression loss")
     centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.delta_stds) <= 0:
-            yield "delta_stds", f"expected numbers greater than 0, got {list(self.delta_stds)}"
+        yield from _delta_problems(self.delta_stds, self.regression)
+
+
+def _delta_problems(stds: tuple[float, ...], regression: str) -> Iterator[tuple[str, str]]:
+    if min(stds) <= 0:
+        yield "delta_stds", f"expected numbers greater than 0, got {list(stds)}"
+    if regression == "point" and stds != DELTA_STDS:
+        yield "delta_stds", "acts only with regression box, but regression is point; remove it"
 
 
 Model = Annotated[RetinaNet | Fcos | Atss, Field(discriminator="name")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,11 +35,14 @@ class Optim(Section):
     clip_value: float | None = Field(
         None, gt=0, description="Largest absolute value of a gradient entry; null: not clipped"
     )
-    acts_with = {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adamw",)}
+    acts_with: ClassVar = {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adamw",)}
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.clip_norm is not None and self.clip_value is not None:
-            yield "clip_value", f"choose one: clip_norm is {self.clip_norm}; set one of them to null"
+            yield (
+                "clip_value",
+                f"choose one: clip_norm is {self.clip_norm}; set one of them to null",
+            )
         if self.nesterov and self.name == "sgd" and self.momentum == 0:
             yield "nesterov", "needs a momentum greater than 0"
         if not all(0 <= beta < 1 for beta in self.betas):

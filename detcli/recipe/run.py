@@ -44,7 +44,9 @@ class Postprocess(Section):
     iou_threshold: float = Field(
         0.6, ge=0, le=1, description="A box that overlaps a better one by more is dropped"
     )
-    class_agnostic: bool = Field(False, description="Boxes of different classes suppress each other")
+    class_agnostic: bool = Field(
+        False, description="Boxes of different classes suppress each other"
+    )
     max_per_image: int = Field(100, gt=0, description="Best detections kept per image")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
@@ -44,7 +44,7 @@ class Schedule(Section):
     warmup: Literal["linear", "constant", "none"] = Field(
         "linear", description="Rise to lr, stay at warmup_ratio x lr until it ends, or no warm-up"
     )
-    acts_with = {
+    acts_with: ClassVar = {
         "milestones": ("step",),
         "gamma": ("step", "plateau"),
         "min_lr_ratio": ("cosine", "cosine_restarts"),
@@ -88,4 +88,7 @@ class Schedule(Section):
         if listed != sorted(set(listed)) or any(epoch < 1 for epoch in listed):
             yield "milestones", f"expected rising epochs from 1 on, got {listed}"
         if listed and max(listed) >= self.num_epochs:
-            yield "milestones", f"expected epochs below schedule.epochs ({self.num_epochs}), got {listed}"
+            yield (
+                "milestones",
+                f"expected epochs below schedule.epochs ({self.num_epochs}), got {listed}",
+            )

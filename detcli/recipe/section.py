@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 Triple = Annotated[tuple[float, float, float], Field(strict=False)]
 Quadruple = Annotated[tuple[float, float, float, float], Field(strict=False)]
+SizesPerLevel = Annotated[tuple[Numbers, ...], Field(strict=False, min_length=1)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Integers = Annotated[tuple[int, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
@@ -75,6 +76,14 @@ def section_for(field: FieldInfo, value: Any) -> type[Section] | None:
         return choices[""]
     name = value.get("name") if isinstance(value, Mapping) else None
     return choices.get(name) if isinstance(name, str) else None
+
+
+def plain(value: Any) -> Any:
+    """A section as dictionaries and lists of plain values, its `name` first."""
+    if isinstance(value, Section):
+        fields = sorted(type(value).model_fields, key=lambda key: key != "name")
+        return {key: plain(getattr(value, key)) for key in fields}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,216 @@
+"""`detcli recipes`: list, show, copy, diff, check, schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
+from detcli.errors import RecipeError, UsageError
+from detcli.recipe import (
+    Recipe,
+    diff_recipes,
+    dump_yaml,
+    find_recipe,
+    json_schema,
+    list_recipes,
+    load_recipe,
+    recipe_from_dict,
+)
+from detcli.recipe.reading import load_text, read_text, shown
+from detcli.recipe.section import flatten, plain
+
+app = typer.Typer(no_args_is_help=True)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")]
+
+
+@app.command("list")
+def list_(*, as_json: Json = False, quiet: Quiet = False) -> None:
+    """The shipped recipes, with the accuracy to expect from them."""
+    found = list_recipes()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": loaded.recipe.name,
+                    "path": str(loaded.source),
+                    "about": loaded.recipe.about,
+                    "expected": plain(loaded.recipe.expected),
+                }
+                for loaded in found
+            ]
+        )
+    elif quiet:
+        print("\n".join(loaded.recipe.name for loaded in found))
+    else:
+        recipes = [loaded.recipe for loaded in found]
+        rows = [(each.name, _first_sentence(each.about), _expected_ap(each)) for each in recipes]
+        print_table(("recipe", "about", "expected AP"), rows)
+
+
+@app.command()
+def show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    *,
+    trick: Tricks = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="The complete recipe as YAML.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Every value that training would use, and where it comes from."""
+    loaded = load_recipe(recipe, overrides or (), trick or ())
+    for note in loaded.notes:
+        say(note, quiet=quiet)
+    values = plain(loaded.recipe)
+    if as_json:
+        document = {"source": str(loaded.source), "recipe": values, "origins": loaded.origins}
+        print_json({**document, "notes": list(loaded.notes)})
+    elif as_yaml:
+        print(dump_yaml(loaded.recipe), end="")
+    else:
+        rows = [(key, _cell(value), loaded.origins[key]) for key, value in flatten(values).items()]
+        print_table(("key", "value", "origin"), rows)
+
+
+@app.command()
+def copy(
+    recipe: RecipeName,
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="[DEST]", help="A file or folder; default: here.")
+    ] = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy a recipe, to change it; its name becomes that of the new file."""
+    source = find_recipe(recipe)
+    target = destination or Path.cwd()
+    if target.is_dir():
+        target = target / source.name
+    if target.suffix not in {".yaml", ".yml"}:
+        raise UsageError(f"{target}: expected a folder or a file that ends in .yaml")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists already; choose another name, or --force to replace it")
+    text = _renamed(source, target.stem)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
+    if as_json:
+        print_json({"source": str(source), "path": str(target)})
+    else:
+        say(f"{source} -> {target}", quiet=quiet)
+
+
+@app.command()
+def diff(a: RecipeName, b: RecipeName, *, as_json: Json = False, quiet: Quiet = False) -> None:
+    """The settings that differ between two recipes, after defaults."""
+    left, right = load_recipe(a), load_recipe(b)
+    rows = diff_recipes(left.recipe, right.recipe)
+    if as_json:
+        changes = [{"key": key, "a": old, "b": new} for key, old, new in rows]
+        print_json({"a": str(left.source), "b": str(right.source), "rows": changes})
+    elif rows:
+        cells = [(key, _cell(old), _cell(new)) for key, old, new in rows]
+        print_table(("key", left.recipe.name, right.recipe.name), cells)
+    else:
+        say("no setting differs", quiet=quiet)
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Recipe files, names, or folders.")
+    ],
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Validate recipes; every error is listed, and any makes the exit code 2."""
+    results: list[dict[str, Any]] = []
+    for path in _expand(paths):
+        errors: list[str] = []
+        try:
+            load_recipe(path)
+        except RecipeError as error:
+            errors = str(error).splitlines()
+        results.append({"path": path, "ok": not errors, "errors": errors})
+        for line in errors:
+            say(f"error: {line}")
+        if not errors and not as_json and not quiet:
+            print(f"OK {path}")
+    if as_json:
+        print_json(results)
+    if not all(result["ok"] for result in results):
+        raise typer.Exit(RecipeError.exit_code)
+
+
+@app.command()
+def schema(
+    *,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The JSON Schema of recipes, for completion and checks in editors."""
+    if out is None:
+        print_json(json_schema())
+        return
+    try:
+        out.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
+    if as_json:
+        print_json({"path": str(out)})
+    else:
+        say(f"wrote {out}", quiet=quiet)
+
+
+def _expand(paths: list[str]) -> list[str]:
+    """Folders become the recipes in them."""
+    found: list[str] = []
+    for path in paths:
+        if Path(path).is_dir():
+            inside = sorted(str(file) for file in Path(path).glob("*.yaml"))
+            if not inside:
+                raise UsageError(f"{path}: no *.yaml files in this folder")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def _renamed(source: Path, name: str) -> str:
+    """The text of a recipe under another name: with its comments, where the name is on a line of
+    its own, else written anew."""
+    recipe = load_recipe(source).recipe
+    renamed = recipe_from_dict({**recipe.model_dump(), "name": name}, where=f"copy as {name!r}")
+    written = dump_yaml(renamed)
+    text = re.sub(r"(?m)^name:.*$", written.splitlines()[0], load_text(source), count=1)
+    if read_text(text, str(source)).values.get("name") == name:
+        return text
+    return written
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def _expected_ap(recipe: Recipe) -> str:
+    figures = [entry.AP for entry in recipe.expected if entry.AP is not None]
+    return " / ".join(f"{100 * figure:.1f}" for figure in figures)
+
+
+def _cell(value: Any) -> str:
+    """A value in a table: as YAML writes it, lists of sections by their length."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"({len(value)} entries)"
+    return value if isinstance(value, str) else shown(value)

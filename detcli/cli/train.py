@@ -1,0 +1,148 @@
+"""`detcli train`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table
+from detcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from detcli.engine.session import Outcome
+
+
+def command(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe file or name; with --resume also a run folder.")
+    ] = None,
+    overrides: Overrides = None,
+    trick: Tricks = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>/<n>.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run folder, or a recipe's newest run.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from the weights of a checkpoint.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Short for train.seed=N.")] = None,
+    overfit: Annotated[
+        int | None, typer.Option(min=1, help="Learn N images by heart; exit code 1 if it fails.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One forward and backward pass; writes nothing.")
+    ] = False,
+    replay: Annotated[
+        Path | None, typer.Option(help="Run a batch again that was saved when training diverged.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a detector from a recipe."""
+    if gpus > 1 and "WORLD_SIZE" not in os.environ:
+        from detcli.engine.distributed import launch
+
+        raise typer.Exit(launch(gpus, without_gpus(sys.argv[1:])))
+    if recipe is None and replay is None:
+        raise UsageError("train: expected a recipe, for example recipes/atss_r18_shapes.yaml")
+    folder, loaded = None, None
+    if resume and recipe is not None:
+        folder = resume_folder(recipe, overrides or ())
+    elif recipe is not None:
+        from detcli.recipe import load_recipe
+
+        seeding = () if seed is None else (f"train.seed={seed}",)
+        loaded = load_recipe(recipe, [*(overrides or ()), *seeding], trick or ())
+
+    from detcli.engine import distributed, session
+
+    ranks = distributed.start(device)
+    try:
+        if replay is not None:
+            print_losses(session.replay(replay, ranks, quiet=quiet), as_json)
+            return
+        if folder is not None:
+            outcome = session.resume_run(folder, ranks, quiet=quiet)
+        else:
+            assert loaded is not None
+            if dry_run:
+                print_losses(session.dry_run(loaded, ranks, quiet=quiet), as_json)
+                return
+            if overfit is not None:
+                outcome = session.check_overfit(loaded, overfit, ranks, out=out, quiet=quiet)
+            else:
+                outcome = session.new_run(loaded, ranks, out=out, weights=weights, quiet=quiet)
+    finally:
+        distributed.stop()
+    if ranks.is_main:
+        print_outcome(outcome, as_json)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def resume_folder(recipe: str, rest: Sequence[str]) -> Path:
+    """The run folder meant by `--resume FOLDER`, `RECIPE --resume FOLDER` or `RECIPE --resume`."""
+    for argument in rest:
+        if "=" in argument:
+            raise UsageError(
+                f"--resume goes on exactly and takes no overrides, got {argument!r}; "
+                "to go on with other settings start a new run with --weights"
+            )
+    for argument in (*reversed(rest), recipe):
+        if Path(argument).is_dir():
+            return Path(argument)
+    if rest:
+        raise UsageError(f"--resume {rest[-1]}: no such run folder")
+
+    from detcli.engine import run_folder
+    from detcli.recipe import load_recipe
+
+    return run_folder.newest(load_recipe(recipe).recipe.name)
+
+
+def without_gpus(arguments: Sequence[str]) -> list[str]:
+    """The arguments for each of the processes that --gpus asks for."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--gpus":
+            skip = True
+        elif not argument.startswith("--gpus="):
+            kept.append(argument)
+    return kept
+
+
+def print_losses(losses: dict[str, float], as_json: bool) -> None:
+    """The loss terms of one batch."""
+    if as_json:
+        print_json({"losses": losses})
+    else:
+        print_table(("term", "loss"), [(name, f"{value:.6f}") for name, value in losses.items()])
+
+
+def print_outcome(outcome: Outcome, as_json: bool) -> None:
+    """The run folder and the metrics of the last evaluation."""
+    if as_json:
+        print_json(
+            {
+                "run": str(outcome.folder),
+                "best": {"AP": outcome.best_ap, "epoch": outcome.best_epoch},
+                "metrics": outcome.metrics,
+                "per_class": outcome.per_class,
+            }
+        )
+        return
+    from detcli.evaluation.report import class_rows, metric_rows
+
+    if outcome.metrics:
+        print_table(("metric", "value"), metric_rows(outcome.metrics))
+        print_table(("class", "AP", "AP50", "AR100", "objects"), class_rows(outcome.per_class))
+    print(f"run folder: {outcome.folder}")

@@ -1,0 +1,60 @@
+"""Decoded and transformed images with their boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from detcli.data.images import read_image
+from detcli.data.records import Records
+from detcli.data.transforms import Sample
+from detcli.errors import DataError
+
+
+class DetectionDataset(Dataset[Sample]):
+    """The images of a record table as network inputs.
+
+    Item (epoch, index) is a function of (seed, epoch, index) alone: which worker makes it, and
+    what that worker made before, does not matter. Raises DataError for a file that is broken or
+    has changed since the annotations were read.
+    """
+
+    def __init__(self, records: Records, transforms: Callable[[Sample], Sample], seed: int) -> None:
+        self.records = records
+        self.transforms = transforms
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        epoch, index = item
+        sample = self.load(index)
+        # index + 1: (seed, epoch) alone shuffles the epoch, and a trailing 0 would repeat it.
+        stream = np.random.SeedSequence((self.seed, epoch, index + 1)).generate_state(1, np.uint64)
+        # torchvision draws from torch's global generator: borrow it and put it back.
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(int(stream[0]))
+            return self.transforms(sample)
+
+    def load(self, index: int) -> Sample:
+        """The image and its boxes as they are on disk."""
+        records = self.records
+        path = records.path(index)
+        pixels = read_image(path, apply_exif=bool(records.apply_exif[index]))
+        if pixels.shape[:2] != records.size(index):
+            said, real = (f"{w}x{h}" for h, w in (records.size(index), pixels.shape[:2]))
+            raise DataError(f"{path}: expected {said} as when it was read first, got {real}")
+        rows = records.rows(index)
+        boxes = records.boxes_xywh[rows].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        return Sample(
+            # A view with channels last in memory, which torchvision resizes fastest.
+            image=torch.from_numpy(pixels).permute(2, 0, 1),
+            boxes=torch.from_numpy(boxes).float(),
+            labels=torch.from_numpy(records.labels[rows].copy()),
+            ignore=torch.from_numpy(records.crowd[rows] | records.difficult[rows]),
+        )

@@ -1,0 +1,26 @@
+"""Transforms of colour; boxes stay where they are."""
+
+from __future__ import annotations
+
+from torchvision.transforms import v2
+
+from detcli.data.transforms.sample import Sample
+
+
+class Photometric:
+    """Brightness, contrast, saturation, hue and channel order, each drawn with `prob` (SSD).
+
+    Counts as fired when at least one of the five acted.
+    """
+
+    names = ("photometric",)
+
+    def __init__(self, prob: float) -> None:
+        self.distort = v2.RandomPhotometricDistort(p=prob)
+
+    def __call__(self, sample: Sample) -> Sample:
+        params = self.distort.make_params([sample.image])
+        acting = {name: value for name, value in params.items() if name != "contrast_before"}
+        if all(value is None for value in acting.values()):
+            return sample
+        return sample.changed("photometric", image=self.distort.transform(sample.image, params))

@@ -1,0 +1,93 @@
+"""`detcli weights import`: a public checkpoint becomes one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detcli.engine import checkpoint
+from detcli.engine.setup import build_model
+from detcli.errors import CheckpointError
+from detcli.models.convert import SOURCES, SourceFacts, read_weights
+from detcli.models.convert.torchvision import coco_ids, coco_names
+from detcli.recipe import Recipe, load_recipe
+
+# The shipped recipe whose architecture a toolbox's published checkpoints have.
+RECIPES = {
+    ("mmdetection", "retinanet"): "retinanet_r50",
+    ("mmdetection", "atss"): "atss_r50",
+    ("mmdetection", "fcos"): "fcos_r50_caffe",
+    ("torchvision", "retinanet"): "retinanet_r50_torchvision",
+    ("torchvision", "fcos"): "fcos_r50_torchvision",
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was imported, and where it is now."""
+
+    path: Path
+    recipe: Recipe
+    num_tensors: int
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def import_weights(
+    file: Path,
+    source: str,
+    *,
+    recipe: str | None,
+    overrides: Sequence[str],
+    classes: Sequence[str] | None,
+    out: Path,
+) -> Imported:
+    """Read a public checkpoint, copy its tensors into the recipe's detector, write a checkpoint.
+
+    Without a recipe the shipped one of the same detector and toolbox is taken, at the depth the
+    tensors show. Raises CheckpointError unless every tensor finds its place.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already; name another file with --out")
+    weights = read_weights(file)
+    facts = SOURCES[source].recognise(weights, str(file))
+    name = recipe or RECIPES[source, facts.detector]
+    depth = () if recipe else (f"model.backbone.depth={facts.depth}",)
+    loaded = load_recipe(name, [*depth, *overrides]).recipe
+    if loaded.model.name != facts.detector:
+        raise CheckpointError(
+            f"{file}: holds a {facts.detector}, but recipe {loaded.name} is a {loaded.model.name}"
+        )
+    names, ids = name_classes(facts, classes, file)
+    model = build_model(loaded, facts.num_classes, pretrained=False)
+    report = SOURCES[source].convert(weights.tensors, model, str(file))
+    content = {
+        "kind": "weights",
+        "recipe": loaded.model_dump(mode="json"),
+        "class_names": list(names),
+        "category_ids": list(ids),
+        "model": model.state_dict(),
+    }
+    checkpoint.save(out, content)
+    return Imported(out, loaded, len(weights.tensors), names, report.notes)
+
+
+def name_classes(
+    facts: SourceFacts, given: Sequence[str] | None, file: Path
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids: those given, those in the file, or COCO's for 80 classes.
+
+    Raises CheckpointError when none of these fits the width of the class head.
+    """
+    names = tuple(given) if given else facts.class_names
+    if names is None and facts.num_classes == len(coco_ids()):
+        names = coco_names()
+    if names is None or len(names) != facts.num_classes:
+        have = "no class names" if names is None else f"{len(names)} class names"
+        raise CheckpointError(
+            f"{file}: its class head has {facts.num_classes} classes, but there are {have}; "
+            "give them in order with --classes a,b,c"
+        )
+    ids = coco_ids() if names == coco_names() else range(1, len(names) + 1)
+    return names, tuple(ids)

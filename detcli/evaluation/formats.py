@@ -1,0 +1,187 @@
+"""Columns of predictions to and from the bytes of COCO results JSON and of .npz."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
+
+import msgspec
+import numpy as np
+
+from detcli.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detcli.types import FloatArray, IntArray
+
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Row4 = tuple[float, float, float, float]
+
+EXTRA_COLUMNS = {"iou": 1, "sigma": 4, "density": 1}  # numbers per row
+_REQUIRED_ARRAYS = {
+    "image_id": (np.integer, 1),
+    "category_id": (np.integer, 1),
+    "bbox": (np.floating, 4),
+    "score": (np.floating, 1),
+}
+_CHUNK = 20_000  # entries encoded at a time, so that memory stays flat
+
+
+class Entry(msgspec.Struct, gc=False, omit_defaults=True):
+    """One element of a COCO results list; other keys are ignored."""
+
+    image_id: Id
+    category_id: Id
+    bbox: Row4
+    score: float
+    iou: float | None = None
+    sigma: Row4 | None = None
+    density: float | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a predictions file, in file order, with the data set's own ids."""
+
+    image_id: IntArray  # (N,)
+    category_id: IntArray  # (N,)
+    bbox: FloatArray  # (N, 4)
+    score: FloatArray  # (N,)
+    extra: Mapping[str, FloatArray]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises DataError when it cannot be read or is empty."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not content.strip():
+        raise DataError(f"{path}: the file is empty ({len(content)} bytes)")
+    return content
+
+
+def write_json(file: IO[bytes], columns: Columns) -> None:
+    """Write a results list; numbers in their shortest form that reads back exactly."""
+    encoder = msgspec.json.Encoder()
+    names = tuple(columns.extra)
+    file.write(b"[")
+    for start in range(0, len(columns.score), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        values = zip(
+            columns.image_id[rows].tolist(),
+            columns.category_id[rows].tolist(),
+            columns.bbox[rows].tolist(),
+            columns.score[rows].tolist(),
+            *(columns.extra[name][rows].tolist() for name in names),
+            strict=True,
+        )
+        entries = [
+            Entry(image, category, box, score, **dict(zip(names, extra, strict=True)))
+            for image, category, box, score, *extra in values
+        ]
+        file.write(b",\n" if start else b"")
+        file.write(encoder.encode(entries)[1:-1])
+    file.write(b"]\n")
+
+
+def write_npz(file: IO[bytes], columns: Columns) -> None:
+    """Write one array per column."""
+    extra: dict[str, Any] = dict(columns.extra)
+    np.savez(
+        file,
+        image_id=columns.image_id,
+        category_id=columns.category_id,
+        bbox=columns.bbox,
+        score=columns.score,
+        **extra,
+    )
+
+
+def read_json(path: Path) -> Columns:
+    """Read a results list. Raises DataError with the entry's number, counted from 0."""
+    entries = _decode(path, read_bytes(path))
+    extra = {
+        name: _extra_column(path, name, [getattr(entry, name) for entry in entries])
+        for name in EXTRA_COLUMNS
+        if any(getattr(entry, name) is not None for entry in entries)
+    }
+    return Columns(
+        np.array([entry.image_id for entry in entries], np.int64),
+        np.array([entry.category_id for entry in entries], np.int64),
+        np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4),
+        np.array([entry.score for entry in entries], np.float64),
+        extra,
+    )
+
+
+def _decode(path: Path, content: bytes) -> list[Entry]:
+    try:
+        return msgspec.json.decode(content, type=list[Entry])
+    except msgspec.ValidationError as error:
+        _fail_validation(path, error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    # Python's own reader is slow but takes NaN and Infinity, which can then be reported by entry.
+    try:
+        return msgspec.convert(json.loads(content), list[Entry])
+    except msgspec.ValidationError as error:
+        _fail_validation(path, error)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not complete, valid JSON: {error}") from None
+
+
+def _fail_validation(path: Path, error: msgspec.ValidationError) -> NoReturn:
+    """msgspec says what is wrong and, as in `$[3].score`, where."""
+    what, _, where = str(error).partition(" - at `$")
+    found = re.match(r"\[(\d+)\]\.?([^`]*)", where)
+    if found is None:
+        raise DataError(f"{path}: not a list of COCO results: {what}") from None
+    key = f", key {found[2]!r}" if found[2] else ""
+    raise DataError(f"{path}: entry {found[1]}{key}: {what}") from None
+
+
+def _extra_column(path: Path, name: str, values: list[Any]) -> FloatArray:
+    if None in values:
+        raise DataError(
+            f"{path}: entry {values.index(None)} has no {name!r}, other entries have one"
+        )
+    return np.array(values, np.float64)
+
+
+def read_npz(path: Path) -> Columns:
+    """Read the arrays. Raises DataError on a damaged file, missing arrays or wrong shapes."""
+    content = io.BytesIO(read_bytes(path))
+    try:
+        with np.load(content, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile and NumPy raise a dozen types on damaged files
+        raise DataError(f"{path}: not a complete .npz file: {error}") from None
+    missing = [name for name in _REQUIRED_ARRAYS if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: array {missing[0]!r} is missing")
+    extra = {name: (np.floating, width) for name, width in EXTRA_COLUMNS.items() if name in arrays}
+    count = len(arrays["score"]) if arrays["score"].ndim else 0
+    columns: dict[str, NDArray[Any]] = {}
+    for name, (kind, width) in (_REQUIRED_ARRAYS | extra).items():
+        shape = (count,) if width == 1 else (count, width)
+        array = arrays[name]
+        if not np.issubdtype(array.dtype, kind) or array.shape != shape:
+            raise DataError(
+                f"{path}: array {name!r}: expected {kind.__name__} {shape}, "
+                f"got {array.dtype} {array.shape}"
+            )
+        columns[name] = array.astype(np.int64 if kind is np.integer else np.float64)
+    return Columns(
+        columns["image_id"],
+        columns["category_id"],
+        columns["bbox"],
+        columns["score"],
+        {name: columns[name] for name in extra},
+    )

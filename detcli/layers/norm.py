@@ -1,0 +1,61 @@
+"""Norm layers by name, and which of them are constants."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+GROUPS = 32  # Group normalization (arXiv 1803.08494), table 3
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics, scale and shift are constants: it is always in eval mode."""
+
+    def __init__(self, num_features: int, eps: float) -> None:
+        super().__init__(num_features, eps=eps)
+        self.requires_grad_(False)
+        self.training = False
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm2d:
+        return self
+
+
+def build_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
+    """A norm layer over `channels`, or None for "none".
+
+    name: none | bn | frozen_bn | sync_bn | gn. Raises ValueError for any other, and for a group
+    norm whose channels do not divide into 32 groups.
+    """
+    if name == "none":
+        return None
+    if name == "bn":
+        return nn.BatchNorm2d(channels, eps=eps)
+    if name == "frozen_bn":
+        return FrozenBatchNorm2d(channels, eps=eps)
+    if name == "sync_bn":
+        return nn.SyncBatchNorm(channels, eps=eps)
+    if name == "gn":
+        if channels % GROUPS:
+            raise ValueError(f"norm gn: expected a multiple of {GROUPS} channels, got {channels}")
+        return nn.GroupNorm(GROUPS, channels, eps=eps)
+    raise ValueError(f"norm: expected none, bn, frozen_bn, sync_bn or gn, got {name}")
+
+
+def use_running_statistics(module: nn.Module) -> None:
+    """Put every batch norm inside `module` into eval mode; its scale and shift still learn."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+
+
+def fixed_affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:
+    """Scale (C,) and shift (C,) of a batch norm that uses running statistics; None of any other.
+
+    norm(x) = x * scale + shift per channel; gradients reach the norm's own scale and shift.
+    """
+    if not isinstance(norm, _BatchNorm) or norm.training:
+        return None
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale

@@ -1,0 +1,106 @@
+"""Read the tensors of a public checkpoint without running any code that it may hold."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from detcli.errors import CheckpointError
+
+# Where training tools put the weights beside optimiser state and the like.
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+# Ways in which reading a file that is no checkpoint, or half of one, fails.
+READ_ERRORS = (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError)
+
+
+class PublicWeights(NamedTuple):
+    """What a public checkpoint holds: its tensors by name, and its class names if it has them."""
+
+    tensors: dict[str, Tensor]
+    class_names: tuple[str, ...] | None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; see `read_weights`."""
+    return read_weights(path).tensors
+
+
+def read_weights(path: Path) -> PublicWeights:
+    """Tensors and class names of a checkpoint file, on the CPU.
+
+    Raises CheckpointError when the file is missing, damaged, no checkpoint, or needs code to be
+    run: only tensors and plain values are read.
+    """
+    content = _load(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path}: expected a dictionary of tensors, got {type(content).__name__}"
+        )
+    state = next((content[name] for name in WRAPPERS if _is_mapping(content.get(name))), content)
+    tensors = {
+        str(name).removeprefix("module."): value  # left behind by (distributed) data parallel
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:5])) or "none"
+        raise CheckpointError(f"{path}: holds no tensors by name; its keys are {keys}")
+    return PublicWeights(tensors, _class_names(content))
+
+
+def looks_like(tensors: Mapping[str, Tensor]) -> str:
+    """In words, whose layout these names are."""
+    names = list(tensors)
+    for prefixes, words in (
+        (("bbox_head.", "backbone.layer"), "an MMDetection one-stage detector"),
+        (("roi_head.", "rpn_head."), "an MMDetection two-stage detector"),
+        (("roi_heads.", "rpn."), "a torchvision two-stage detector"),
+        (("backbone.body.", "head."), "a torchvision one-stage detector"),
+        (("backbone.stages.", "head."), "a checkpoint of detcli itself"),
+        (("conv1.", "layer1."), "a ResNet without a detector"),
+    ):
+        if all(any(name.startswith(prefix) for name in names) for prefix in prefixes):
+            return words
+    return f"something else ({len(names)} tensors: {', '.join(names[:3])}, ...)"
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if foreign is not None:
+            raise CheckpointError(
+                f"{path}: holds a Python object ({foreign[1]}) and not only tensors; detcli runs "
+                "no code from a checkpoint: save its state dict alone"
+            ) from error
+        raise CheckpointError(f"{path}: no checkpoint that torch.load can read") from error
+    except (*READ_ERRORS, OSError) as error:
+        reason = str(error).split("\n", 1)[0][:160]
+        raise CheckpointError(f"{path}: damaged, or no checkpoint ({reason})") from error
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+
+
+def _class_names(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
+    """MMDetection keeps them in `meta`, under names that changed between versions."""
+    meta = content.get("meta")
+    if not isinstance(meta, Mapping):
+        return None
+    inner = meta.get("dataset_meta")
+    for holder in (inner if isinstance(inner, Mapping) else {}, meta):
+        for name in ("classes", "CLASSES"):
+            names = holder.get(name)
+            if isinstance(names, list | tuple) and all(isinstance(word, str) for word in names):
+                return tuple(names)
+    return None

@@ -1,0 +1,72 @@
+"""What the layouts of several toolboxes have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from detcli.errors import CheckpointError
+
+# Blocks of the third stage and convolutions of a block, which no two depths share.
+DEPTH_BY_BLOCKS = {(2, 2): 18, (6, 2): 34, (6, 3): 50, (23, 3): 101}
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What a public checkpoint's tensors say about its detector.
+
+    detector: a key of DETECTORS; class_names: None where the file does not name them.
+    """
+
+    detector: str
+    depth: int
+    num_classes: int
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did: source name -> name here, and notes for the user, a line each."""
+
+    names: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def resnet_key(key: str) -> str:
+    """The name here of a key of torchvision's ResNet, whose names MMDetection uses as well."""
+    key = re.sub(r"^conv1\.", "stem.conv.", key)
+    key = re.sub(r"^[bg]n1\.", "stem.norm.", key)
+    key = re.sub(r"^layer(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.", key)
+    key = re.sub(r"\.conv(\d)\.", r".conv\1.conv.", key)
+    key = re.sub(r"\.[bg]n(\d)\.", r".conv\1.norm.", key)
+    key = key.replace(".downsample.0.", ".shortcut.conv.")
+    return key.replace(".downsample.1.", ".shortcut.norm.")
+
+
+def resnet_depth(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:
+    """Depth of the ResNet whose keys begin with `prefix`; CheckpointError if it is none of ours."""
+    blocks = {name.split(".")[0] for name in _below(tensors, f"{prefix}layer3.")}
+    convs = {name.split(".")[0] for name in _below(tensors, f"{prefix}layer3.0.conv")}
+    depth = DEPTH_BY_BLOCKS.get((len(blocks), len(convs)))
+    if depth is None:
+        raise CheckpointError(
+            f"{where}: expected a ResNet-18, -34, -50 or -101 under {prefix}, got {len(blocks)} "
+            f"blocks of {len(convs)} convolutions in its third stage"
+        )
+    return depth
+
+
+def apply_rules(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+    """`key` after the first rule (pattern, replacement) that matches its beginning; else itself."""
+    for pattern, replacement in rules:
+        renamed, count = re.subn(f"^{pattern}", replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]

@@ -1,0 +1,57 @@
+"""Copy renamed tensors into a model, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from torch import Tensor, nn
+
+from detcli.errors import CheckpointError
+
+NAMED = 5  # tensors named in a message before "and N more"
+
+
+def copy_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load `state`, which must have exactly the model's names and shapes.
+
+    Raises CheckpointError that names what is missing, unknown (with its shape and the nearest
+    name here) or of another shape; the model is then unchanged.
+    """
+    own = model.state_dict()
+    problems = [
+        f"{name} {shape(value)} has no place here{_nearest(name, own, state)}"
+        for name, value in state.items()
+        if name not in own
+    ]
+    problems += [
+        f"{name} {shape(value)} is missing" for name, value in own.items() if name not in state
+    ]
+    problems += [
+        f"{name} is {shape(state[name])}, expected {shape(value)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where} does not fit this model: {some(problems)}; check depth, neck, head and "
+            "number of classes"
+        )
+    model.load_state_dict(state)
+
+
+def shape(value: Tensor) -> str:
+    """A tensor's shape as in [256, 64, 1, 1]."""
+    return str(list(value.shape))
+
+
+def some(parts: Sequence[str]) -> str:
+    """The first few of many, and how many more there are."""
+    more = f"; and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    return "; ".join(parts[:NAMED]) + more
+
+
+def _nearest(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    free = [candidate for candidate in own if candidate not in state]
+    close = get_close_matches(name, free, n=1, cutoff=0.3)
+    return f" (nearest: {close[0]} {shape(own[close[0]])})" if close else ""

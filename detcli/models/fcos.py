@@ -1,0 +1,267 @@
+"""FCOS (arXiv 1904.01355; centre sampling and centre-ness on the box branch: 2006.09214).
+
+Letters: B images, C classes, P points of one image, M positives of the batch; h, w cells of a
+level. One point per cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detcli.assign import build_assigner
+from detcli.losses import (
+    build_box_loss,
+    build_class_loss,
+    centerness_loss,
+    centerness_target,
+)
+from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.matching import match_batch
+from detcli.models.heads.prior_grid import PriorGrid, square_shapes
+from detcli.models.heads.terms import Criterion, box_term, class_term
+from detcli.models.heads.tower import (
+    build_class_prediction,
+    build_prediction,
+    build_tower,
+    flatten_levels,
+)
+from detcli.models.pyramid import build_pyramid
+from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
+from detcli.ops.reduce import all_rank_mean
+from detcli.types import Candidates, Target
+
+MIN_CENTERNESS = 1e-6  # smallest sum of centre-ness targets that the box term is divided by
+
+
+class FCOSOutputs(NamedTuple):
+    """Raw predictions, one entry per level.
+
+    class_logits (B, C, h, w); boxes (B, 4, h, w): distances in pixels, or in strides where the
+    detector says so, or with regression "box" deltas; centerness (B, 1, h, w): logits;
+    canvas: (height, width) of the padded batch.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    centerness: tuple[Tensor, ...]
+    canvas: tuple[int, int]
+
+
+class FCOSHead(nn.Module):
+    """Two towers, shared by all levels; centre-ness is on one of them.
+
+    Each level multiplies its box prediction by a scale that it learns; `activation` then makes
+    distances of it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_classes: int,
+        num_levels: int,
+        num_convs: int,
+        norm: str,
+        conv_bias: bool,
+        centerness_on: str,
+        activation: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.centerness_on = centerness_on
+        self.activation = activation
+        bias = conv_bias or norm == "none"
+        self.class_tower = build_tower(channels, num_convs=num_convs, norm=norm, bias=bias)
+        self.box_tower = build_tower(channels, num_convs=num_convs, norm=norm, bias=bias)
+        self.class_logits = build_class_prediction(channels, num_classes)
+        self.box = build_prediction(channels, 4)
+        self.centerness = build_prediction(channels, 1)
+        self.level_scales = nn.Parameter(torch.ones(num_levels))
+
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits (B, C, h, w), boxes (B, 4, h, w) and centre-ness (B, 1, h, w) of a level."""
+        class_features, box_features = self.class_tower(x), self.box_tower(x)
+        on_box = self.centerness_on == "box"
+        boxes = self.box(box_features).float() * self.level_scales[level]
+        return (
+            self.class_logits(class_features),
+            self.activation(boxes),
+            self.centerness(box_features if on_box else class_features),
+        )
+
+
+class FCOS(nn.Module):
+    """Focal loss on every point; boxes and centre-ness on the positive ones.
+
+    Class and centre-ness terms are divided by the positives of the whole batch (at least 1); the
+    box term is weighted by the centre-ness targets and divided by their sum. Points in the
+    padding count as background.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: FCOSHead,
+        *,
+        points: PriorGrid,
+        coder: BoxCoder,
+        criterion: Criterion,
+        centerness_weight: float,
+        selection: Selection,
+        score: str,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.points = points
+        self.coder = coder
+        self.criterion = criterion
+        self.centerness_weight = centerness_weight
+        self.selection = selection
+        self.score = score
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> FCOSOutputs:
+        """Raw predictions for images (B, 3, H, W); targets are not used."""
+        maps = self.neck(self.backbone(images))
+        levels = [self.head(features, level) for level, features in enumerate(maps)]
+        logits, boxes, centerness = zip(*levels, strict=True)
+        return FCOSOutputs(logits, boxes, centerness, (images.shape[-2], images.shape[-1]))
+
+    def loss(self, outputs: FCOSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Terms "class", "box" and "centerness", float32 scalars with their weights."""
+        with torch.autocast(outputs.boxes[0].device.type, enabled=False):
+            points = self.points(outputs.boxes, outputs.canvas)
+            logits = flatten_levels(outputs.class_logits, self.head.num_classes)
+            encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)
+            centerness = flatten_levels(outputs.centerness, 1).flatten()
+            matches = match_batch(
+                self.criterion.assigner,
+                points,
+                targets,
+                num_classes=self.head.num_classes,
+                inside_only=False,
+            )
+            count = all_rank_mean(matches.positives_per_image.sum().float()).clamp(min=1)
+            positive = points.take(matches.prior_index())
+            wanted = centerness_target(side_distances(positive.centers, matches.boxes))
+            box = box_term(
+                self.criterion,
+                self.coder,
+                encoded[matches.positive],
+                matches.boxes,
+                positive,
+                weights=wanted,
+            )
+            center = centerness_loss(centerness[matches.positive], wanted)
+            return {
+                "class": class_term(self.criterion, logits, matches.labels) / count,
+                "box": box / all_rank_mean(wanted.sum()).clamp(min=MIN_CENTERNESS),
+                "centerness": self.centerness_weight * center / count,
+            }
+
+    @torch.no_grad()
+    def decode(
+        self, outputs: FCOSOutputs, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Candidates of each image.
+
+        score "product": selected by class probability, then multiplied by the centre-ness;
+        "sqrt_product": selected by the square root of that product, as in torchvision.
+        """
+        points = self.points(outputs.boxes, outputs.canvas).split()
+        scores = [
+            flatten_levels((level,), self.head.num_classes).float().sigmoid()
+            for level in outputs.class_logits
+        ]
+        encoded = [flatten_levels((level,), 4) for level in outputs.boxes]
+        centerness = [level.float().sigmoid().flatten(1) for level in outputs.centerness]
+        multiply_later = self.score == "product"
+        if not multiply_later:
+            scores = [
+                (level * factor[:, :, None]).sqrt()
+                for level, factor in zip(scores, centerness, strict=True)
+            ]
+        return [
+            decode_image(
+                [level[image] for level in scores],
+                [level[image] for level in encoded],
+                [level[image] for level in centerness] if multiply_later else None,
+                priors=points,
+                coder=self.coder,
+                selection=self.selection,
+                size=size,
+            )
+            for image, size in enumerate(image_sizes)
+        ]
+
+
+def build_fcos(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    neck: Mapping[str, Any],
+    head: Mapping[str, Any],
+    assigner: Mapping[str, Any],
+    regression: str,
+    anchor_scale: float,
+    delta_stds: Sequence[float],
+    class_loss: Mapping[str, Any],
+    box_loss: Mapping[str, Any],
+    centerness_weight: float,
+    centerness_on: str,
+    stride_units: bool,
+    point_offset: float,
+    fit_grid: bool,
+    score: str,
+    score_threshold: float,
+    topk_per_level: int,
+) -> FCOS:
+    """FCOS from the model section of a recipe.
+
+    regression "point": distances are exp(x) in pixels, or with stride_units ReLU(x) in strides;
+    "box": deltas from a square anchor of anchor_scale strides, which is also what assigners that
+    need a box look at.
+    """
+    trunk, pyramid = build_pyramid(backbone, neck)
+    coder: BoxCoder
+    if regression == "point":
+        coder = DistanceCoder(stride_units=stride_units)
+        activation = F.relu if stride_units else torch.exp
+    else:
+        coder, activation = DeltaCoder(delta_stds), _identity
+    return FCOS(
+        trunk,
+        pyramid,
+        FCOSHead(
+            pyramid.out_channels,
+            num_classes=num_classes,
+            num_levels=len(pyramid.strides),
+            centerness_on=centerness_on,
+            activation=activation,
+            **head,
+        ),
+        points=PriorGrid(
+            square_shapes(pyramid.strides, anchor_scale),
+            pyramid.strides,
+            offset=point_offset,
+            fit_grid=fit_grid,
+        ),
+        coder=coder,
+        criterion=Criterion(
+            build_assigner(**assigner), build_class_loss(**class_loss), build_box_loss(**box_loss)
+        ),
+        centerness_weight=centerness_weight,
+        selection=Selection(score_threshold, topk_per_level),
+        score=score,
+    )
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x

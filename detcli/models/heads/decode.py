@@ -1,0 +1,64 @@
+"""From raw predictions to candidates.
+
+Letters: P priors of one level, C classes, N candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detcli.ops.boxes import clip_boxes
+from detcli.ops.coders import BoxCoder
+from detcli.ops.priors import Priors
+from detcli.types import Candidates
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which predictions become candidates.
+
+    score_threshold: a score must be above it; topk_per_level: so many of the best per level.
+    """
+
+    score_threshold: float
+    topk_per_level: int
+
+    def best(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Prior and label (N,), (N,) int64 of the chosen scores (P, C), best first.
+
+        Equal scores stay in the order of prior, then label.
+        """
+        prior, label = (scores > self.score_threshold).nonzero(as_tuple=True)
+        order = scores[prior, label].argsort(descending=True, stable=True)[: self.topk_per_level]
+        return prior[order], label[order]
+
+
+def decode_image(
+    scores: Sequence[Tensor],
+    encoded: Sequence[Tensor],
+    factors: Sequence[Tensor] | None,
+    *,
+    priors: Sequence[Priors],
+    coder: BoxCoder,
+    selection: Selection,
+    size: tuple[int, int],
+) -> Candidates:
+    """Candidates of one image, levels in order.
+
+    Per level: scores (P, C) decide the selection, encoded (P, 4) gives the boxes, which are
+    clipped to the image's `size`, and factors (P,), if any, multiply the scores afterwards, so
+    that a final score may lie below the threshold.
+    """
+    boxes, kept_scores, labels = [], [], []
+    for level, level_priors in enumerate(priors):
+        prior, label = selection.best(scores[level])
+        score = scores[level][prior, label]
+        decoded = coder.decode(encoded[level][prior], level_priors.take(prior))
+        boxes.append(clip_boxes(decoded, size))
+        kept_scores.append(score if factors is None else score * factors[level][prior])
+        labels.append(label)
+    return Candidates(torch.cat(boxes), torch.cat(kept_scores), torch.cat(labels))

@@ -1,0 +1,80 @@
+"""From targets to what every prior of a batch should learn.
+
+Letters: B images, P priors of one image, G objects of the batch, M positive priors of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detcli.assign import IGNORED, Assigner, ignore_inside
+from detcli.ops.priors import Priors, priors_inside
+from detcli.types import Target
+
+
+class Matches(NamedTuple):
+    """The objects that the priors of a batch are responsible for.
+
+    labels (B, P) int64: class, num_classes for background, IGNORED for priors without a say;
+    positive (M,) int64: rows of the positives in the (B * P) flattened predictions, in order;
+    boxes (M, 4) xyxy: their objects; positives_per_image (B,) int64.
+    """
+
+    labels: Tensor
+    positive: Tensor
+    boxes: Tensor
+    positives_per_image: Tensor
+
+    def prior_index(self) -> Tensor:
+        """(M,) int64 which prior each positive is."""
+        return self.positive % self.labels.shape[1]
+
+
+def match_batch(
+    assigner: Assigner,
+    priors: Priors,
+    targets: Sequence[Target],
+    *,
+    num_classes: int,
+    inside_only: bool,
+) -> Matches:
+    """Assign the objects of each image.
+
+    inside_only: priors whose cell begins outside the image's own `size` are ignored, and the
+    assigner does not see them; otherwise the padding is background.
+    """
+    matched = torch.stack(
+        [_match_image(assigner, priors, target, inside_only=inside_only) for target in targets]
+    )
+    counts = [len(target.labels) for target in targets]
+    first = torch.tensor([0, *counts[:-1]]).cumsum(0).to(matched.device)
+    is_positive = matched >= 0
+    positive = is_positive.flatten().nonzero().squeeze(1)
+    objects = (matched + first[:, None]).flatten()[positive]  # (M,) rows of all objects
+    labels = matched.where(matched == IGNORED, num_classes)
+    labels.view(-1)[positive] = torch.cat([target.labels for target in targets])[objects]
+    boxes = torch.cat([target.boxes for target in targets])[objects]
+    return Matches(labels, positive, boxes, is_positive.sum(dim=1))
+
+
+def _match_image(
+    assigner: Assigner, priors: Priors, target: Target, *, inside_only: bool
+) -> Tensor:
+    """(P,) int64: index of the object, NEGATIVE or IGNORED."""
+    if not inside_only:
+        matched = assigner(priors, target.boxes)
+    else:
+        inside = priors_inside(priors, target.size)
+        seen = priors.select(inside)
+        matched = target.labels.new_full((len(priors),), IGNORED)
+        matched[inside] = assigner(seen, target.boxes)
+    return ignore_inside(matched, priors.centers, target.ignore_boxes)
+
+
+def positives_of_each_image(matches: Matches) -> Tensor:
+    """Sum over the images of max(1, positives): a float scalar, the normaliser of RetinaNet."""
+    return matches.positives_per_image.clamp(min=1).sum().float()

@@ -1,0 +1,67 @@
+"""Feature pyramid network (arXiv 1612.03144) with extra coarse levels (arXiv 1708.02002).
+
+Letters: B images, D channels of every level; level l has stride 2^l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BACKBONE_LEVELS = (2, 3, 4, 5)
+
+
+class FPN(nn.Module):
+    """Laterals, top-down sums, 3x3 outputs, and strided convolutions for levels above 5.
+
+    extra_from: P6 comes from the backbone's last map ("c5") or from P5 ("p5"); extra_relu: ReLU
+    before each extra convolution but the first. No norm and no other activation anywhere.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        out_channels: int,
+        min_level: int,
+        max_level: int,
+        extra_from: str,
+        extra_relu: bool,
+    ) -> None:
+        super().__init__()
+        self.skipped = BACKBONE_LEVELS.index(min_level)
+        used = list(in_channels[self.skipped :])
+        self.extra_from = extra_from
+        self.extra_relu = extra_relu
+        self.out_channels = out_channels
+        self.strides = tuple(2**level for level in range(min_level, max_level + 1))
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in used)
+        self.output = nn.ModuleList(
+            nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in used
+        )
+        first = used[-1] if extra_from == "c5" else out_channels
+        self.extra = nn.ModuleList(
+            nn.Conv2d(first if index == 0 else out_channels, out_channels, 3, 2, padding=1)
+            for index in range(max_level - BACKBONE_LEVELS[-1])
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One map (B, D, h, w) per level, finest first, from C2 to C5."""
+        used = maps[self.skipped :]
+        merged = [lateral(x) for lateral, x in zip(self.lateral, used, strict=True)]
+        for finer, coarser in reversed(list(pairwise(merged))):
+            finer += F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
+        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        x = used[-1] if self.extra_from == "c5" else levels[-1]
+        for index, extra in enumerate(self.extra):
+            x = extra(F.relu(x) if self.extra_relu and index > 0 else x)
+            levels.append(x)
+        return tuple(levels)

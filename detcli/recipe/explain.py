@@ -1,0 +1,164 @@
+"""From pydantic's errors to one line each: where, which key, what was expected, what was found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from detcli.recipe.reading import KeyPath, dotted, shown
+from detcli.recipe.schema import Recipe
+from detcli.recipe.section import BROKEN_RULES, Section, section_for, variants
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a recipe: the key and what is wrong with it."""
+
+    path: KeyPath
+    message: str
+
+    def line(self, where: str) -> str:
+        """The line for the user; `where` is a file and line, or an argument."""
+        return f"{where}: {dotted(self.path)}{self.message}"
+
+
+def explain(
+    error: ValidationError, values: Mapping[str, Any], root: type[Section] = Recipe
+) -> list[Problem]:
+    """Every fault that pydantic found in `values`, each once."""
+    found: dict[Problem, None] = {}
+    for detail in error.errors(include_url=False):
+        path, section = _locate(detail["loc"], values, root)
+        for problem in _problems(dict(detail), path, section):
+            found.setdefault(problem)
+    return list(found)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that `name` is most likely a slip of."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1)
+    return matches[0] if matches else None
+
+
+def all_keys() -> list[str]:
+    """Every dotted key that some recipe can have."""
+    return list(dict.fromkeys(_keys_of(Recipe, "")))
+
+
+def _keys_of(section: type[Section], prefix: str) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        inner = variants(field)
+        if not inner:
+            yield f"{prefix}{key}"
+        for kind in inner.values():
+            yield from _keys_of(kind, f"{prefix}{key}.")
+
+
+def _locate(
+    loc: tuple[str | int, ...], values: Mapping[str, Any], root: type[Section]
+) -> tuple[KeyPath, type[Section] | None]:
+    """The key path behind pydantic's location, which also names the chosen variant of a section,
+    and the section class that holds its last part."""
+    path: list[str | int] = []
+    section: type[Section] | None = root
+    holder: type[Section] | None = root
+    current: Any = values
+    skip = ""
+    for part in loc:
+        if skip and part == skip:
+            skip = ""
+            continue
+        path.append(part)
+        holder = section
+        current = current.get(part) if isinstance(current, Mapping) else None
+        field = section.model_fields.get(str(part)) if section else None
+        section = section_for(field, current) if field else None
+        chosen = field is not None and section is not None and field.discriminator is not None
+        skip = str(current["name"]) if chosen and isinstance(current, Mapping) else ""
+    return tuple(path), holder
+
+
+def _problems(
+    detail: Mapping[str, Any], path: KeyPath, holder: type[Section] | None
+) -> Iterator[Problem]:
+    kind, got, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    if kind == BROKEN_RULES:
+        for key, message in context["rules"]:
+            yield Problem((*path, *key.split(".")), message)
+    elif kind == "extra_forbidden":
+        yield Problem(path, _unknown(str(path[-1]), holder))
+    elif kind == "missing" and isinstance(path[-1], int):
+        yield Problem(path, "missing from the list")
+    elif kind == "missing":
+        yield Problem(path, f"required, but not set{_purpose(holder, path[-1])}")
+    elif kind == "union_tag_not_found" and isinstance(got, Mapping):
+        yield Problem((*path, "name"), f"required, but not set; {_names(holder, path[-1])}")
+    elif kind == "union_tag_invalid":
+        allowed = _choices(holder, path[-1])
+        message = _expected(_or(allowed), context["tag"], allowed)
+        yield Problem((*path, "name"), message)
+    elif kind == "literal_error":
+        allowed = [
+            word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")
+        ]
+        yield Problem(path, _expected(_or(allowed), got, allowed))
+    else:
+        yield Problem(path, _expected(_wanted(kind, detail["msg"], got), got))
+
+
+WANTED = {
+    "model_type": "a section (key: value)",
+    "model_attributes_type": "a section (key: value)",
+    "union_tag_not_found": "a section (key: value)",
+    "too_short": "at least one value",
+    "string_pattern_mismatch": "a word of letters, digits, _, - and .",
+    "string_too_short": "some text",
+}
+
+
+def _wanted(kind: str, message: str, got: Any) -> str:
+    if kind == "tuple_type":
+        return f"a list, like [{got}]" if isinstance(got, str) and got.isidentifier() else "a list"
+    if kind == "too_long":
+        at_most = message.removeprefix("Tuple should have ").split(" after")[0]
+        return at_most.replace("item", "value")
+    spoken = message.removeprefix("Input should be ").replace("boolean", "true or false")
+    return WANTED.get(kind, spoken)
+
+
+def _expected(wanted: str, got: Any, allowed: Iterable[str] = ()) -> str:
+    close = nearest(got, allowed) if isinstance(got, str) else None
+    hint = f"; did you mean {close}?" if close else ""
+    return f"expected {wanted}, got {shown(got)}{hint}"
+
+
+def _unknown(key: str, holder: type[Section] | None) -> str:
+    allowed = list(holder.model_fields) if holder else []
+    close = nearest(key, allowed)
+    if close is None:
+        same = [name for name in all_keys() if name.rsplit(".", 1)[-1] == key]
+        close = min(same, key=lambda name: name.count("."), default=None)
+    hint = f" did you mean {close}?" if close else ""
+    return f"unknown key;{hint} allowed here: {', '.join(allowed)}"
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _purpose(holder: type[Section] | None, key: str | int) -> str:
+    field = holder.model_fields.get(str(key)) if holder else None
+    return f" ({field.description})" if field and field.description else ""
+
+
+def _choices(holder: type[Section] | None, key: str | int) -> list[str]:
+    field = holder.model_fields.get(str(key)) if holder else None
+    return list(variants(field)) if field else []
+
+
+def _names(holder: type[Section] | None, key: str | int) -> str:
+    return f"expected {_or(_choices(holder, key))}"

@@ -1,0 +1,74 @@
+"""Where recipes and tricks are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detcli.errors import RecipeError
+from detcli.recipe.explain import nearest
+from detcli.recipe.reading import one_line
+
+
+def recipes_folder() -> Path:
+    """The recipes that came with the program: inside a wheel, or beside the source tree."""
+    package = Path(__file__).parents[1]
+    packed = package / "_recipes"
+    return packed if packed.is_dir() else package.parent / "recipes"
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """A file, or the shipped recipe of that name.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    return _find(name_or_path, recipes_folder(), "recipe", "a file or one of")
+
+
+def find_trick(name: str) -> Path:
+    """The overlay of a trick.
+
+    Raises:
+        RecipeError: there is no such trick.
+    """
+    folder = recipes_folder() / "tricks"
+    if name not in _names(folder):
+        raise _not_found(name, folder, "trick", "one of")
+    return _from_here(folder / f"{name}.yaml")
+
+
+def recipe_names() -> list[str]:
+    """The names of the shipped recipes."""
+    return _names(recipes_folder())
+
+
+def _find(name_or_path: str | Path, folder: Path, kind: str, wanted: str) -> Path:
+    path = Path(name_or_path)
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name no file system takes: too long, or with a NUL
+        pass
+    name = str(name_or_path)
+    if name in _names(folder):
+        return _from_here(folder / f"{name}.yaml")
+    raise _not_found(name, folder, kind, wanted)
+
+
+def _from_here(path: Path) -> Path:
+    """The path as a person in the current folder would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _not_found(name: str, folder: Path, kind: str, wanted: str) -> RecipeError:
+    names = _names(folder)
+    close = nearest(Path(name).stem if "\0" not in name else name, names)
+    hint = f" did you mean {close}?" if close else ""
+    return RecipeError(
+        f"no {kind} {one_line(name)!r};{hint} expected {wanted}: {', '.join(names) or '(none)'}"
+    )

@@ -1,0 +1,138 @@
+"""Tricks: named overlays of recipe keys, in recipes/tricks/NAME.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from detcli.errors import RecipeError
+from detcli.recipe.explain import all_keys, explain, nearest
+from detcli.recipe.files import find_trick
+from detcli.recipe.layers import Mark, Setting, leaves
+from detcli.recipe.reading import Document, one_line, read_file, shown
+from detcli.recipe.schema import Recipe
+from detcli.recipe.section import Section, Words, flatten, plain
+
+IS_SET = "set"
+
+
+class TrickInfo(Section):
+    """The keys of an overlay beside those of the recipe."""
+
+    about: str = Field(min_length=1, description="What the trick does")
+    source: str = Field(min_length=1, description="The note or paper it comes from")
+    needs: dict[str, Any] = Field(
+        {},
+        description="Dotted key: the value, or list of values, that it must have in the end; "
+        "`set` means anything but null",
+    )
+    conflicts: Words = Field((), description="Tricks that cannot be chosen together with it")
+
+
+@dataclass(frozen=True)
+class Trick:
+    """An overlay that was read: what it says about itself and what it sets."""
+
+    name: str
+    file: str
+    info: TrickInfo
+    settings: tuple[Setting, ...]
+
+
+def read_trick(name: str, order: int) -> Trick:
+    """Read recipes/tricks/NAME.yaml; `order` is its place among the layers.
+
+    Raises:
+        RecipeError: there is no such trick, or its file is not valid, one line per fault.
+    """
+    path = find_trick(name)
+    file, document = one_line(str(path)), read_file(path)
+    info = _read_info(document, file)
+    settings = tuple(
+        Setting(
+            path,
+            value,
+            Mark(
+                f"trick {name}",
+                f"{file}:{document.lines[path]}",
+                (order, document.lines[path]),
+            ),
+        )
+        for path, value in leaves(document.values)
+        if path[0] not in TrickInfo.model_fields
+    )
+    return Trick(name, file, info, settings)
+
+
+def check_choice(tricks: Sequence[Trick]) -> list[str]:
+    """One line for each trick that is given twice or together with one that it excludes."""
+    names = [trick.name for trick in tricks]
+    lines = [
+        f"trick {name}: given {names.count(name)} times"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    for position, trick in enumerate(tricks):
+        for other in tricks[position + 1 :]:
+            if other.name in trick.info.conflicts or trick.name in other.info.conflicts:
+                lines.append(f"tricks {trick.name} and {other.name} exclude each other: choose one")
+    return lines
+
+
+def check_needs(tricks: Sequence[Trick], recipe: Recipe) -> list[str]:
+    """One line for each condition of a trick that the resolved recipe does not meet."""
+    values = flatten(plain(recipe))
+    lines = []
+    for trick in tricks:
+        for key, wanted in trick.info.needs.items():
+            got = values.get(key, _section_or_none(values, key))
+            if not _meets(got, wanted):
+                lines.append(
+                    f"trick {trick.name} needs {key} to be {_in_words(wanted)}, "
+                    f"but it is {shown(got)}"
+                )
+    return lines
+
+
+def _read_info(document: Document, file: str) -> TrickInfo:
+    lines = [f"{file}:{line}: {message}" for line, message in document.problems]
+    mine = {key: document.values[key] for key in TrickInfo.model_fields if key in document.values}
+    info = None
+    try:
+        info = TrickInfo.model_validate(mine)
+    except ValidationError as error:
+        for problem in explain(error, mine, TrickInfo):
+            line = document.lines.get(problem.path[:1], 1)
+            lines.append(problem.line(f"{file}:{line}"))
+    known = all_keys()
+    for key in info.needs if info else ():
+        if key not in known and not any(name.startswith(f"{key}.") for name in known):
+            close = nearest(key, known)
+            hint = f"; did you mean {close}?" if close else ""
+            lines.append(f"{file}:{document.lines['needs', key]}: needs: no key {key}{hint}")
+    if lines or info is None:
+        raise RecipeError("\n".join(lines))
+    return info
+
+
+def _section_or_none(values: dict[str, Any], key: str) -> dict[str, Any] | None:
+    inner = {name: value for name, value in values.items() if name.startswith(f"{key}.")}
+    return inner or None
+
+
+def _meets(got: Any, wanted: Any) -> bool:
+    allowed = wanted if isinstance(wanted, list) else [wanted]
+    return any(
+        got is not None if choice == IS_SET else type(got) is type(choice) and got == choice
+        for choice in allowed
+    )
+
+
+def _in_words(wanted: Any) -> str:
+    allowed = wanted if isinstance(wanted, list) else [wanted]
+    return " or ".join(
+        str(choice) if isinstance(choice, str) else shown(choice) for choice in allowed
+    )

@@ -1,0 +1,60 @@
+"""Reading the parity fixtures: weights by name, the batch, and sampled arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detcli.types import Target
+from tests.paths import SHARED
+
+PARITY = SHARED / "parity"
+
+
+def weights_module() -> ModuleType:
+    """The fixtures' own rules for weights and images."""
+    spec = importlib.util.spec_from_file_location("parity_weights", PARITY / "weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Fixture:
+    """One reference model's numbers."""
+
+    def __init__(self, name: str) -> None:
+        rules = weights_module()
+        arrays = rules.state_dict(PARITY / f"{name}.keys.txt")
+        self.arrays = dict(np.load(PARITY / f"{name}.npz"))
+        assert rules.crc(arrays) == int(self.arrays["state_crc32"])
+        self.state = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        sizes = [tuple(map(int, size)) for size in self.arrays["valid_hw"]]
+        self.sizes: list[tuple[int, int]] = sizes  # type: ignore[assignment]
+        self.images = torch.from_numpy(rules.images(sizes))
+        self.targets = [
+            Target(
+                torch.from_numpy(self.arrays[f"gt/{image}/boxes"]).float().reshape(-1, 4),
+                torch.from_numpy(self.arrays[f"gt/{image}/labels"]).long().reshape(-1),
+                torch.zeros(0, 4),
+                size,
+            )
+            for image, size in enumerate(self.sizes)
+        ]
+
+    def error(self, name: str, mine: Tensor) -> float:
+        """Largest difference from a stored array, as a share of its largest value."""
+        got = mine.detach().float().numpy()
+        if name in self.arrays:
+            want = self.arrays[name]
+            assert want.shape == got.shape, (name, want.shape, got.shape)
+        else:
+            assert tuple(self.arrays[f"{name}.shape"]) == got.shape
+            want = self.arrays[f"{name}.val"]
+            got = got.ravel()[self.arrays[f"{name}.idx"]]
+        return float(np.abs(want - got).max() / max(np.abs(want).max(), 1e-12))

@@ -1,0 +1,125 @@
+"""Tricks: overlays with conditions and conflicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detcli.errors import RecipeError
+from detcli.recipe import files, load_recipe
+from tests.paths import ROOT
+from tests.recipe.texts import MINIMAL, lines_of, load
+
+SHIPPED = sorted(path.stem for path in (ROOT / "recipes" / "tricks").glob("*.yaml"))
+
+
+@pytest.fixture
+def overlays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of tricks in the place of the shipped one."""
+    folder = tmp_path / "recipes" / "tricks"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(files, "recipes_folder", lambda: folder.parent)
+    return folder
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.yaml").write_text(f"about: A trick.\nsource: a test\n{text}")
+
+
+def test_later_layers_win(overlays: Path, tmp_path: Path) -> None:
+    write(overlays, "slow", "optim: {lr: 0.001, momentum: 0.5, weight_decay: 0.1}\n")
+    write(overlays, "heavy", "optim: {momentum: 0.8, weight_decay: 0.2}\n")
+    loaded = load(tmp_path, MINIMAL, "optim.weight_decay=0.3", tricks=("slow", "heavy"))
+    optim, origins = loaded.recipe.optim, loaded.origins
+    assert (optim.lr, optim.momentum, optim.weight_decay) == (0.001, 0.8, 0.3)
+    assert origins["optim.lr"] == "trick slow"
+    assert origins["optim.momentum"] == "trick heavy"
+    assert origins["optim.weight_decay"] == "command line"
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_conflicts_hold_both_ways(
+    order: tuple[str, ...], overlays: Path, tmp_path: Path
+) -> None:
+    write(overlays, "a", "conflicts: [b]\n")
+    write(overlays, "b", "optim: {lr: 1}\n")
+    (line,) = lines_of(tmp_path, MINIMAL, tricks=order)
+    assert line == f"tricks {order[0]} and {order[1]} exclude each other: choose one"
+
+
+def test_the_same_trick_twice(overlays: Path, tmp_path: Path) -> None:
+    write(overlays, "a", "optim: {lr: 1}\n")
+    assert lines_of(tmp_path, MINIMAL, tricks=("a", "a")) == ["trick a: given 2 times"]
+
+
+@pytest.mark.parametrize(
+    ("needs", "unmet"),
+    [
+        ("model.name: [atss, retinanet]", None),
+        ("model.name: [atss, fcos]", "model.name to be atss or fcos, but it is 'retinanet'"),
+        ("optim.lr: 0.02", None),
+        ("train.ema: null", None),
+        ("train.ema: set", "train.ema to be set, but it is null"),
+        ("train.val_loss: true", "train.val_loss to be true, but it is false"),
+        ("train.accumulate: true", "train.accumulate to be true, but it is 1"),
+        ("model.stride_units: set", "model.stride_units to be set, but it is null"),
+        ("data.augment.flip: set", None),
+    ],
+)
+def test_needs_look_at_the_resolved_recipe(
+    needs: str, unmet: str | None, overlays: Path, tmp_path: Path
+) -> None:
+    write(overlays, "picky", f"needs: {{{needs}}}\n")
+    if unmet is None:
+        load(tmp_path, MINIMAL, tricks=("picky",))
+    else:
+        assert lines_of(tmp_path, MINIMAL, tricks=("picky",)) == [f"trick picky needs {unmet}"]
+
+
+def test_needs_can_be_met_on_the_command_line(overlays: Path, tmp_path: Path) -> None:
+    write(overlays, "picky", "needs: {train.val_loss: true}\n")
+    load(tmp_path, MINIMAL, "train.val_loss=true", tricks=("picky",))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("needs: {optim.lrr: 1}\n", "tricks/bad.yaml:3: needs: no key optim.lrr; did you mean optim.lr"),
+        ("conflicts: ema\n", "tricks/bad.yaml:3: conflicts: expected a list, like [ema], got 'ema'"),
+        ("optin: {lr: 1}\n", "tricks/bad.yaml:3: optin: unknown key; did you mean optim?"),
+        ("optim: {lr: x}\n", "tricks/bad.yaml:3: optim.lr: expected a valid number, got 'x'"),
+        ("optim: [\n", "tricks/bad.yaml:4: not a valid recipe"),
+    ],
+)
+def test_faults_of_an_overlay_name_its_line(
+    text: str, wanted: str, overlays: Path, tmp_path: Path
+) -> None:
+    write(overlays, "bad", text)
+    (line,) = lines_of(tmp_path, MINIMAL, tricks=("bad",))
+    assert wanted in line
+
+
+def test_a_choice_made_by_a_trick_drops_keys_with_a_note(overlays: Path, tmp_path: Path) -> None:
+    write(overlays, "smooth", "schedule: {name: cosine}\n")
+    loaded = load(tmp_path, MINIMAL, tricks=("smooth",))
+    assert loaded.recipe.schedule.name == "cosine"
+    assert "schedule is now cosine, which does not use schedule.milestones" in loaded.notes[0]
+
+
+@pytest.mark.parametrize("trick", SHIPPED)
+def test_every_shipped_trick_changes_a_shipped_recipe(trick: str) -> None:
+    loaded = load_recipe("atss_r50", tricks=[trick])
+    changed = [key for key, origin in loaded.origins.items() if origin == f"trick {trick}"]
+    assert changed
+    assert loaded.recipe != load_recipe("atss_r50").recipe
+
+
+def test_unknown_trick_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"no trick 'cosin'; did you mean cosine\?"):
+        load_recipe("atss_r50", tricks=["cosin"])
+
+
+def test_a_trick_is_a_name_and_never_a_path() -> None:
+    with pytest.raises(RecipeError, match="no trick"):
+        load_recipe("atss_r50", tricks=["../tricks/ema"])

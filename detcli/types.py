@@ -1,6 +1,7 @@
 """What crosses the borders between parts: targets, candidates, detections, ground truth.
 
-Letters: B images in a batch, I images in a data set, N boxes, K ignored boxes, G ground-truth boxes.
+Letters: B images in a batch, I images in a data set, N boxes, K ignored boxes, G ground-truth
+boxes.
 
 Nothing here imports torch: `Target`, `Batch` and `Candidates` hold tensors, but only their
 methods touch them; `Detections` and `GroundTruth` hold NumPy arrays of a whole data set.
@@ -64,7 +65,9 @@ class Target:
     def pin_memory(self) -> Target:
         """The same target in page-locked memory (called by the data loader)."""
         return Target(
-            self.boxes.pin_memory(), self.labels.pin_memory(), self.ignore_boxes.pin_memory(),
+            self.boxes.pin_memory(),
+            self.labels.pin_memory(),
+            self.ignore_boxes.pin_memory(),
             self.size,
         )
 
@@ -150,9 +153,7 @@ class Detections:
     def join(cls, parts: Sequence[Detections]) -> Detections:
         """One table from the tables of consecutive images."""
         if not parts:
-            return cls(
-                np.zeros(1, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)
-            )
+            return cls(np.zeros(1, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         return cls(
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),

@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {
         "backbone": {
             "depth": 18, "norm": "bn", "norm_eval": False, "frozen_stages": 0, "weights": None,
         },
-        "neck": {"out_channels": 32},
+        "neck": {"out_channels": 64},
         "head": {"num_convs": 1},
     },
     "optim": {"name": "sgd", "lr": 0.01, "lr_batch": 2},

@@ -144,14 +144,17 @@ def _is_regular(priors: Priors, grid: LevelGrid) -> Tensor:
     end = grid.start + grid.rows * grid.columns * grid.anchors
     boxes = priors.boxes[grid.start : end].view(grid.rows, grid.columns, grid.anchors, 4)
     centers = priors.centers[grid.start : end].view(grid.rows, grid.columns, grid.anchors, 2)
+    columns, rows = centers[0, :, 0, 0], centers[:, 0, 0, 1]
+    # smallest = largest over the rows: cheaper than to compare each row
+    same_in_rows = boxes.amin(dim=0) == boxes.amax(dim=0)
     return torch.stack(
         [
-            (boxes[..., 0::2] == boxes[:1, ..., 0::2]).all(),
+            same_in_rows[..., 0::2].all(),
             (boxes[..., 1::2] == boxes[:, :1, :, 1::2]).all(),
-            (centers[..., 0] == centers[:1, :, :1, 0]).all(),
-            (centers[..., 1] == centers[:, :1, :1, 1]).all(),
-            (centers[0, 1:, 0, 0] > centers[0, :-1, 0, 0]).all(),
-            (centers[1:, 0, 0, 1] > centers[:-1, 0, 0, 1]).all(),
+            (centers[..., 0] == columns[:, None]).all(),
+            (centers[..., 1] == rows[:, None, None]).all(),
+            (columns[1:] > columns[:-1]).all(),
+            (rows[1:] > rows[:-1]).all(),
         ]
     ).all()
 

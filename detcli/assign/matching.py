@@ -19,12 +19,14 @@ def best_box_per_prior(prior: Tensor, box: Tensor, score: Tensor, num_priors: in
 
     prior, box (N,) int64 and score (N,): the pairs. Equal scores go to the earlier box.
     """
-    best = score.new_full((num_priors,), -torch.inf).scatter_reduce(0, prior, score, "amax")
+    best = score.new_full((num_priors,), -torch.inf).scatter_reduce_(0, prior, score, "amax")
     wins = score == best[prior]
-    nobody = torch.iinfo(torch.int64).max
-    first = box.new_full((num_priors,), nobody)
-    first = first.scatter_reduce(0, prior[wins], box[wins], "amin")
-    return first.where(first != nobody, NEGATIVE)
+    prior, box = prior[wins], box[wins]
+    first = box.new_full((num_priors,), torch.iinfo(torch.int64).max)
+    first.scatter_reduce_(0, prior, box, "amin")
+    matched = box.new_full((num_priors,), NEGATIVE)
+    matched[prior] = first[prior]
+    return matched
 
 
 def ignore_inside(matched: Tensor, centers: Tensor, ignore_boxes: Tensor) -> Tensor:

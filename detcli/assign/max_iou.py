@@ -43,28 +43,29 @@ class MaxIoUAssigner:
         """
         check_shape("boxes", boxes, None, 4)
         num_priors, num_boxes = len(priors), len(boxes)
-        rest = NEGATIVE if self.negative_iou > 0 else IGNORED  # of priors that meet no box
         if num_priors == 0 or num_boxes == 0:
             return torch.full((num_priors,), NEGATIVE, device=boxes.device)
-        lines = grid_lines(priors)
-        box, prior = self._candidates(lines, boxes)
+        box, prior = self._candidates(grid_lines(priors), boxes)
         iou = paired_iou(boxes[box], priors.boxes[prior])
 
-        best_iou = iou.new_zeros(num_priors).scatter_reduce(0, prior, iou, "amax")
-        matched = best_box_per_prior(prior, box, iou, num_priors)
-        below = torch.where(best_iou >= self.negative_iou, IGNORED, NEGATIVE)
-        below = below.where(best_iou > 0, rest)
-        matched = matched.where((matched >= 0) & (best_iou >= self.positive_iou), below)
+        enough = iou >= self.positive_iou
+        matched = best_box_per_prior(prior[enough], box[enough], iou[enough], num_priors)
+        if self.negative_iou > 0:
+            near = prior[iou >= self.negative_iou]
+            matched[near] = matched[near].where(matched[near] >= 0, IGNORED)
+        else:
+            matched.masked_fill_(matched < 0, IGNORED)
 
-        best_of_box = iou.new_zeros(num_boxes).scatter_reduce(0, box, iou, "amax")
-        wanted = (best_of_box > 0) & (best_of_box >= self.min_positive_iou)
-        takes = (iou == best_of_box[box]) & wanted[box]
-        taker = matched.new_full((num_priors,), NEGATIVE)
-        taker = taker.scatter_reduce(0, prior[takes], box[takes], "amax")  # the last one keeps it
-        return taker.where(taker >= 0, matched)
+        best = iou.new_zeros(num_boxes).scatter_reduce_(0, box, iou, "amax")
+        takes = (iou == best[box]) & (iou >= self.min_positive_iou)
+        prior, box = prior[takes], box[takes]
+        last = matched.new_full((num_priors,), NEGATIVE).scatter_reduce_(0, prior, box, "amax")
+        matched[prior] = last[prior]
+        return matched
 
     def _candidates(self, lines: GridLines, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Box and prior (N,), (N,) of all pairs that reach a threshold or the best IoU of the box.
+        """Box and prior (N,), (N,) of all pairs that reach a threshold or the best IoU of the box,
+        and some below; all have an IoU above 0.
 
         On a grid the column of the widest and the row of the highest common part meet in a prior,
         so the best IoU of every type is known before any prior is looked at.

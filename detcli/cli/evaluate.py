@@ -25,7 +25,9 @@ def command(
     predictions: Annotated[
         Path | None, typer.Option(help="Measure this file of predictions instead.")
     ] = None,
-    gt: Annotated[Path | None, typer.Option(help="COCO JSON that --predictions is held to.")] = None,
+    gt: Annotated[
+        Path | None, typer.Option(help="COCO JSON that --predictions is held to.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights for a recipe.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
     candidates: Annotated[

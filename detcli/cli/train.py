@@ -50,38 +50,45 @@ def command(
         from detcli.engine.distributed import launch
 
         raise typer.Exit(launch(gpus, without_gpus(sys.argv[1:])))
-    if recipe is None and replay is None:
-        raise UsageError("train: expected a recipe, for example recipes/atss_r18_shapes.yaml")
-    folder, loaded = None, None
-    if resume and recipe is not None:
-        folder = resume_folder(recipe, overrides or ())
-    elif recipe is not None:
+    folder = resume_folder(recipe, overrides or ()) if resume and recipe else None
+    loaded = None
+    if folder is None and replay is None:
         from detcli.recipe import load_recipe
 
+        if recipe is None:
+            raise UsageError("train: expected a recipe, for example recipes/atss_r18_shapes.yaml")
         seeding = () if seed is None else (f"train.seed={seed}",)
         loaded = load_recipe(recipe, [*(overrides or ()), *seeding], trick or ())
 
     from detcli.engine import distributed, session
 
     ranks = distributed.start(device)
+    outcome: Outcome | dict[str, float]
     try:
         if replay is not None:
-            print_losses(session.replay(replay, ranks, quiet=quiet), as_json)
-            return
-        if folder is not None:
+            outcome = session.replay(replay, ranks, quiet=quiet)
+        elif folder is not None:
             outcome = session.resume_run(folder, ranks, quiet=quiet)
         else:
-            assert loaded is not None
+            assert loaded is not None, "without a run to resume or replay there is a recipe"
             if dry_run:
-                print_losses(session.dry_run(loaded, ranks, quiet=quiet), as_json)
-                return
-            if overfit is not None:
+                outcome = session.dry_run(loaded, ranks, quiet=quiet)
+            elif overfit is not None:
                 outcome = session.check_overfit(loaded, overfit, ranks, out=out, quiet=quiet)
             else:
                 outcome = session.new_run(loaded, ranks, out=out, weights=weights, quiet=quiet)
     finally:
         distributed.stop()
-    if ranks.is_main:
+    finish(outcome, as_json=as_json, is_main=ranks.is_main)
+
+
+def finish(outcome: Outcome | dict[str, float], *, as_json: bool, is_main: bool) -> None:
+    """Print what came out, on rank 0, and exit with its code."""
+    if isinstance(outcome, dict):
+        if is_main:
+            print_losses(outcome, as_json)
+        return
+    if is_main:
         print_outcome(outcome, as_json)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
@@ -130,19 +137,20 @@ def print_losses(losses: dict[str, float], as_json: bool) -> None:
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
     """The run folder and the metrics of the last evaluation."""
+    from detcli.evaluation import report
+
+    result = outcome.result
     if as_json:
         print_json(
             {
                 "run": str(outcome.folder),
                 "best": {"AP": outcome.best_ap, "epoch": outcome.best_epoch},
-                "metrics": outcome.metrics,
-                "per_class": outcome.per_class,
+                "metrics": None if result is None else result.metrics,
+                "per_class": None if result is None else result.per_class,
             }
         )
         return
-    from detcli.evaluation.report import class_rows, metric_rows
-
-    if outcome.metrics:
-        print_table(("metric", "value"), metric_rows(outcome.metrics))
-        print_table(("class", "AP", "AP50", "AR100", "objects"), class_rows(outcome.per_class))
+    if result is not None:
+        print_table(report.SUMMARY_HEADER, report.summary_rows(result))
+        print_table(report.CLASS_HEADER, report.class_rows(result))
     print(f"run folder: {outcome.folder}")

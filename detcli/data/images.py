@@ -9,7 +9,6 @@ range (float, 32-bit integers above 65535) are refused.
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,12 +67,10 @@ def read_header(path: str) -> ImageHeader:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.mode == "F":
-                    raise DataError("pixels are floating-point numbers without a known range")
-                return ImageHeader(image.height, image.width, _orientation(image))
+        with Image.open(path) as image:
+            if image.mode == "F":
+                raise DataError("pixels are floating-point numbers without a known range")
+            return ImageHeader(image.height, image.width, _orientation(image))
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -159,11 +156,9 @@ def _jpeg_layout(data: bytes) -> _JpegLayout | None:
 def _decode_any(data: bytes, apply_exif: bool) -> Pixels:
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data)) as image:
-            orientation = _orientation(image) if apply_exif else 1
-            pixels = _deep_png(data) if _is_deep_png(data) else _to_rgb(image)
+    with Image.open(io.BytesIO(data)) as image:
+        orientation = _orientation(image) if apply_exif else 1
+        pixels = _deep_png(data) if _is_deep_png(data) else _to_rgb(image)
     return _turn(pixels, orientation)
 
 

@@ -165,7 +165,9 @@ class Loader:
         self._planned.batches = [[(epoch, int(index)) for index in batch] for batch in batches]
         for packed in self._batches:
             if isinstance(packed, DataError):
-                raise packed
+                # A new one: raising a local variable would tie this frame and the workers into
+                # a reference cycle, which takes ten seconds to shut down.
+                raise DataError(str(packed))
             yield packed.unpack()
 
 

@@ -54,7 +54,10 @@ class Notes(NamedTuple):
         facts = [
             (self.images_without_objects, "images without objects, kept"),
             (self.crowd_boxes, "crowd regions (neither positives nor counted false positives)"),
-            (self.difficult_boxes, "difficult boxes (neither required nor counted against a detector)"),
+            (
+                self.difficult_boxes,
+                "difficult boxes (neither required nor counted against a detector)",
+            ),
             (self.degenerate_boxes, "boxes without area, dropped"),
             (self.clipped_boxes, "boxes reaching past their image, clipped"),
             (self.other_class_boxes, "boxes of classes that are not in use, dropped"),

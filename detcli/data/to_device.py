@@ -20,8 +20,9 @@ def to_device(
 ) -> tuple[Tensor, tuple[Target, ...]]:
     """Copy a batch to a device and normalise it there.
 
-    Returns contiguous (B, 3, H, W) float32 images, (value - mean) / std with values in 0..255, the padding
-    exactly 0, and the targets. mean and std are in the order of `channels`: rgb or bgr.
+    Returns contiguous (B, 3, H, W) float32 images, (value - mean) / std with values in 0..255,
+    the padding exactly 0, and the targets. mean and std are in the order of `channels`: rgb or
+    bgr.
     """
     pixels = batch.images.to(device, non_blocking=True)
     pixels = (pixels.flip(1) if channels == "bgr" else pixels).contiguous()

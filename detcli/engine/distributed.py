@@ -78,9 +78,7 @@ def gather(value: Any) -> list[Any] | None:
     """The values of all ranks in rank order on rank 0, None elsewhere."""
     if not dist.is_initialized():
         return [value]
-    gathered: list[Any] | None = (
-        [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    )
+    gathered: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, gathered)
     return gathered
 

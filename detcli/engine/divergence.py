@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def broken_terms(losses: dict[str, Tensor]) -> list[str]:
     return [
         f"{name} = {value:g}"
         for name, value in zip(losses, values.tolist(), strict=True)
-        if value != value or value in (float("inf"), float("-inf"))
+        if not math.isfinite(value)
     ]
 
 

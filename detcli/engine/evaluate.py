@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detcli.data.loader import Loader
 from detcli.data.records import Records
@@ -18,7 +17,7 @@ from detcli.engine.log import RunLog
 from detcli.evaluation import CocoMetrics, evaluate_coco
 from detcli.postprocess import suppress
 from detcli.recipe import Recipe
-from detcli.types import Candidates, Detections
+from detcli.types import Batch, Candidates, Detections, Target
 
 COORDINATE_DECIMALS = 3  # thousandths of a pixel, and
 SCORE_DECIMALS = 7  # float32's resolution: what a file holds is what was measured
@@ -64,7 +63,7 @@ def detect(
     found: list[tuple[int, Detections]] = []
     batches = log.track(loader.start(0), "evaluate", len(loader))
     for batch in batches:
-        images, targets = to_device(batch, ranks.device, **pixel_format(recipe))
+        images, targets = network_input(recipe, batch, ranks.device)
         sizes = [target.size for target in targets]
         with autocast(recipe, ranks.device):
             outputs = detector(images)
@@ -105,10 +104,15 @@ def to_original(
     )
 
 
-def pixel_format(recipe: Recipe) -> dict[str, Sequence[float] | str]:
-    """How the network wants its pixels: keywords of `to_device`."""
+def network_input(
+    recipe: Recipe, batch: Batch, device: torch.device
+) -> tuple[Tensor, tuple[Target, ...]]:
+    """A batch on the device, normalised and laid out as the recipe asks."""
     data = recipe.data
-    return {"mean": data.mean, "std": data.std, "channels": data.channels}
+    images, targets = to_device(batch, device, mean=data.mean, std=data.std, channels=data.channels)
+    if recipe.train.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return images, targets
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

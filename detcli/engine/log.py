@@ -59,9 +59,7 @@ class RunLog:
         if self.folder is not None and (self.folder / "metrics.jsonl").exists():
             os.truncate(self.folder / "metrics.jsonl", size)
 
-    def track(
-        self, items: Iterable[Item], what: str, total: int, done: int = 0
-    ) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], what: str, total: int, done: int = 0) -> Iterator[Item]:
         """Yield the items; on a terminal show a bar with a rate and the remaining time."""
         if not sys.stderr.isatty() or self.console.quiet:
             yield from items

@@ -14,9 +14,10 @@ from detcli.engine import checkpoint
 from detcli.engine.distributed import Ranks
 from detcli.engine.evaluate import Evaluation, evaluate
 from detcli.engine.log import RunLog
+from detcli.engine.predictions import prediction_meta
 from detcli.engine.setup import build_eval_loader, build_model, read_split
 from detcli.errors import CheckpointError, UsageError
-from detcli.evaluation import PredictionsMeta, write_predictions
+from detcli.evaluation import write_predictions
 from detcli.recipe import Recipe, load_recipe, override_recipe, recipe_from_dict
 
 
@@ -107,18 +108,3 @@ def write_evaluation(
             prediction_meta(trained_recipe, split, "candidates"),
         )  # fmt: skip
     return written
-
-
-def prediction_meta(recipe: Recipe, split: str | None, kind: Any) -> PredictionsMeta:
-    """What stands beside a predictions file of this recipe; split None: of no data set."""
-    chosen = None if split is None else getattr(recipe.data, split)
-    path = None
-    if recipe.data.format == "coco" and chosen is not None:
-        path = str((Path(recipe.data.root) / chosen.annotations).resolve())
-    return PredictionsMeta(
-        kind=kind,
-        ground_truth=path,
-        model=recipe.model.name,
-        recipe=recipe.name,
-        score_threshold=recipe.model.score_threshold,
-    )

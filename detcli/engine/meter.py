@@ -52,8 +52,7 @@ class Meter:
     def add(self, losses: dict[str, Tensor], batch: Batch) -> None:
         """Take in one batch."""
         for name, value in losses.items():
-            value = value.detach().float()
-            self._losses[name] = self._losses[name] + value if name in self._losses else value
+            self._losses[name] = self._losses.get(name, 0.0) + value.detach().float()
         self._count += 1
         self._images += len(batch.targets)
         self.seen += len(batch.targets)

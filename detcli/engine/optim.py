@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+
 def build_optimizer(
     model: nn.Module,
     *,
@@ -65,4 +66,3 @@ def parameter_groups(
         {"params": parameters, "lr": lr * mult, "lr_mult": mult, "weight_decay": decay}
         for (mult, decay), parameters in members.items()
     ]
-

@@ -23,7 +23,7 @@ def overfit_recipe(recipe: Recipe, num_images: int) -> Recipe:
     long enough for `STEPS` optimiser steps on `num_images` images."""
     values = recipe.model_dump(mode="json")
     data, train = values["data"], values["train"]
-    data["augment"] = {name: None for name in data["augment"]}
+    data["augment"] = dict.fromkeys(data["augment"])
     data["resize"]["short"] = [max(data["resize"]["short"])]
     data["resize"]["pick"] = "choice"
     data["batch_per_rank"] = min(data["batch_per_rank"], num_images)
@@ -47,9 +47,7 @@ def first_with_objects(records: Records, num_images: int) -> Records:
     """The first images that have objects. Raises DataError when there are too few."""
     chosen = np.flatnonzero(np.diff(records.offsets) > 0)[:num_images]
     if len(chosen) < num_images:
-        raise DataError(
-            f"--overfit {num_images}: only {len(chosen)} training images have objects"
-        )
+        raise DataError(f"--overfit {num_images}: only {len(chosen)} training images have objects")
     return records.take(chosen)
 
 

@@ -16,7 +16,8 @@ from detcli.data.images import SUFFIXES, read_image
 from detcli.engine.distributed import Ranks
 from detcli.engine.evaluate import detect
 from detcli.engine.log import RunLog
-from detcli.engine.measure import Trained, prediction_meta
+from detcli.engine.measure import Trained
+from detcli.engine.predictions import prediction_meta
 from detcli.engine.setup import build_eval_loader
 from detcli.errors import DataError
 from detcli.evaluation import write_predictions
@@ -36,9 +37,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            matches = sorted(
-                entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES
-            )
+            matches = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)
         elif path.is_file():
             matches = [path]
         else:
@@ -46,7 +45,9 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
                 entry for entry in map(Path, glob(pattern, recursive=True)) if entry.is_file()
             )
         if not matches:
-            raise DataError(f"{pattern}: no image file, no folder with images, no glob that matches")
+            raise DataError(
+                f"{pattern}: no image file, no folder with images, no glob that matches"
+            )
         found.update(dict.fromkeys(matches))
     return list(found)
 
@@ -84,7 +85,7 @@ def draw(
 def class_color(label: int) -> tuple[int, int, int]:
     """A colour per class, neighbours far apart on the colour circle (golden angle)."""
     hue = round(label * 0.618034 * 180) % 180
-    pixel = cv2.cvtColor(np.uint8([[[hue, 220, 235]]]), cv2.COLOR_HSV2RGB)
+    pixel = cv2.cvtColor(np.array([[[hue, 220, 235]]], np.uint8), cv2.COLOR_HSV2RGB)
     red, green, blue = (int(value) for value in pixel[0, 0])
     return red, green, blue
 
@@ -102,9 +103,7 @@ def predict(
     One entry per image: its path, the picture's path, and how many boxes were drawn.
     """
     recipe = trained.recipe
-    records = read_images(
-        [str(path) for path in files], trained.class_names, trained.category_ids
-    )
+    records = read_images([str(path) for path in files], trained.class_names, trained.category_ids)
     loader = build_eval_loader(recipe, records, ranks)
     candidates = detect(trained.detector, recipe, records, loader, ranks, log)
     assert candidates is not None, "predict runs in one process"

@@ -14,13 +14,13 @@ from detcli.data.records import Records
 from detcli.engine import checkpoint
 from detcli.engine.distributed import Ranks
 from detcli.engine.ema import Ema
+from detcli.engine.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.learning_rate import LearningRate, effective_learning_rate
 from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter
 from detcli.engine.optim import build_optimizer
 from detcli.engine.schedule import Schedule
 from detcli.engine.setup import build_eval_loader, build_model, build_train_loader, read_split
-from detcli.engine.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.train import Position, Trainer
 from detcli.engine.weights import load_weights
 from detcli.errors import DataError
@@ -71,9 +71,7 @@ def prepare(
         learning_rate=rate,
         schedule=schedule_of(recipe, len(train_loader)),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16"),
-        ema=None
-        if ema is None
-        else Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps),
+        ema=None if ema is None else Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps),
         train_loader=train_loader,
         train_records=train_records,
         eval_loader=build_eval_loader(recipe, eval_records, ranks),

@@ -1,4 +1,4 @@
-"""What `detcli train` does: a new run, a resumed one, a check of a few images, a dry run, a replay."""
+"""What `detcli train` does: a new run, a resumed one, an overfit check, a dry run, a replay."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from detcli.data.to_device import to_device
 from detcli.engine import checkpoint, distributed, divergence, overfit, run_folder
 from detcli.engine.distributed import Ranks
 from detcli.engine.environment import environment
-from detcli.engine.evaluate import autocast, pixel_format
+from detcli.engine.evaluate import autocast, network_input
 from detcli.engine.log import RunLog, write_atomically
 from detcli.engine.plots import plot_curves
 from detcli.engine.prepare import prepare
@@ -23,6 +21,7 @@ from detcli.engine.probe import probe_memory
 from detcli.engine.setup import build_model
 from detcli.engine.train import Trainer, compute_losses, fit, restore
 from detcli.errors import CheckpointError
+from detcli.evaluation import CocoMetrics
 from detcli.recipe import LoadedRecipe, dump_yaml, recipe_from_dict
 
 
@@ -31,8 +30,7 @@ class Outcome:
     """What a training command has to show: the run folder, the metrics, and what to exit with."""
 
     folder: Path
-    metrics: dict[str, float | None]
-    per_class: dict[str, Any]
+    result: CocoMetrics | None
     best_ap: float | None
     best_epoch: int | None
     exit_code: int = 0
@@ -70,9 +68,7 @@ def resume_run(folder: Path, ranks: Ranks, *, quiet: bool) -> Outcome:
         )
     recipe = recipe_from_dict(content["recipe"], str(folder / "last.pt"))
     log = RunLog(folder, quiet=quiet, enabled=ranks.is_main)
-    trainer = prepare(
-        recipe, folder, ranks, log, explicit_lr=content["explicit_lr"], resuming=True
-    )
+    trainer = prepare(recipe, folder, ranks, log, explicit_lr=content["explicit_lr"], resuming=True)
     restore(trainer, content)
     position = trainer.position
     log.say(
@@ -101,7 +97,7 @@ def check_overfit(
     )
     trainer.stop_at = overfit.GOAL_AP50
     outcome = run_to_the_end(trainer)
-    ap50 = outcome.metrics.get("AP50")
+    ap50 = outcome.result.metrics["AP50"] if outcome.result is not None else None
     log.say(overfit.verdict(ap50))
     return replace(outcome, exit_code=int((ap50 or 0.0) <= overfit.GOAL_AP50))
 
@@ -113,11 +109,9 @@ def dry_run(loaded: LoadedRecipe, ranks: Ranks, *, quiet: bool) -> dict[str, flo
     """
     log = RunLog(quiet=quiet, enabled=ranks.is_main)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = prepare(
-            loaded.recipe, Path(folder), ranks, log, explicit_lr=is_explicit(loaded)
-        )
+        trainer = prepare(loaded.recipe, Path(folder), ranks, log, explicit_lr=is_explicit(loaded))
         batch = next(iter(trainer.train_loader.start(0)))
-        images, targets = to_device(batch, ranks.device, **pixel_format(trainer.recipe))
+        images, targets = network_input(trainer.recipe, batch, ranks.device)
         losses = compute_losses(trainer, images, targets)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     values = {name: value.item() for name, value in losses.items()}
@@ -161,11 +155,9 @@ def run_to_the_end(trainer: Trainer) -> Outcome:
             f"done: best AP {position.best if position.best is not None else 0:.4f} "
             f"in epoch {position.best_epoch}; {trainer.folder}"
         )
-    metrics = result.metrics if result is not None else None
     return Outcome(
         folder=trainer.folder,
-        metrics=metrics.metrics if metrics else {},
-        per_class=metrics.per_class if metrics else {},
+        result=result.metrics if result is not None else None,
         best_ap=position.best,
         best_epoch=position.best_epoch,
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from detcli.data.loader import Loader, build_loader
 from detcli.data.dataset import DetectionDataset
+from detcli.data.loader import Loader, build_loader
 from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from detcli.data.loader import Loader
 from detcli.data.records import Records
-from detcli.data.to_device import to_device
 from detcli.engine import checkpoint, distributed, divergence
 from detcli.engine.distributed import Ranks
 from detcli.engine.ema import Ema
-from detcli.engine.evaluate import Evaluation, autocast, evaluate, pixel_format
+from detcli.engine.evaluate import Evaluation, autocast, evaluate, network_input
 from detcli.engine.learning_rate import LearningRate
 from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter, mean_losses
+from detcli.engine.predictions import prediction_meta
 from detcli.engine.schedule import Schedule
 from detcli.evaluation import write_predictions
 from detcli.recipe import Recipe
@@ -71,7 +71,7 @@ def fit(trainer: Trainer) -> Evaluation | None:
         trainer.detector.train()
         trainer.meter.start_epoch()
         for batch in epoch_batches(trainer):
-            images, targets = to_device(batch, trainer.ranks.device, **pixel_format(trainer.recipe))
+            images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
             seed_step(trainer)
             at_step = ends_step(trainer)
             with contextlib.nullcontext() if at_step else no_sync(trainer.model):
@@ -106,11 +106,13 @@ def seed_step(trainer: Trainer) -> None:
     repeat it without any saved generator state."""
     position, ranks = trainer.position, trainer.ranks
     done = position.epoch * len(trainer.train_loader) + position.batch
-    torch.manual_seed(trainer.recipe.train.seed + (done * ranks.world_size + ranks.rank) * 1_000_003)
+    torch.manual_seed(
+        trainer.recipe.train.seed + (done * ranks.world_size + ranks.rank) * 1_000_003
+    )
 
 
 def ends_step(trainer: Trainer) -> bool:
-    """Whether the current batch completes an accumulated step (the last of an epoch always does)."""
+    """Whether the current batch completes an accumulated step; the last of an epoch always does."""
     number = trainer.position.batch + 1
     return number % trainer.recipe.train.accumulate == 0 or number == len(trainer.train_loader)
 
@@ -130,7 +132,9 @@ def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def compute_losses(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+def compute_losses(
+    trainer: Trainer, images: Tensor, targets: Sequence[Target]
+) -> dict[str, Tensor]:
     """Forward in the recipe's precision, losses in float32."""
     with autocast(trainer.recipe, trainer.ranks.device):
         outputs = trainer.model(images, targets)
@@ -275,7 +279,7 @@ def validation_loss(trainer: Trainer) -> dict[str, float | None]:
     meter = Meter(trainer.ranks.device)
     trainer.detector.eval()
     for batch in trainer.eval_loader.start(0):
-        images, targets = to_device(batch, trainer.ranks.device, **pixel_format(trainer.recipe))
+        images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
         with autocast(trainer.recipe, trainer.ranks.device):
             outputs = trainer.detector(images, targets)
         meter.add(trainer.detector.loss(outputs, targets), batch)  # type: ignore[operator]

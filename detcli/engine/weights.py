@@ -33,9 +33,7 @@ def load_weights(
             f"missing {_some(missing)}; not in this model {_some(foreign)}"
         )
     fresh = [name for name in own if own[name].shape != weights[name].shape]
-    detector.load_state_dict(
-        {name: own[name] if name in fresh else weights[name] for name in own}
-    )
+    detector.load_state_dict({name: own[name] if name in fresh else weights[name] for name in own})
     say(f"weights: {len(own) - len(fresh)} tensors kept; fresh: {_some(fresh)}")
     if list(class_names) != list(content["class_names"]) and not fresh:
         say(

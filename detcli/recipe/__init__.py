@@ -7,6 +7,7 @@ from detcli.recipe.load import (
     dump_yaml,
     list_recipes,
     load_recipe,
+    override_recipe,
     recipe_from_dict,
 )
 from detcli.recipe.schema import Recipe, json_schema
@@ -20,5 +21,6 @@ __all__ = [
     "json_schema",
     "list_recipes",
     "load_recipe",
+    "override_recipe",
     "recipe_from_dict",
 ]

@@ -115,7 +115,7 @@ class Layers:
                 self.report(f"{setting.mark.where}: {message}", setting.mark.order)
                 return
             current = inner
-        self._forget(setting.path)
+        pass
         current[str(setting.path[-1])] = setting.value
         self.marks[setting.path] = setting.mark
         if isinstance(setting.value, Mapping):
@@ -132,7 +132,11 @@ class Layers:
         """A section that no lower layer has set: what its default says beyond its own defaults."""
         found = self._field(path)
         default = found.default if found else None
-        return default.model_dump(mode="json", exclude_unset=True) if isinstance(default, Section) else {}
+        return (
+            default.model_dump(mode="json", exclude_unset=True)
+            if isinstance(default, Section)
+            else {}
+        )
 
     def _field(self, path: KeyPath) -> FieldInfo | None:
         section: type[Section] | None = Recipe

@@ -14,7 +14,7 @@ from detcli.errors import RecipeError
 from detcli.recipe.explain import explain
 from detcli.recipe.files import find_recipe, recipe_names
 from detcli.recipe.layers import Layers, parse_override
-from detcli.recipe.reading import Dumper, one_line, read_file
+from detcli.recipe.reading import Dumper, one_line, read_file, read_text
 from detcli.recipe.schema import Recipe
 from detcli.recipe.section import flatten, plain
 from detcli.recipe.tricks import Trick, check_choice, check_needs, read_trick
@@ -47,6 +47,22 @@ def load_recipe(
     """
     source = find_recipe(path_or_name)
     layers = Layers.from_document(read_file(source), one_line(str(source)))
+    return _resolve(layers, source, overrides, tricks)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
+    """A resolved recipe, say a checkpoint's, with overrides; `where` names it in messages.
+
+    Raises:
+        RecipeError: as load_recipe.
+    """
+    layers = Layers.from_document(read_text(dump_yaml(recipe), where), where)
+    return _resolve(layers, Path(where), overrides, ()).recipe
+
+
+def _resolve(
+    layers: Layers, source: Path, overrides: Sequence[str], tricks: Sequence[str]
+) -> LoadedRecipe:
     chosen: list[Trick] = []
     for order, name in enumerate(tricks, start=1):
         try:

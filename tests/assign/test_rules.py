@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from detcli.assign import ASSIGNERS, build_assigner, ignore_inside
+from detcli.assign import ASSIGNERS, ATSSAssigner, build_assigner, ignore_inside
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 from tests.assign import loops
 from tests.assign.strategies import Case, box_lists, cases, eighths
@@ -44,6 +44,18 @@ def test_atss_equals_the_loop(case: Case, topk: int) -> None:
     assume(margin > 1e-9)  # below, the order of the sums decides
     got = build_assigner("atss", topk=topk)(case.priors, case.boxes)
     assert got.tolist() == want.tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases(), st.integers(1, 12))
+def test_atss_candidates_equal_the_loop(case: Case, topk: int) -> None:
+    """Ties included: box centres often lie on, or half way between, the cells' centres."""
+    assume(len(case.priors) and len(case.boxes))
+    got = ATSSAssigner(topk)._candidates(case.priors, case.boxes)
+    assert got.shape[0] == len(case.boxes)
+    for row, box in zip(got.tolist(), case.boxes.numpy(), strict=True):
+        want = loops.atss_candidates(case.priors, box, topk, case.anchors)
+        assert sorted(row) == sorted(want)
 
 
 @settings(max_examples=300, deadline=None)
@@ -103,6 +115,16 @@ def test_max_iou_best_priors_all_count_and_the_later_box_keeps_them() -> None:
     assert assigner(priors, boxes).tolist() == [1, 1, -1]
     strict = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.5)
     assert strict(priors, boxes).tolist() == [0, 0, -1]
+    exact = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.4)
+    assert exact(priors, boxes).tolist() == [1, 1, -1]
+
+
+def test_ignored_regions_hold_their_border() -> None:
+    region = torch.tensor([[2.0, 3.0, 8.0, 9.0]])
+    centers = torch.tensor([[2.0, 3.0], [8.0, 9.0], [5.0, 9.0], [8.125, 9.0], [5.0, 5.0]])
+    matched = torch.tensor([-1, -1, -1, -1, 0])
+    assert ignore_inside(matched, centers, region).tolist() == [-2, -2, -2, -1, 0]
+    assert ignore_inside(matched, centers, region[:0]).tolist() == matched.tolist()
 
 
 def test_atss_worked_example() -> None:

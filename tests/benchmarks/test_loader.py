@@ -111,7 +111,9 @@ def _ours(records: Records, short: int, long: int, workers: int) -> Callable[[],
 
 @pytest.mark.bench
 @needs_shared
-@pytest.mark.parametrize(("short", "long", "workers"), [(320, 533, 2), (800, 1333, 1), (800, 1333, 2)])
+@pytest.mark.parametrize(
+    ("short", "long", "workers"), [(320, 533, 2), (800, 1333, 1), (800, 1333, 2)]
+)
 def test_loader_against_the_reference_pipeline(short: int, long: int, workers: int) -> None:
     records = read_records(
         format="voc", root=str(SHARED / "data/bccd-voc"), split={"split": "val"}, name="val"

@@ -48,7 +48,9 @@ VOC_OBJECT = (
 )
 
 
-def voc_xml(objects: list[tuple[str, tuple[Any, ...], int]], size: tuple[int, int] = (40, 60)) -> str:
+def voc_xml(
+    objects: list[tuple[str, tuple[Any, ...], int]], size: tuple[int, int] = (40, 60)
+) -> str:
     """One annotation file."""
     body = "".join(VOC_OBJECT.format(name=n, box=b, difficult=d) for n, b, d in objects)
     return (

@@ -18,9 +18,7 @@ from detcli.data.yolo import parse_row, read_yolo
 from detcli.errors import DataError
 from tests.data.build import coco_content, voc_xml, write_coco, write_voc, write_yolo
 
-SETTINGS = settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck)
-)
+SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 ODD: Any = st.one_of(
     st.none(),
     st.booleans(),
@@ -46,7 +44,13 @@ def survives(call: Any, where: str) -> None:
 def spots(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a JSON tree."""
     found = [path] if path else []
-    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    children = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     for key, child in children:
         found += spots(child, (*path, key))
     return found
@@ -146,7 +150,11 @@ def yolo_root() -> Any:
 
 
 @SETTINGS
-@given(label=st.binary(max_size=60), classes=st.binary(max_size=30), suffix=st.sampled_from(["txt", "yaml"]))
+@given(
+    label=st.binary(max_size=60),
+    classes=st.binary(max_size=30),
+    suffix=st.sampled_from(["txt", "yaml"]),
+)
 def test_yolo_with_random_bytes(yolo_root: Path, label: bytes, classes: bytes, suffix: str) -> None:
     (yolo_root / "labels/train/a.txt").write_bytes(label)
     (yolo_root / f"names.{suffix}").write_bytes(b"names: " * (suffix == "yaml") + classes)

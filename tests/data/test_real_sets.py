@@ -93,7 +93,10 @@ def test_coco_annotations_keep_the_published_answers() -> None:
 def test_jpegs_equal_pillow() -> None:
     from PIL import Image
 
-    paths = [*sorted((DATA / "demo-photos").glob("*.jpg")), *sorted((DATA / "bccd-voc").rglob("*.jpg"))[:10]]
+    paths = [
+        *sorted((DATA / "demo-photos").glob("*.jpg")),
+        *sorted((DATA / "bccd-voc").rglob("*.jpg"))[:10],
+    ]
     assert len(paths) == 18
     for path in paths:
         reference = np.asarray(Image.open(path).convert("RGB")).astype(int)

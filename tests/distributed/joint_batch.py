@@ -30,7 +30,9 @@ def joint_batch(kind):
     targets = []
     for count in counts:
         corners = torch.rand(count, 2, generator=generator) * 30
-        boxes = torch.cat([corners, corners + 8 + 20 * torch.rand(count, 2, generator=generator)], 1)
+        boxes = torch.cat(
+            [corners, corners + 8 + 20 * torch.rand(count, 2, generator=generator)], 1
+        )
         labels = torch.randint(0, 3, (count,), generator=generator)
         targets.append(Target(boxes, labels, torch.zeros(0, 4), (64, 64)))
     return images, targets

@@ -54,7 +54,9 @@ def test_gpus_option_trains_on_two_processes_and_logs_once(tmp_path):
     rates = [line for line in lines if "learning rate" in line]
     assert len(rates) == 1
     assert "4 images per step (2 per rank x 2 ranks x 1 accumulated)" in rates[0]
-    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert sum(line["kind"] == "train" for line in steps) == 2  # 8 images, 4 per step
 
 

@@ -58,3 +58,14 @@ class Fixture:
             want = self.arrays[f"{name}.val"]
             got = got.ravel()[self.arrays[f"{name}.idx"]]
         return float(np.abs(want - got).max() / max(np.abs(want).max(), 1e-12))
+
+
+def num_agreeing(
+    want: tuple[Tensor, Tensor, Tensor], got: tuple[Tensor, Tensor, Tensor]
+) -> int:
+    """How many of the wanted boxes (N, 4), scores (N,), labels (N,) have a partner of the same
+    label, score (1e-4) and place (0.05 pixel): equal scores may swap their order."""
+    corner = (want[0][:, None] - got[0][None]).abs().amax(dim=2)
+    score = (want[1][:, None] - got[1][None]).abs()
+    same_label = want[2][:, None] == got[2][None]
+    return int((same_label & (corner < 0.05) & (score < 1e-4)).any(dim=1).sum())

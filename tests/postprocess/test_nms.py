@@ -49,9 +49,11 @@ def candidate_sets(draw):
     n = sum(counts)
     side = st.integers(0, 6)
     corners = draw(st.lists(st.tuples(side, side, side, side), min_size=n, max_size=n))
-    scale = draw(st.sampled_from([1.0, 0.1, 7.3, 1 / 3]))
+    scale, shift = draw(st.sampled_from([(1.0, 0.0), (0.1, 0.0), (7.3, 1000.3), (1 / 3, 33.3)]))
     boxes = np.asarray(corners, np.float64).reshape(-1, 4)
-    xyxy = (np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) * scale).astype("f4")
+    xyxy = (np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) * scale + shift).astype(
+        "f4"
+    )
     score = st.sampled_from([-1.0, 0.0, -0.0, 0.3, 0.5, 0.9])
     scores = draw(st.lists(score, min_size=n, max_size=n))
     labels = draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))

@@ -75,8 +75,14 @@ def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
         ("optim.lr", "expected key.sub=value, like optim.lr=0.01"),
         ("=1", "expected key.sub=value"),
         ("optim..lr=1", "expected key.sub=value"),
-        ("data.mean.0=1", "items of a list cannot be set one by one; give the list: data.mean=[...]"),
-        ("data.mean[0]=1", "items of a list cannot be set one by one; give the list: data.mean=[...]"),
+        (
+            "data.mean.0=1",
+            "items of a list cannot be set one by one; give the list: data.mean=[...]",
+        ),
+        (
+            "data.mean[0]=1",
+            "items of a list cannot be set one by one; give the list: data.mean=[...]",
+        ),
         ("optim.lr.x=1", "optim.lr is 0.02, not a section; set optim.lr itself"),
         ("optim.lr=fast", "optim.lr: expected a valid number, got 'fast'"),
         ("optim.lr=", "optim.lr: expected a valid number, got null"),

@@ -86,7 +86,13 @@ def test_broken_files_give_one_line_with_file_and_line(case: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x00\x01\x02", b'a: "\\ud800"\n', b'a: "\\UFFFFFFFF"\n', b"a: " + b"9" * 5000, b"x" * 2_000_000],
+    [
+        b"\x00\x01\x02",
+        b'a: "\\ud800"\n',
+        b'a: "\\UFFFFFFFF"\n',
+        b"a: " + b"9" * 5000,
+        b"x" * 2_000_000,
+    ],
 )
 def test_impossible_content_gives_one_line_with_the_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"

@@ -39,9 +39,7 @@ def test_later_layers_win(overlays: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-def test_conflicts_hold_both_ways(
-    order: tuple[str, ...], overlays: Path, tmp_path: Path
-) -> None:
+def test_conflicts_hold_both_ways(order: tuple[str, ...], overlays: Path, tmp_path: Path) -> None:
     write(overlays, "a", "conflicts: [b]\n")
     write(overlays, "b", "optim: {lr: 1}\n")
     (line,) = lines_of(tmp_path, MINIMAL, tricks=order)
@@ -85,8 +83,14 @@ def test_needs_can_be_met_on_the_command_line(overlays: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("needs: {optim.lrr: 1}\n", "tricks/bad.yaml:3: needs: no key optim.lrr; did you mean optim.lr"),
-        ("conflicts: ema\n", "tricks/bad.yaml:3: conflicts: expected a list, like [ema], got 'ema'"),
+        (
+            "needs: {optim.lrr: 1}\n",
+            "tricks/bad.yaml:3: needs: no key optim.lrr; did you mean optim.lr",
+        ),
+        (
+            "conflicts: ema\n",
+            "tricks/bad.yaml:3: conflicts: expected a list, like [ema], got 'ema'",
+        ),
         ("optin: {lr: 1}\n", "tricks/bad.yaml:3: optin: unknown key; did you mean optim?"),
         ("optim: {lr: x}\n", "tricks/bad.yaml:3: optim.lr: expected a valid number, got 'x'"),
         ("optim: [\n", "tricks/bad.yaml:4: not a valid recipe"),

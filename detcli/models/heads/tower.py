@@ -39,7 +39,11 @@ def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
 
     Channels are anchor-major: all `width` numbers of the first anchor come first.
     """
-    rows = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in maps]
+    rows = []
+    for level in maps:
+        num_images, channels, height, cells_wide = level.shape
+        priors = channels // width * height * cells_wide
+        rows.append(level.permute(0, 2, 3, 1).reshape(num_images, priors, width))
     return torch.cat(rows, dim=1)
 
 

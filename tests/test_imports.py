@@ -1,0 +1,95 @@
+"""Imports point one way, and the light commands never load torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+PACKAGE = ROOT / "detcli"
+PARTS = ("data", "models", "postprocess", "evaluation")
+# What each part may import besides itself.
+BASE = {"types", "errors", "__version__"}
+ALLOWED = {
+    "errors": set(),
+    "types": {"errors"},
+    "kernels": BASE,
+    "ops": BASE,
+    "layers": BASE | {"ops"},
+    "assign": BASE | {"ops"},
+    "losses": BASE | {"ops"},
+    "recipe": BASE,
+    "data": BASE,
+    "models": BASE | {"ops", "layers", "assign", "losses"},
+    "postprocess": BASE | {"kernels"},
+    "evaluation": BASE | {"kernels"},
+    "engine": BASE | {"ops", "recipe", *PARTS},
+    "cli": BASE | {"recipe", "engine", "data", "postprocess", "evaluation"},
+}  # fmt: skip
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def ours(path: Path):
+    """The parts of detcli that a file imports."""
+    for module, names in imports(path):
+        words = module.split(".")
+        if words[0] == "detcli":
+            yield from words[1:2] or names
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if part_of(path) in ALLOWED]
+
+
+def test_every_part_is_covered():
+    parts = {part_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
+    assert parts == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    part = part_of(path)
+    assert set(ours(path)) - {part} <= ALLOWED[part]
+
+
+LIGHT = [path for path in FILES if part_of(path) in {"recipe", "postprocess", "evaluation", "cli"}]
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_torch_at_module_level(path):
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(name.split(".")[0] in {"torch", "torchvision"} for name in names)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["recipes", "list"], ["recipes", "show", "atss_r50"], ["eval", "--predictions",
+     "absent.json", "--gt", "absent.json"]],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)  # fmt: skip
+def test_light_commands_never_import_torch(arguments):
+    code = (
+        "import sys\nfrom detcli.cli.app import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ modules that hold their kernels, inside the function that needs them.
 A kernel must not call a kernel of another file: numba's cache looks only at the file of the
 outer one, so an edit of the inner one would go unnoticed.
 """
-# ruff: noqa: PLR0917 - kernels take their arrays by position
 
 from __future__ import annotations
 

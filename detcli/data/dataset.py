@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from detcli.data.images import read_image
 from detcli.data.records import Records
-from detcli.data.transforms import Sample
+from detcli.data.transforms import Pipeline, Sample
 from detcli.errors import DataError
 
 
@@ -22,13 +20,18 @@ class DetectionDataset(Dataset[Sample]):
     has changed since the annotations were read.
     """
 
-    def __init__(self, records: Records, transforms: Callable[[Sample], Sample], seed: int) -> None:
+    def __init__(self, records: Records, transforms: Pipeline, seed: int) -> None:
         self.records = records
         self.transforms = transforms
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The augmentations that may act on an image, by the names that Batch.fired counts."""
+        return self.transforms.names
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item

@@ -143,14 +143,8 @@ class Loader:
         self.dataset = dataset
         self.plan = plan
         self._planned = _Planned()
-        self._batches: DataLoader[Any] = DataLoader(
-            _Items(dataset),
-            batch_sampler=self._planned,
-            collate_fn=_Collate(pad_multiple),
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else every epoch draws from the global one
-            **options,
-        )
+        self._options = dict(options, collate_fn=_Collate(pad_multiple))
+        self._batches: DataLoader[Any] | None = None
 
     def __len__(self) -> int:
         """Batches per epoch on this rank."""
@@ -163,10 +157,19 @@ class Loader:
         """
         batches = self.plan(epoch)[skip:]
         self._planned.batches = [[(epoch, int(index)) for index in batch] for batch in batches]
+        if self._batches is None:
+            self._batches = DataLoader(
+                _Items(self.dataset),
+                batch_sampler=self._planned,
+                worker_init_fn=_start_worker,
+                generator=torch.Generator(),  # else every epoch draws from the global one
+                **self._options,
+            )
         for packed in self._batches:
             if isinstance(packed, DataError):
-                # A new one: raising a local variable would tie this frame and the workers into
-                # a reference cycle, which takes ten seconds to shut down.
+                # Let go of the workers before the traceback, which outlives this frame, can
+                # hold on to them: they would delay the exit by ten seconds.
+                self._batches = None
                 raise DataError(str(packed))
             yield packed.unpack()
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,11 +33,18 @@ class Meter:
         self._waited = 0.0
         self._started = time.perf_counter()
 
-    def start_epoch(self) -> None:
-        """Start a new window and forget how often each augmentation fired."""
+    def end_epoch(self) -> None:
+        """Forget how often each augmentation fired."""
         self.fired.clear()
         self.seen = 0
-        self.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of an epoch must remember."""
+        return {"fired": dict(self.fired), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.fired = Counter(state["fired"])
+        self.seen = state["seen"]
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, adding up the time spent waiting for them."""

@@ -69,7 +69,7 @@ def fit(trainer: Trainer) -> Evaluation | None:
     position, settings = trainer.position, trainer.recipe.train
     while position.epoch < trainer.schedule.epochs:
         trainer.detector.train()
-        trainer.meter.start_epoch()
+        trainer.meter.reset()
         for batch in epoch_batches(trainer):
             images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
             seed_step(trainer)
@@ -239,12 +239,15 @@ def write_detections(trainer: Trainer, result: Evaluation) -> None:
 
 
 def report_fired(trainer: Trainer) -> None:
-    """Say how often each augmentation acted in this epoch on this rank."""
+    """Say how often each augmentation acted in this epoch on this rank, also if it never did."""
     meter, position = trainer.meter, trainer.position
-    if meter.fired:
-        trainer.log.record({"kind": "fired", "epoch": position.epoch + 1, **meter.fired})
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(meter.fired.items()))
+    names = trainer.train_loader.dataset.augmentations
+    if names:
+        fired = {name: meter.fired[name] for name in names}
+        trainer.log.record({"kind": "fired", "epoch": position.epoch + 1, **fired})
+        counts = ", ".join(f"{name} {count}" for name, count in fired.items())
         trainer.log.say(f"epoch {position.epoch + 1}: of {meter.seen} images, {counts}")
+    meter.end_epoch()
 
 
 def measure(trainer: Trainer) -> Evaluation | None:
@@ -317,6 +320,7 @@ def save(trainer: Trainer, name: str) -> None:
             "optimizer": trainer.optimizer.state_dict(),
             "schedule": trainer.schedule.state_dict(),
             "scaler": trainer.scaler.state_dict(),
+            "meter": trainer.meter.state_dict(),
             "position": vars(trainer.position).copy(),
             "world_size": trainer.ranks.world_size,
             "explicit_lr": trainer.learning_rate.explicit,
@@ -332,6 +336,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
         trainer.ema.model.load_state_dict(content["ema"] or content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.schedule.load_state_dict(content["schedule"])
+    trainer.meter.load_state_dict(content["meter"])
     if content["scaler"]:
         trainer.scaler.load_state_dict(content["scaler"])
     trainer.position = Position(**content["position"])

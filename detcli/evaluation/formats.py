@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -112,10 +113,11 @@ def read_json(path: Path) -> Columns:
         for name in EXTRA_COLUMNS
         if any(getattr(entry, name) is not None for entry in entries)
     }
+    boxes = chain.from_iterable(entry.bbox for entry in entries)
     return Columns(
         np.array([entry.image_id for entry in entries], np.int64),
         np.array([entry.category_id for entry in entries], np.int64),
-        np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4),
+        np.fromiter(boxes, np.float64, 4 * len(entries)).reshape(-1, 4),
         np.array([entry.score for entry in entries], np.float64),
         extra,
     )

@@ -3,7 +3,6 @@
 Letters: K classes, D detections, G objects, I images, T IoU thresholds, A area ranges,
 R recall thresholds. Bit t of a `uint16` stands for IoU threshold t.
 """
-# ruff: noqa: PLR0917 - kernels take their arrays by position
 
 from __future__ import annotations
 

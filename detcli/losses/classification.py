@@ -81,27 +81,28 @@ def _focal_block(
     """Sum over x (m, C) with labels (m,); writes the gradient into grad (m, C) if given."""
     is_positive = (labels < x.shape[1])[:, None]
     entry = labels.clamp(max=x.shape[1] - 1)[:, None]  # (m, 1)
-    loss, slope = _negative_terms(x, gamma, with_slope=grad is not None)
+    loss = _negative_terms(x, gamma, grad).mul_(1 - alpha)
     # a positive is a negative of the opposite logit
-    loss_positive, slope_positive = _negative_terms(-x.gather(1, entry), gamma, with_slope=True)
-    loss.mul_(1 - alpha)
-    loss.scatter_(1, entry, (alpha * loss_positive).where(is_positive, loss.gather(1, entry)))
-    if grad is not None and slope is not None and slope_positive is not None:
-        torch.mul(slope, 1 - alpha, out=grad)
-        slope_positive *= -alpha
-        grad.scatter_(1, entry, slope_positive.where(is_positive, grad.gather(1, entry)))
+    opposite = -x.gather(1, entry)
+    slope = torch.empty_like(opposite)
+    loss_positive = _negative_terms(opposite, gamma, slope).mul_(alpha)
+    loss.scatter_(1, entry, loss_positive.where(is_positive, loss.gather(1, entry)))
+    if grad is not None:
+        grad.mul_(1 - alpha)
+        grad.scatter_(1, entry, slope.mul_(-alpha).where(is_positive, grad.gather(1, entry)))
     return loss.sum()
 
 
-def _negative_terms(x: Tensor, gamma: float, *, with_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """p^gamma softplus(x), p = sigmoid(x), and its derivative p^gamma (gamma (1 - p) softplus + p).
+def _negative_terms(x: Tensor, gamma: float, slope: Tensor | None) -> Tensor:
+    """p^gamma softplus(x), p = sigmoid(x); its derivative p^gamma (gamma (1 - p) softplus(x) + p)
+    is written into slope if given.
 
     softplus(x) = -log(1 - p) without its overflow and cancellation.
     """
     surprise = F.softplus(x)
     p = torch.sigmoid(x)
     focus = p.square() if gamma == 2 else p.pow(gamma)
-    slope = None
-    if with_slope:
-        slope = (1 - p).mul_(surprise).mul_(gamma).add_(p).mul_(focus)
-    return surprise.mul_(focus), slope
+    if slope is not None:
+        torch.sub(1, p, out=slope)
+        slope.mul_(surprise).mul_(gamma).add_(p).mul_(focus)
+    return surprise.mul_(focus)

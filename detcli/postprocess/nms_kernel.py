@@ -1,5 +1,4 @@
 """The compiled part of nms. Importing it compiles or loads it."""
-# ruff: noqa: PLR0917 - kernels take their arrays by position
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Layers:
                 self.report(f"{setting.mark.where}: {message}", setting.mark.order)
                 return
             current = inner
-        pass
+        self._forget(setting.path)
         current[str(setting.path[-1])] = setting.value
         self.marks[setting.path] = setting.mark
         if isinstance(setting.value, Mapping):
@@ -160,8 +160,6 @@ class Layers:
         if old is None or new is None:
             return
         before = current.get("name", old.model_fields["name"].default)
-        if before == setting.value:
-            return
         dropped = _drop_foreign(current, old, new)
         dropped += _drop_idle(current, new, before, setting.value)
         for name in dropped:

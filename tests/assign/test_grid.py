@@ -107,9 +107,11 @@ def test_grids_of_a_cut_pyramid() -> None:
 def test_not_quite_a_grid() -> None:
     priors = grid_priors([(3, 4)], [8], [anchor_shapes([8.0], [1.0])])
     assert find_grids(priors) is not None
-    moved = priors.boxes.clone()
-    moved[5, 2] += 0.5
-    assert find_grids(Priors(moved, priors.centers, priors.strides, priors.level_sizes)) is None
+    for column in range(6):  # one number of one prior
+        moved = torch.cat([priors.boxes, priors.centers], dim=1)
+        moved[5, column] += 0.5
+        changed = Priors(moved[:, :4], moved[:, 4:], priors.strides, priors.level_sizes)
+        assert find_grids(changed) is None
     hole = torch.ones(len(priors), dtype=torch.bool)
     hole[6] = False
     assert find_grids(priors.select(hole)) is None

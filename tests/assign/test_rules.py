@@ -58,6 +58,16 @@ def test_atss_candidates_equal_the_loop(case: Case, topk: int) -> None:
         assert sorted(row) == sorted(want)
 
 
+@pytest.mark.parametrize("center", [(16.0, 16.0), (20.0, 12.0), (0.0, 32.0), (18.0, 20.0)])
+def test_atss_takes_the_earlier_of_equally_near_cells(center: tuple[float, float]) -> None:
+    priors = grid_priors([(5, 5)], [8], [anchor_shapes([16.0], [1.0])])
+    x, y = center
+    box = torch.tensor([[x - 12, y - 12, x + 12, y + 12]])
+    for topk in range(1, 27):
+        (got,) = ATSSAssigner(topk)._candidates(priors, box).tolist()
+        assert sorted(got) == sorted(loops.atss_candidates(priors, box.numpy()[0], topk, 1))
+
+
 @settings(max_examples=300, deadline=None)
 @given(cases(), st.sampled_from([None, 0.5, 1.0, 1.5]))
 def test_fcos_equals_the_loop(case: Case, center_radius: float | None) -> None:

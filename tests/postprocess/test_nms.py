@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_iou
 from torchvision.ops import nms as torchvision_nms
 
 from detcli.errors import DataError, UsageError
@@ -92,6 +93,25 @@ def test_equals_torchvision_on_crowded_float_boxes(class_agnostic):
     np.testing.assert_array_equal(got.scores, want.scores)
     np.testing.assert_array_equal(got.offsets, want.offsets)
     assert 100 < len(got.scores) < n
+
+
+def test_equals_torchvision_to_the_last_bit_of_the_iou():
+    """Thresholds at the IoU itself, from corners whose float32 widths are not exact."""
+    rng = np.random.default_rng(0)
+    options = {"class_agnostic": False, "max_per_image": 9}
+    both = {1: 0, 2: 0}
+    for _ in range(400):
+        low, high = rng.uniform(0, 1, (2, 2)), rng.uniform(500, 1000, (1, 2))
+        xyxy = np.concatenate([low, high * rng.uniform(0.9, 1, (2, 2))], 1).astype("f4")
+        table = detections_from_xyxy([2], xyxy, [0.9, 0.8], [0, 0])
+        first, second = torch.from_numpy(xyxy).split(1)
+        for nudge in (0.0, 6e-8):
+            threshold = float(box_iou(first, second)) - nudge
+            got = suppress(table, method="nms", iou_threshold=threshold, **options)
+            want = expected_rows(table, xyxy, threshold, **options)
+            assert len(got.scores) == len(want)
+            both[len(want)] += 1
+    assert min(both.values()) > 50
 
 
 def test_iou_equal_to_the_threshold_survives_and_ties_go_to_the_first():

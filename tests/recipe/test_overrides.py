@@ -61,8 +61,10 @@ def test_a_section_around_a_new_key_keeps_its_defaults(tmp_path: Path) -> None:
 
 
 def test_a_whole_section_replaces_what_was_there(tmp_path: Path) -> None:
-    recipe = load(tmp_path, MINIMAL, "schedule={epochs: 5}").recipe
-    assert (recipe.schedule.epochs, recipe.schedule.gamma) == (5, 0.1)
+    loaded = load(tmp_path, MINIMAL, "schedule={epochs: 5}")
+    assert (loaded.recipe.schedule.epochs, loaded.recipe.schedule.gamma) == (5, 0.1)
+    assert loaded.origins["schedule.epochs"] == "command line"
+    assert loaded.origins["schedule.gamma"] == "default"
 
 
 def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
@@ -118,6 +120,15 @@ def test_another_choice_drops_the_keys_that_only_the_old_one_has(tmp_path: Path)
     assert note == (
         "argument 'model.assigner.name=atss': model.assigner is now atss, which does not use "
         "model.assigner.positive_iou: dropped"
+    )
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_key_asked_for_beside_another_choice_is_not_dropped(step: int, tmp_path: Path) -> None:
+    arguments = ["model.assigner.positive_iou=0.7", "model.assigner.name=atss"][::step]
+    (line,) = lines_of(tmp_path, MINIMAL, *arguments)
+    assert line.startswith(
+        f"argument '{arguments[::step][0]}': model.assigner.positive_iou: unknown"
     )
 
 

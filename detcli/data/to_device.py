@@ -30,7 +30,8 @@ def to_device(
         torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
         for values in (mean, std)
     )
-    images = torch.sub(pixels, mean_1311).div_(std_1311)
+    # In place after one conversion: mixed-type arithmetic would allocate the floats twice.
+    images = pixels.float().sub_(mean_1311).div_(std_1311)
     for image, target in zip(images, batch.targets, strict=True):
         height, width = target.size
         image[:, height:].zero_()

@@ -128,6 +128,12 @@ def announce(
         f"{trainable / 1e6:.2f} M trainable; {ranks.world_size} x {ranks.device}, "
         f"precision {'float32' if recipe.train.amp == 'none' else recipe.train.amp}"
     )
+    backbone = recipe.model.backbone
+    if backbone.frozen_stages and backbone.weights is None:
+        log.say(
+            f"model.backbone.frozen_stages is {backbone.frozen_stages}, but weights is null: "
+            "unless --weights fills them, these stages stay random"
+        )
     log.say(rate.sentence)
     steps = math.ceil(len(loader) / recipe.train.accumulate)
     log.say(

@@ -7,6 +7,7 @@ sub-commands.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {_rank()}{line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
@@ -59,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hint = "this is a mistake in detcli; --debug shows where"
         print(f"error: {what} ({hint})", file=sys.stderr)
         sys.exit(INTERNAL_ERROR)
+
+
+def _rank() -> str:
+    """Which of several training processes speaks."""
+    return f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:

@@ -126,9 +126,7 @@ def from_run(
         return None
     place = Path(target) if Path(target).is_dir() else trained.path.parent
     folder = out if out is not None else place / f"eval_{chosen}"
-    for path in write_evaluation(
-        folder, trained.recipe, records, result, chosen, candidates=candidates
-    ):
+    for path in write_evaluation(folder, trained.recipe, records, result, candidates=candidates):
         say(f"wrote {path}", quiet=quiet)
     return records.ground_truth(), result.detections, result.metrics
 

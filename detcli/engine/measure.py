@@ -14,10 +14,9 @@ from detcli.engine import checkpoint
 from detcli.engine.distributed import Ranks
 from detcli.engine.evaluate import Evaluation, evaluate
 from detcli.engine.log import RunLog
-from detcli.engine.predictions import prediction_meta
+from detcli.engine.predictions import GROUND_TRUTH, write_measured
 from detcli.engine.setup import build_eval_loader, build_model, read_split
 from detcli.errors import CheckpointError, UsageError
-from detcli.evaluation import write_predictions
 from detcli.recipe import Recipe, load_recipe, override_recipe, recipe_from_dict
 
 
@@ -86,25 +85,18 @@ def measure(
 
 
 def write_evaluation(
-    folder: Path,
-    trained_recipe: Recipe,
-    records: Records,
-    result: Evaluation,
-    split: str,
-    *,
-    candidates: bool,
+    folder: Path, recipe: Recipe, records: Records, result: Evaluation, *, candidates: bool
 ) -> list[Path]:
     """Write predictions.json, and candidates.npz on request, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    truth = records.ground_truth()
-    written = [folder / "predictions.json"]
-    write_predictions(
-        written[0], result.detections, truth, prediction_meta(trained_recipe, split, "detections")
-    )
+    (folder / GROUND_TRUTH).unlink(missing_ok=True)  # of an earlier evaluation on other data
+    written = [
+        write_measured(folder, "predictions.json", result.detections, records, recipe, "detections")
+    ]
     if candidates:
-        written.append(folder / "candidates.npz")
-        write_predictions(
-            written[1], result.candidates, truth,
-            prediction_meta(trained_recipe, split, "candidates"),
-        )  # fmt: skip
+        written.append(
+            write_measured(
+                folder, "candidates.npz", result.candidates, records, recipe, "candidates"
+            )
+        )
     return written

@@ -112,7 +112,7 @@ def predict(
         folder / "predictions.json",
         detections,
         records.ground_truth(),
-        prediction_meta(recipe, None, "detections"),
+        prediction_meta(recipe, "detections"),
     )
     found = []
     for index, source in enumerate(log.track(files, "draw", len(files))):

@@ -21,9 +21,8 @@ from detcli.engine.evaluate import Evaluation, autocast, evaluate, network_input
 from detcli.engine.learning_rate import LearningRate
 from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter, mean_losses
-from detcli.engine.predictions import prediction_meta
+from detcli.engine.predictions import write_measured
 from detcli.engine.schedule import Schedule
-from detcli.evaluation import write_predictions
 from detcli.recipe import Recipe
 from detcli.types import Batch, Target
 
@@ -229,13 +228,10 @@ def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
 
 def write_detections(trainer: Trainer, result: Evaluation) -> None:
     """The detections of the best epoch, in COCO's format."""
-    recipe = trainer.recipe
-    write_predictions(
-        trainer.folder / "predictions.json",
-        result.detections,
-        trainer.eval_records.ground_truth(),
-        prediction_meta(recipe, recipe.eval.split, "detections"),
-    )
+    write_measured(
+        trainer.folder, "predictions.json", result.detections, trainer.eval_records,
+        trainer.recipe, "detections",
+    )  # fmt: skip
 
 
 def report_fired(trainer: Trainer) -> None:

@@ -1,11 +1,38 @@
-"""Convolution, norm and activation as one block."""
+"""Convolutions, and convolution, norm and activation as one block."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detcli.layers import winograd
 from detcli.layers.norm import build_norm, fixed_affine
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d with "same" padding that takes the faster of two algorithms."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        bias: bool = True,
+    ) -> None:
+        padding = kernel_size // 2
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H / stride, W / stride), sizes rounded up."""
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As `forward`, with another weight and bias of the same shapes."""
+        if self.stride == (1, 1) and winograd.pays_off(x, weight):
+            return winograd.conv3x3(x, weight, bias)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class ConvNorm(nn.Module):
@@ -29,23 +56,23 @@ class ConvNorm(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias
-        )
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, bias=bias)
         self.norm = build_norm(norm, out_channels, eps)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H / stride, W / stride), sizes rounded up."""
         affine = fixed_affine(self.norm)
-        conv = self.conv
         if affine is not None:
             scale, shift = affine
-            weight = conv.weight * scale[:, None, None, None]
-            bias = shift if conv.bias is None else shift + conv.bias * scale
-            y = F.conv2d(x, weight, bias, conv.stride, conv.padding)
+            bias = self.conv.bias
+            y = self.conv.convolve(
+                x,
+                self.conv.weight * scale[:, None, None, None],
+                shift if bias is None else shift + bias * scale,
+            )
         else:
-            y = conv(x)
+            y = self.conv(x)
             if self.norm is not None:
                 y = self.norm(y)
         return F.relu_(y) if self.relu else y

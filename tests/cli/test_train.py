@@ -42,7 +42,7 @@ def test_run_folder_holds_everything(finished):
     names = {path.name for path in folder.iterdir()}
     assert {
         "recipe.yaml", "env.json", "log.txt", "metrics.jsonl", "last.pt", "best.pt",
-        "predictions.json", "predictions.meta.json", "curves.png",
+        "predictions.json", "predictions.meta.json", "ground_truth.json", "curves.png",
     } <= names  # fmt: skip
     assert not any(name.startswith(".") for name in names)
 
@@ -75,10 +75,9 @@ def test_ap_in_training_is_the_ap_of_eval_and_of_the_file(finished, capsys):
     assert document["metrics"]["AP"] == best["AP"]
     assert document["largest_difference"] < 1e-12
     truth = next((folder.parent / "shapes").rglob("val.json"))
-    filed = run(
-        capsys, "eval", "--predictions", folder / "predictions.json", "--gt", truth, "--json"
-    )
-    assert json.loads(filed.out)["metrics"] == document["metrics"]
+    for extra in ([], ["--gt", truth]):
+        filed = run(capsys, "eval", "--predictions", folder / "predictions.json", "--json", *extra)
+        assert json.loads(filed.out)["metrics"] == document["metrics"]
 
 
 def test_candidates_are_saved_on_request(finished, tmp_path, capsys):

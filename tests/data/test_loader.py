@@ -18,7 +18,7 @@ from detcli.data.records import Records
 from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms
 from detcli.errors import DataError
-from detcli.types import Batch
+from detcli.types import Batch, Target
 from tests.data.build import coco_content, write_coco, write_image
 
 RESIZE: dict[str, Any] = {"short": [32, 40], "long": 80, "pick": "choice", "eval_short": None}
@@ -155,19 +155,31 @@ def test_padding_is_right_and_below_to_the_multiple(records: Records) -> None:
 
 
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
-def test_to_device_normalises_and_leaves_padding_zero(records: Records, channels: str) -> None:
-    batch = next(iter(loader_of(records).start(0)))
+def test_to_device_normalises_and_leaves_padding_zero(channels: str) -> None:
+    raw = torch.randint(0, 255, (2, 3, 8, 12), dtype=torch.uint8)
+    empty = torch.zeros(0, 4)
+    sizes = ((8, 7), (5, 12))
+    targets = tuple(Target(empty, torch.zeros(0, dtype=torch.long), empty, s) for s in sizes)
     mean, std = (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)
-    images, targets = to_device(batch, "cpu", mean=mean, std=std, channels=channels)
+    images, moved = to_device(
+        Batch(raw, targets, (0, 1)), "cpu", mean=mean, std=std, channels=channels
+    )
     assert images.dtype == torch.float32
     assert images.is_contiguous()
-    for image, raw, target in zip(images, batch.images, targets, strict=True):
-        height, width = target.size
+    assert [target.size for target in moved] == list(sizes)
+    for image, pixels, (height, width) in zip(images, raw, sizes, strict=True):
         assert image[:, height:].abs().sum() == image[:, :, width:].abs().sum() == 0
         for c in range(3):
-            source = raw[c if channels == "rgb" else 2 - c, :height, :width].double()
+            source = pixels[c if channels == "rgb" else 2 - c, :height, :width].double()
             expected = (source - mean[c]) / std[c]
             assert torch.allclose(image[c, :height, :width].double(), expected, atol=1e-5)
+
+
+def test_an_image_changes_from_epoch_to_epoch(records: Records) -> None:
+    dataset = loader_of(records).dataset
+    fired = {dataset[(epoch, 5)].fired for epoch in range(12)}
+    assert len(fired) > 2
+    assert torch.equal(dataset[(3, 5)].image, dataset[(3, 5)].image)
 
 
 def test_fired_counts_are_sums_over_the_batch(records: Records) -> None:

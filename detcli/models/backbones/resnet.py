@@ -123,6 +123,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """C2, C3, C4, C5 of images (B, 3, H, W): (B, out_channels[i], H / 4 / 2^i, W / 4 / 2^i)."""
+        if images.device.type == "cpu":  # the fast layout there; on CUDA the recipe decides
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen_stages == 0):
             x = F.max_pool2d(self.stem(images), 3, stride=2, padding=1)
         maps = []

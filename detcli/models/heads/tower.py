@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from detcli.layers.conv import ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm
 
 PRIOR_PROBABILITY = 0.01  # of every class at the start (RetinaNet, arXiv 1708.02002, 4.1)
 
@@ -18,20 +18,20 @@ def build_tower(channels: int, *, num_convs: int, norm: str, bias: bool) -> nn.S
         *(ConvNorm(channels, channels, 3, norm=norm, bias=bias) for _ in range(num_convs))
     )
     for module in tower.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Conv2d):
             _init_normal(module, bias=0.0)
     return tower
 
 
-def build_prediction(channels: int, out_channels: int) -> nn.Conv2d:
+def build_prediction(channels: int, out_channels: int) -> Conv2d:
     """The 3x3 convolution with bias that ends a branch."""
-    return _init_normal(nn.Conv2d(channels, out_channels, 3, padding=1), bias=0.0)
+    return _init_normal(Conv2d(channels, out_channels, 3), bias=0.0)
 
 
-def build_class_prediction(channels: int, out_channels: int) -> nn.Conv2d:
+def build_class_prediction(channels: int, out_channels: int) -> Conv2d:
     """As `build_prediction`, with every sigmoid at 0.01 in the beginning."""
     prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-    return _init_normal(nn.Conv2d(channels, out_channels, 3, padding=1), bias=prior)
+    return _init_normal(Conv2d(channels, out_channels, 3), bias=prior)
 
 
 def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
@@ -47,7 +47,7 @@ def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def _init_normal(conv: nn.Conv2d, *, bias: float) -> nn.Conv2d:
+def _init_normal(conv: Conv2d, *, bias: float) -> Conv2d:
     nn.init.normal_(conv.weight, std=0.01)
     if conv.bias is not None:
         nn.init.constant_(conv.bias, bias)

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detcli.layers.conv import Conv2d
+
 BACKBONE_LEVELS = (2, 3, 4, 5)
 
 
@@ -38,13 +40,11 @@ class FPN(nn.Module):
         self.extra_relu = extra_relu
         self.out_channels = out_channels
         self.strides = tuple(2**level for level in range(min_level, max_level + 1))
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in used)
-        self.output = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in used
-        )
+        self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in used)
+        self.output = nn.ModuleList(Conv2d(out_channels, out_channels, 3) for _ in used)
         first = used[-1] if extra_from == "c5" else out_channels
         self.extra = nn.ModuleList(
-            nn.Conv2d(first if index == 0 else out_channels, out_channels, 3, 2, padding=1)
+            Conv2d(first if index == 0 else out_channels, out_channels, 3, 2)
             for index in range(max_level - BACKBONE_LEVELS[-1])
         )
         for module in self.modules():

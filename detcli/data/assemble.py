@@ -26,7 +26,9 @@ Progress = Callable[[int, int], None]
 """Called with (images looked at, images in all)."""
 
 CLIP_TOLERANCE_PX = 0.5
-"""Boxes are always cut to the image; a cut below half a pixel is rounding and is not counted."""
+"""Boxes that reach further past the image are cut to it and counted. A smaller overhang is
+rounding: the table keeps the file's own numbers, so that evaluation equals pycocotools on the
+same file, and training cuts them when it makes targets."""
 
 _THREADS = 8
 
@@ -64,12 +66,12 @@ class CheckedImages:
 class BoxTable:
     """One row per box, in any order.
 
-    image (G,) int64 row of the image; xyxy (G, 4) float64 pixels; labels (G,) int64 into
+    image (G,) int64 row of the image; xywh (G, 4) float64 pixels; labels (G,) int64 into
     class_names; area (G,) float64, NaN where the file has none; crowd, difficult (G,) bool.
     """
 
     image: IntArray
-    xyxy: FloatArray
+    xywh: FloatArray
     labels: IntArray
     area: FloatArray
     crowd: BoolArray
@@ -238,23 +240,25 @@ class _Tidy(NamedTuple):
 
 
 def _tidy(images: CheckedImages, boxes: BoxTable, mapping: IntArray) -> _Tidy:
-    """Boxes of usable images and chosen classes, clipped, with area, in image order.
+    """Boxes of usable images and chosen classes, in the image, with area, in image order.
 
     `image` and `labels` of the result are the new rows and labels.
     """
     boxes = boxes.take(images.usable[boxes.image])
     wanted = mapping[boxes.labels] >= 0
     boxes = boxes.take(wanted)
-    limits = images.sizes[boxes.image][:, [1, 0, 1, 0]]
-    xyxy = np.clip(boxes.xyxy, 0.0, limits)
-    cut = (np.abs(xyxy - boxes.xyxy) > CLIP_TOLERANCE_PX).any(axis=1)
-    sides = xyxy[:, 2:] - xyxy[:, :2]
+    with np.errstate(over="ignore"):
+        far = boxes.xywh[:, :2] + boxes.xywh[:, 2:]
+    xyxy = np.concatenate([boxes.xywh[:, :2], far], axis=1)
+    inside = np.clip(xyxy, 0.0, images.sizes[boxes.image][:, [1, 0, 1, 0]])
+    cut = (np.abs(inside - xyxy) > CLIP_TOLERANCE_PX).any(axis=1)
+    sides = inside[:, 2:] - inside[:, :2]
     solid = np.asarray((sides > 0).all(axis=1))
     new_row = np.cumsum(images.usable) - 1
     tidy = replace(
         boxes,
         image=new_row[boxes.image],
-        xyxy=xyxy,
+        xywh=np.where(cut[:, None], np.concatenate([inside[:, :2], sides], axis=1), boxes.xywh),
         labels=mapping[boxes.labels],
         area=np.where(np.isnan(boxes.area), sides.prod(axis=1), boxes.area),
     ).take(solid)
@@ -277,7 +281,6 @@ def _records(
 ) -> Records:
     kept = np.flatnonzero(images.usable)
     names, name_offsets = pack_names([images.table.names[i] for i in kept])
-    corner, far = boxes.xyxy[:, :2], boxes.xyxy[:, 2:]
     return Records(
         folder=images.table.folder or "",
         packed_names=names,
@@ -286,7 +289,7 @@ def _records(
         sizes=images.sizes[kept],
         apply_exif=images.apply_exif[kept],
         offsets=offsets,
-        boxes_xywh=np.concatenate([corner, far - corner], axis=1),
+        boxes_xywh=boxes.xywh,
         labels=boxes.labels,
         area=boxes.area,
         crowd=boxes.crowd,

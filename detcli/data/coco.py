@@ -2,7 +2,8 @@
 
 Category ids may have gaps, start anywhere or be unused; labels follow ascending id. Images are
 ordered by ascending id, the order in which pycocotools evaluates. An annotation needs no id of
-its own, no `area` (then width x height) and no `iscrowd` (then 0); segmentations are not read.
+its own, no `area` (then width x height) and no `iscrowd` or `difficult` (then 0); segmentations are
+not read.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class CocoAnnotation(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float]
     area: float | None = None
     iscrowd: Literal[0, 1] | bool = 0
+    difficult: Literal[0, 1] | bool = 0
 
 
 class CocoCategory(msgspec.Struct, gc=False):
@@ -160,16 +162,15 @@ def _boxes(
             problems.add(fault[0], f"annotations[{position}]: {fault[1]}")
         else:
             kept.append(entry)
-    xywh = np.array([entry.bbox for entry in kept], np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore"):
-        far = xywh[:, :2] + xywh[:, 2:]
+    # `difficult` is what we write for objects of Pascal VOC; other tools read `iscrowd` beside it.
+    difficult = np.array([entry.difficult for entry in kept], np.bool_)
     return BoxTable(
         image=np.array([row[entry.image_id] for entry in kept], np.int64),
-        xyxy=np.concatenate([xywh[:, :2], far], axis=1),
+        xywh=np.array([entry.bbox for entry in kept], np.float64).reshape(-1, 4),
         labels=np.array([label[entry.category_id] for entry in kept], np.int64),
         area=np.array([np.nan if e.area is None else e.area for e in kept], np.float64),
-        crowd=np.array([entry.iscrowd for entry in kept], np.bool_),
-        difficult=np.zeros(len(kept), np.bool_),
+        crowd=np.array([entry.iscrowd for entry in kept], np.bool_) & ~difficult,
+        difficult=difficult,
     )
 
 

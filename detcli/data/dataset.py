@@ -54,6 +54,8 @@ class DetectionDataset(Dataset[Sample]):
         rows = records.rows(index)
         boxes = records.boxes_xywh[rows].copy()
         boxes[:, 2:] += boxes[:, :2]
+        height, width = pixels.shape[:2]
+        boxes = boxes.clip(0, (width, height, width, height))
         return Sample(
             # A view with channels last in memory, which torchvision resizes fastest.
             image=torch.from_numpy(pixels).permute(2, 0, 1),

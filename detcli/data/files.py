@@ -25,7 +25,7 @@ def read_images(
     nothing = np.zeros(0, np.int64)
     boxes = BoxTable(
         image=nothing,
-        xyxy=np.zeros((0, 4)),
+        xywh=np.zeros((0, 4)),
         labels=nothing,
         area=np.zeros(0),
         crowd=np.zeros(0, np.bool_),

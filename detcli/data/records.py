@@ -86,7 +86,8 @@ class Records:
     sizes (I, 2) int64: height, width of the image that the boxes refer to;
     apply_exif (I,) bool: whether decoding turns the image upright before the boxes fit;
     offsets (I + 1,) int64: image i owns boxes offsets[i]:offsets[i + 1];
-    boxes_xywh (G, 4) float64 pixels: left, top, width, height, clipped to the image;
+    boxes_xywh (G, 4) float64 pixels: left, top, width, height, as in the file but for boxes that
+    reach past the image by more than CLIP_TOLERANCE_PX: these are clipped to it;
     labels (G,) int64 contiguous from 0; area (G,) float64 square pixels, the file's own figure
     where it has one; crowd, difficult (G,) bool;
     class_names, category_ids: name and original id of each label.

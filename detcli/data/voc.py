@@ -208,7 +208,7 @@ def _boxes(files: list[VocFile], class_names: list[str]) -> BoxTable:
     xyxy[slips, 2:] = xyxy[slips, :2]
     return BoxTable(
         image=np.array([i for i, _ in objects], np.int64),
-        xyxy=xyxy,
+        xywh=np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1),
         labels=np.array([label[found.name] for _, found in objects], np.int64),
         area=np.full(len(objects), np.nan),
         crowd=np.zeros(len(objects), np.bool_),

@@ -181,10 +181,10 @@ def _boxes(rows: list[Row], row_images: list[int], images: CheckedImages) -> Box
     image = np.array(row_images, np.int64)
     values = np.array(rows, np.float64).reshape(-1, 5)
     scale = images.sizes[image][:, ::-1]
-    centre, half = values[:, 1:3] * scale, values[:, 3:5] * scale / 2
+    centre, sides = values[:, 1:3] * scale, values[:, 3:5] * scale
     return BoxTable(
         image=image,
-        xyxy=np.concatenate([centre - half, centre + half], axis=1),
+        xywh=np.concatenate([centre - sides / 2, sides], axis=1),
         labels=values[:, 0].astype(np.int64),
         area=np.full(len(rows), np.nan),
         crowd=np.zeros(len(rows), np.bool_),

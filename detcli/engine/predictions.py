@@ -48,8 +48,8 @@ def prediction_meta(
 
 
 def coco_document(records: Records) -> dict[str, Any]:
-    """A record table as a COCO data set. Difficult objects become crowd regions: COCO has no
-    other way to say that a detection there counts neither for nor against."""
+    """A record table as a COCO data set. Difficult objects carry `difficult`, which we read again,
+    and `iscrowd`, which is the nearest thing that other tools know."""
     truth = records.ground_truth()
     images = [
         {"id": image_id, "file_name": records.name(index), "height": height, "width": width}
@@ -62,7 +62,8 @@ def coco_document(records: Records) -> dict[str, Any]:
         truth.labels.tolist(),
         truth.boxes_xywh.tolist(),
         truth.area.tolist(),
-        (truth.crowd | truth.difficult).tolist(),
+        truth.crowd.tolist(),
+        truth.difficult.tolist(),
         strict=True,
     )
     annotations = [
@@ -72,9 +73,10 @@ def coco_document(records: Records) -> dict[str, Any]:
             "category_id": truth.category_ids[label],
             "bbox": box,
             "area": area,
-            "iscrowd": int(ignored),
+            "iscrowd": int(crowd or difficult),
+            "difficult": int(difficult),
         }
-        for number, (image_id, label, box, area, ignored) in enumerate(columns, 1)
+        for number, (image_id, label, box, area, crowd, difficult) in enumerate(columns, 1)
     ]
     categories = [
         {"id": category_id, "name": name}

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detcli.data.dataset import DetectionDataset
 from detcli.data.read import read_records
 from detcli.data.records import Records
+from detcli.data.transforms import build_transforms
 from detcli.errors import DataError
 from tests.data.build import (
     coco_content,
@@ -23,6 +25,7 @@ from tests.data.build import (
 )
 
 COCO = {"annotations": "train.json", "images": "images"}
+WHOLE = {"short": [40], "long": 60, "pick": "choice", "eval_short": None}
 YOLO = {"images": "images/train", "labels": "labels/train"}
 
 
@@ -79,9 +82,33 @@ def test_coco_boxes_are_clipped_dropped_and_counted(tmp_path: Path) -> None:
     ]
     write_coco(tmp_path, content)
     records = read(tmp_path, "coco")
-    assert records.boxes_xywh.tolist() == [[50, 30, 10, 10], [0, 0, 60, 40], [0, 0, 60, 40]]
+    assert records.boxes_xywh.tolist() == [[50, 30, 10, 10], [0, 0, 60.0001, 40], [0, 0, 60, 40]]
+    transforms = build_transforms(resize=WHOLE, augment={}, train=False)
+    sample = DetectionDataset(records, transforms, seed=0).load(0)
+    assert sample.boxes.tolist() == [[50, 30, 60, 40], [0, 0, 60, 40], [0, 0, 60, 40]]
     assert records.notes.degenerate_boxes == 3
     assert records.notes.clipped_boxes == 2
+
+
+def test_coco_boxes_keep_every_digit(tmp_path: Path) -> None:
+    """pycocotools multiplies width and height as they stand in the file."""
+    box = [0.1, 0.2, 0.30000000000000004, 17.7]
+    content = coco_content()
+    content["annotations"] = [{"image_id": 0, "category_id": 7, "bbox": box}]
+    write_coco(tmp_path, content)
+    assert read(tmp_path, "coco").boxes_xywh.tolist() == [box]
+
+
+def test_coco_difficult_is_read_and_is_no_crowd(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"] = [
+        {"image_id": 0, "category_id": 7, "bbox": [5, 5, 9, 9], "iscrowd": 1, "difficult": 1},
+        {"image_id": 0, "category_id": 7, "bbox": [5, 5, 9, 9], "iscrowd": 1},
+    ]
+    write_coco(tmp_path, content)
+    records = read(tmp_path, "coco")
+    assert records.difficult.tolist() == [True, False]
+    assert records.crowd.tolist() == [False, True]
 
 
 def test_a_choice_of_classes_keeps_the_images(tmp_path: Path) -> None:

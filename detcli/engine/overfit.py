@@ -32,12 +32,9 @@ def overfit_recipe(recipe: Recipe, num_images: int) -> Recipe:
     )
     epochs = math.ceil(STEPS / steps_per_epoch)
     values["optim"]["weight_decay"] = 0.0
-    values["schedule"] |= {
-        "name": "step",
-        "epochs": epochs,
-        "milestones": [],
-        "warmup_steps": min(values["schedule"]["warmup_steps"], STEPS // 10),
-    }
+    warmup = {key: values["schedule"][key] for key in ("warmup", "warmup_ratio", "warmup_steps")}
+    warmup["warmup_steps"] = min(warmup["warmup_steps"], STEPS // 10)
+    values["schedule"] = {"name": "step", "epochs": epochs, "milestones": [], **warmup}
     train |= {"ema": None, "eval_every": max(1, epochs // LOOKS), "val_loss": False}
     train["log_every"] = max(1, STEPS // (2 * LOOKS))
     return recipe_from_dict(values, f"{recipe.name} (overfit)")

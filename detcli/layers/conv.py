@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from detcli.layers import winograd
 from detcli.layers.norm import build_norm, fixed_affine
@@ -66,13 +69,35 @@ class ConvNorm(nn.Module):
         if affine is not None:
             scale, shift = affine
             bias = self.conv.bias
-            y = self.conv.convolve(
-                x,
-                self.conv.weight * scale[:, None, None, None],
-                shift if bias is None else shift + bias * scale,
-            )
+            weight = _scaled(self.conv.weight, scale)
+            shift = shift if bias is None else shift + bias * scale
+            with saved_tensors_hooks(*_recompute(weight, self.conv.weight, scale)):
+                y = self.conv.convolve(x, weight, shift)
         else:
             y = self.conv(x)
             if self.norm is not None:
                 y = self.norm(y)
         return F.relu_(y) if self.relu else y
+
+
+def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """`weight` (O, C, k, k) with output channel o multiplied by scale[o]."""
+    return weight * scale[:, None, None, None]
+
+
+def _recompute(
+    folded: Tensor, weight: Tensor, scale: Tensor
+) -> tuple[Callable[[Tensor], Tensor | None], Callable[[Tensor | None], Tensor]]:
+    """Hooks that drop a folded weight after the forward pass and make it anew in the backward.
+
+    Otherwise a second copy of the backbone's weights would be alive at the peak of memory.
+    """
+    place, fixed = folded.data_ptr(), (weight.detach(), scale.detach())
+
+    def pack(saved: Tensor) -> Tensor | None:
+        return None if saved.data_ptr() == place else saved
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        return _scaled(*fixed) if kept is None else kept
+
+    return pack, unpack

@@ -29,7 +29,7 @@ __all__ = [
     "centerness_target",
 ]
 
-# (logits (M, C), labels (M,) int64 with C for background) -> scalar sum
+# (logits (M, C), labels (M,) int64 with C for background, negative: ignored) -> scalar sum
 ClassLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 

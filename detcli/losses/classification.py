@@ -35,8 +35,9 @@ class FocalLoss:
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Weighted sum, a float32 scalar (float64 for float64 logits).
 
-        logits (M, C) of any float type; labels (M,) int64 from 0 to C, C is background. Finite for
-        all finite logits; exact zero that keeps the graph for M = 0.
+        logits (M, C) of any float type; labels (M,) int64 up to C, which is background; rows with
+        a negative label do not count. Finite for all finite logits; exact zero that keeps the
+        graph for M = 0.
         """
         check_shape("logits", logits, None, None)
         check_shape("labels", labels, len(logits))
@@ -79,17 +80,20 @@ def _focal_block(
     x: Tensor, labels: Tensor, alpha: float, gamma: float, grad: Tensor | None
 ) -> Tensor:
     """Sum over x (m, C) with labels (m,); writes the gradient into grad (m, C) if given."""
-    is_positive = (labels < x.shape[1])[:, None]
-    entry = labels.clamp(max=x.shape[1] - 1)[:, None]  # (m, 1)
+    ignored = labels < 0
+    is_positive = (~ignored & (labels < x.shape[1]))[:, None]
+    entry = labels.clamp(0, x.shape[1] - 1)[:, None]  # (m, 1)
     loss = _negative_terms(x, gamma, grad).mul_(1 - alpha)
     # a positive is a negative of the opposite logit
     opposite = -x.gather(1, entry)
     slope = torch.empty_like(opposite)
     loss_positive = _negative_terms(opposite, gamma, slope).mul_(alpha)
     loss.scatter_(1, entry, loss_positive.where(is_positive, loss.gather(1, entry)))
+    loss[ignored] = 0
     if grad is not None:
         grad.mul_(1 - alpha)
         grad.scatter_(1, entry, slope.mul_(-alpha).where(is_positive, grad.gather(1, entry)))
+        grad[ignored] = 0
     return loss.sum()
 
 

@@ -12,6 +12,9 @@ from detcli.recipe.section import Numbers, Quadruple, Section, SizesPerLevel
 DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
+NORM_GROUPS = 32  # of every group norm in a head
+
+
 class Backbone(Section):
     """The network that reads the image."""
 
@@ -184,6 +187,7 @@ class Detector(Section):
 
     backbone: Backbone = Field(Backbone(), description="The network that reads the image")
     neck: Neck = Field(Neck(), description="The feature pyramid")
+    head: Head = Field(Head(), description="The branches")
     regression: Literal["box", "point"] = Field(
         "box", description="Regress from the anchor box, or side distances from its centre"
     )
@@ -192,6 +196,15 @@ class Detector(Section):
         0.05, ge=0, lt=1, description="Candidates must have a higher class score"
     )
     topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        channels = self.neck.out_channels
+        if self.head.norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
+            yield (
+                "neck.out_channels",
+                f"head.norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple "
+                f"of {NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}",
+            )
 
 
 class RetinaNet(Detector):
@@ -206,6 +219,7 @@ class RetinaNet(Detector):
     box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Regression loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         levels = self.neck.max_level - self.neck.min_level + 1
         sizes = self.anchors.sizes
         if sizes is not None and len(sizes) != levels:
@@ -250,6 +264,7 @@ class Fcos(Detector):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         yield from _delta_problems(self.delta_stds, self.regression)
         if self.regression == "box" and self.stride_units:
             yield "stride_units", "acts only with regression point, but regression is box"
@@ -259,7 +274,6 @@ class Atss(Detector):
     """ATSS (Zhang et al. 2020)."""
 
     name: Literal["atss"] = Field(description="ATSS")
-    head: Head = Field(Head(), description="The branches")
     anchor_scale: float = Field(8.0, gt=0, description="Side of the square anchor, in strides")
     assigner: Assigner = Field(
         AtssAssigner(name="atss"), description="Which anchors learn which object"
@@ -271,6 +285,7 @@ class Atss(Detector):
     centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         yield from _delta_problems(self.delta_stds, self.regression)
 
 

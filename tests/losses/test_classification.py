@@ -48,6 +48,20 @@ def test_equals_torchvision(rows: int, classes: int, gamma: float) -> None:
     torch.testing.assert_close(got.double(), want_grad, rtol=1e-5, atol=1e-7)
 
 
+def test_negative_labels_do_not_count() -> None:
+    logits, labels = sample(60, 5)
+    labels[::3] = -2
+    used = labels >= 0
+    loss = focal()(logits, labels)
+    loss.backward()
+    kept = logits.detach()[used].requires_grad_()
+    want = focal()(kept, labels[used])
+    want.backward()
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(logits.grad[used], kept.grad)
+    assert (logits.grad[~used] == 0).all()
+
+
 def test_equals_the_formula() -> None:
     logits, labels = sample(7, 3, seed=2, dtype=torch.float64)
     want = 0.0

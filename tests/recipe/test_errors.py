@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detcli.errors import RecipeError
-from detcli.recipe import recipe_from_dict
+from detcli.recipe import load_recipe, recipe_from_dict
 from tests.recipe.texts import MINIMAL, lines_of, load
 
 COCO = """\
@@ -249,3 +249,9 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
     recipe = load(tmp_path, COCO).recipe
     with pytest.raises(ValueError, match="frozen"):
         recipe.optim.lr = 1.0
+
+
+@pytest.mark.parametrize("channels", [32, 48])
+def test_group_norm_needs_channels_for_its_groups(channels):
+    with pytest.raises(RecipeError, match=r"neck\.out_channels.*32 groups"):
+        load_recipe("atss_r50", [f"model.neck.out_channels={channels}"])

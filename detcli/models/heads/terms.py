@@ -1,6 +1,6 @@
 """Loss terms that detectors share.
 
-Letters: B images, P priors of one image, C classes, M positive priors of the batch.
+Letters: M positive priors of the batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from detcli.assign import IGNORED, Assigner
+from detcli.assign import Assigner
 from detcli.losses import BoxLoss, ClassLoss
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
@@ -22,12 +22,6 @@ class Criterion:
     assigner: Assigner
     class_loss: ClassLoss
     box_loss: BoxLoss
-
-
-def class_term(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the class loss of logits (B, P, C) over all priors that are not ignored."""
-    used = labels != IGNORED
-    return criterion.class_loss(logits[used], labels[used])
 
 
 def box_term(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-TERMS_LEFT_OUT = {"kind", "epoch", "step", "lr", "images_per_s", "data_wait", "memory_gib"}
+NO_TERMS = {"kind", "epoch", "step", "lr", "images_per_s", "data_wait", "memory_gib"}
 
 
 def plot_curves(folder: Path) -> Path | None:
@@ -26,7 +26,7 @@ def plot_curves(folder: Path) -> Path | None:
     from matplotlib import pyplot as plt
 
     figure, (losses, rate, quality) = plt.subplots(1, 3, figsize=(15, 4.2))
-    for term in training[0].keys() - TERMS_LEFT_OUT if training else ():
+    for term in [key for key in training[0] if key not in NO_TERMS] if training else ():
         _line(losses, training, term, linewidth=2 if term == "loss" else 1)
     if validated:
         _line(losses, validated, "loss", label="validation loss", linestyle="--", marker="o")
@@ -39,7 +39,7 @@ def plot_curves(folder: Path) -> Path | None:
     quality.set_ylim(0, 1)
     for axis in (losses, quality):
         if axis.lines:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(str(folder))
     figure.tight_layout()
     path = folder / "curves.png"

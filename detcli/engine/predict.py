@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 
 from detcli.data.files import read_images
 from detcli.data.images import SUFFIXES, read_image
@@ -58,28 +57,26 @@ def draw(
     """The image (H, W, 3) uint8 RGB with the boxes of image `index` scored at least
     `confidence`, labelled with class and score; and how many these are."""
     from matplotlib import get_data_path
-    from torchvision.utils import draw_bounding_boxes
+    from PIL import Image, ImageDraw, ImageFont
 
     rows = np.arange(detections.offsets[index], detections.offsets[index + 1])
     rows = rows[detections.scores[rows] >= confidence][::-1]  # the best on top
-    if len(rows) == 0:
-        return image, 0
-    boxes = detections.boxes_xywh[rows].copy()
-    boxes[:, 2:] += boxes[:, :2]
-    labels = detections.labels[rows]
-    drawn = draw_bounding_boxes(
-        torch.from_numpy(image).permute(2, 0, 1),
-        torch.from_numpy(boxes),
-        labels=[
-            f"{names[label]} {score:.2f}"
-            for label, score in zip(labels, detections.scores[rows], strict=True)
-        ],
-        colors=[class_color(int(label)) for label in labels],
-        width=max(1, round(max(image.shape) / 400)),
-        font=str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"),
-        font_size=max(10, round(max(image.shape) / 60)),
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    side = max(image.shape)
+    font = ImageFont.truetype(
+        str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), max(10, round(side / 60))
     )
-    return np.ascontiguousarray(drawn.permute(1, 2, 0).numpy()), len(rows)
+    for row in rows:
+        label = int(detections.labels[row])
+        left, top, width, height = detections.boxes_xywh[row]
+        color = class_color(label)
+        corners = (left, top, left + width, top + height)
+        pen.rectangle(corners, outline=color, width=max(1, round(side / 400)))
+        text = f"{names[label]} {detections.scores[row]:.2f}"
+        pen.rectangle(pen.textbbox((left, top), text, font=font), fill=color)
+        pen.text((left, top), text, font=font, fill="black")
+    return np.asarray(picture), len(rows)
 
 
 def class_color(label: int) -> tuple[int, int, int]:

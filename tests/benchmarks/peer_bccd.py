@@ -22,6 +22,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.evaluation import evaluate_coco
+from detcli.layers.conv import Conv2d
 from detcli.types import Detections
 
 WIDTH, HEIGHT = 320, 240
@@ -65,6 +66,17 @@ def build(num_classes: int) -> FCOS:
     )  # fmt: skip
 
 
+def hasten(model: FCOS) -> FCOS:
+    """The same model in less time on a CPU: memory layout, and 3x3 convolutions by an algorithm
+    whose results differ by rounding (1e-5 of the largest value)."""
+    torch.set_flush_denormal(True)
+    for module in model.modules():
+        if type(module) is torch.nn.Conv2d and module.kernel_size == (3, 3):
+            assert module.padding == (1, 1)
+            module.__class__ = Conv2d
+    return model.to(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def evaluate(model: FCOS, records: Records) -> dict[str, float | None]:
     model.eval()
@@ -88,9 +100,7 @@ def run(root: str, seed: int, epochs: int, batch: int) -> dict[str, float | None
     records, held_out = load(root, "train"), load(root, "val")
     images = [image_of(records, index) for index in range(len(records))]
     targets = [target_of(records, index) for index in range(len(records))]
-    # The same numbers in less time: neither changes what is computed.
-    model = build(records.num_classes).to(memory_format=torch.channels_last)
-    torch.set_flush_denormal(True)
+    model = hasten(build(records.num_classes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     steps = math.ceil(len(images) / batch) * epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -114,7 +124,7 @@ def main() -> None:
     parser.add_argument("root")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     arguments = parser.parse_args()
     for seed in map(int, arguments.seeds.split(",")):
         metrics = run(arguments.root, seed, arguments.epochs, arguments.batch)

@@ -5,6 +5,7 @@ Coordinates are continuous: pixel (i, j) covers [j, j + 1] x [i, i + 1].
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,17 +98,19 @@ def draw_scene(
     side: tuple[float, float],
     min_visible: float,
     lookalikes: bool,
+    class_hues: bool,
 ) -> Scene:
     """Draw a background, then objects and distractors in random order of depth.
 
     A shape that finds no place where it leaves the earlier ones visible enough is left out.
+    class_hues: each class keeps to its own part of the colour circle; distractors have any colour.
     """
     distractors = _PLAIN_DISTRACTORS | (_LOOKALIKES if lookalikes else {})
     plan: list[int | None] = [int(rng.integers(len(CLASSES))) for _ in range(num_objects)]
     plan += [None] * num_distractors
     order = rng.permutation(len(plan))
     canvas = _background(size, rng)
-    scene = Canvas(canvas, min_visible)
+    scene = Canvas(canvas, min_visible, class_hues=class_hues)
     for label in (plan[i] for i in order):
         makers = list(distractors.values()) if label is None else list(CLASSES.values())
         maker = makers[int(rng.integers(len(makers)))] if label is None else makers[label]
@@ -138,9 +141,12 @@ def _placed(
 class Canvas:
     """The picture so far, and what is visible of each shape in it."""
 
-    def __init__(self, pixels: NDArray[np.float64], min_visible: float) -> None:
+    def __init__(
+        self, pixels: NDArray[np.float64], min_visible: float, *, class_hues: bool = False
+    ) -> None:
         self.pixels = pixels
         self.min_visible = min_visible
+        self.class_hues = class_hues
         self.objects: list[tuple[int | None, tuple[float, float, float, float], int]] = []
         self._visible: list[NDArray[np.bool_]] = []
 
@@ -158,22 +164,33 @@ class Canvas:
         self._visible = [visible & ~solid for visible in self._visible]
         self._visible.append(solid)
         self.objects.append((label, box, int(solid.sum())))
-        self._paint(cover, solid, rng)
+        self._paint(cover, solid, label if self.class_hues else None, rng)
         return True
 
     def _paint(
-        self, cover: NDArray[np.float64], solid: NDArray[np.bool_], rng: np.random.Generator
+        self,
+        cover: NDArray[np.float64],
+        solid: NDArray[np.bool_],
+        hue_of: int | None,
+        rng: np.random.Generator,
     ) -> None:
         behind = self.pixels[solid].mean(axis=0) if solid.any() else np.zeros(3)
-        colour = rng.uniform(0, 255, 3)
-        while np.linalg.norm(colour - behind) < _MIN_CONTRAST:
-            colour = rng.uniform(0, 255, 3)
+        for _ in range(_PLACEMENT_TRIALS):
+            colour = rng.uniform(0, 255, 3) if hue_of is None else _class_colour(hue_of, rng)
+            if np.linalg.norm(colour - behind) >= _MIN_CONTRAST:
+                break
         height, width = cover.shape
         angle = rng.uniform(0, 2 * math.pi)
         rows, columns = np.mgrid[0:height, 0:width] / max(height, width) - 0.5
         shade = 40 * (math.cos(angle) * columns + math.sin(angle) * rows)
         filled = colour + shade[:, :, None]
         self.pixels += cover[:, :, None] * (filled - self.pixels)
+
+
+def _class_colour(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A vivid RGB colour, 0..255, from the class's part of the colour circle."""
+    hue = (label + rng.uniform(-0.25, 0.25)) / len(CLASSES) % 1.0
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)))
 
 
 def _coverage(points: Points, size: tuple[int, int]) -> NDArray[np.float64]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detcli.errors import CheckpointError
+from detcli.models.convert.files import load_safely
 
 FORMAT = 1
 REQUIRED = ("recipe", "class_names", "category_ids", "model")
@@ -35,7 +34,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises CheckpointError for anything that is not one: no file, a truncated one, a pickle with
     code in it, another tool's weights.
     """
-    content = read_file(path)
+    content = load_safely(path)
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(
             f"{path}: not a checkpoint of detcli; "
@@ -49,22 +48,6 @@ def load(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")
     return content
-
-
-def read_file(path: Path) -> Any:
-    """The content of a torch file, tensors and primitives only, on the CPU."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: holds Python objects besides tensors and plain values, or is no torch file; "
-            "reading it could run foreign code, so it is refused"
-        ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: truncated or not a torch file ({reason})") from None
 
 
 def weights_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -91,7 +91,7 @@ class _Conv3x3(torch.autograd.Function):
         return _from_tiles(tiles if bias is None else tiles.add_(bias), x.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         tiles = torch.matmul(OUTPUT.t(), _output_tiles(grad)).transpose(0, 1)  # (K, T, O)
@@ -152,9 +152,7 @@ def _from_tiles(tiles: Tensor, like: torch.Size) -> Tensor:
     images, _, height, width = like
     rows, columns = -(-height // SIDE), -(-width // SIDE)
     parts = tiles.view(images, rows, columns, SIDE, SIDE, -1).transpose(2, 3)
-    maps = torch.empty(
-        (images, tiles.shape[2], height, width), memory_format=torch.channels_last
-    )
+    maps = torch.empty((images, tiles.shape[2], height, width), memory_format=torch.channels_last)
     last = maps.permute(0, 2, 3, 1)
     if height % SIDE or width % SIDE:
         padded = parts.reshape(images, rows * SIDE, columns * SIDE, -1)

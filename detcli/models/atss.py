@@ -23,7 +23,7 @@ from detcli.losses import (
 from detcli.models.heads.decode import Selection, decode_image
 from detcli.models.heads.matching import match_batch, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
-from detcli.models.heads.terms import Criterion, box_term
+from detcli.models.heads.terms import Criterion, box_term, class_term
 from detcli.models.heads.tower import (
     build_class_prediction,
     build_prediction,
@@ -128,7 +128,6 @@ class ATSS(nn.Module):
         """Terms "class", "box" and "centerness", float32 scalars with their weights."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             priors = self.anchors(outputs.boxes, outputs.canvas)
-            logits = flatten_levels(outputs.class_logits, self.head.num_classes).flatten(0, 1)
             encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)
             centerness = flatten_levels(outputs.centerness, 1).flatten()
             matches = match_batch(
@@ -150,7 +149,9 @@ class ATSS(nn.Module):
                 weights=wanted,
             )
             center = centerness_loss(centerness[matches.positive], wanted)
-            classes = self.criterion.class_loss(logits, matches.labels.flatten())
+            classes = class_term(
+                self.criterion, outputs.class_logits, matches.labels, self.head.num_classes
+            )
             return {
                 "class": classes / count,
                 "box": box / all_rank_mean(wanted.sum()).clamp(min=1),

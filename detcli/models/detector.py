@@ -25,8 +25,6 @@ class Detector(Protocol):
         """
         ...
 
-    def decode(
-        self, outputs: Any, image_sizes: Sequence[tuple[int, int]]
-    ) -> list[Candidates]:
+    def decode(self, outputs: Any, image_sizes: Sequence[tuple[int, int]]) -> list[Candidates]:
         """Candidates of each image before suppression, clipped to its valid (height, width)."""
         ...

@@ -18,7 +18,7 @@ from detcli.losses import build_box_loss, build_class_loss
 from detcli.models.heads.decode import Selection, decode_image
 from detcli.models.heads.matching import match_batch, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid
-from detcli.models.heads.terms import Criterion, box_term
+from detcli.models.heads.terms import Criterion, box_term, class_term
 from detcli.models.heads.tower import (
     build_class_prediction,
     build_prediction,
@@ -100,9 +100,7 @@ class RetinaNet(nn.Module):
         self.criterion = criterion
         self.selection = selection
 
-    def forward(
-        self, images: Tensor, targets: Sequence[Target] | None = None
-    ) -> RetinaNetOutputs:
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> RetinaNetOutputs:
         """Raw predictions for images (B, 3, H, W); targets are not used."""
         levels = [self.head(level) for level in self.neck(self.backbone(images))]
         logits, boxes = zip(*levels, strict=True)
@@ -112,7 +110,6 @@ class RetinaNet(nn.Module):
         """Terms "class" and "box", float32 scalars with their weights."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             priors = self.anchors(outputs.boxes, outputs.canvas)
-            logits = flatten_levels(outputs.class_logits, self.head.num_classes).flatten(0, 1)
             encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)
             matches = match_batch(
                 self.criterion.assigner,
@@ -129,7 +126,9 @@ class RetinaNet(nn.Module):
                 matches.boxes,
                 priors.take(matches.prior_index()),
             )
-            classes = self.criterion.class_loss(logits, matches.labels.flatten())
+            classes = class_term(
+                self.criterion, outputs.class_logits, matches.labels, self.head.num_classes
+            )
             return {
                 "class": classes / count,
                 "box": box / count,

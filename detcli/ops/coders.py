@@ -78,5 +78,5 @@ class DistanceCoder:
 
 
 def side_distances(points: Tensor, boxes: Tensor) -> Tensor:
-    """Distances (M, 4) in pixels from point i of (M, 2) to the left, top, right, bottom of box i."""
+    """Pixels (M, 4) from point i of (M, 2) to the left, top, right and bottom side of box i."""
     return torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=1)

@@ -40,27 +40,29 @@ class Priors:
 
     def select(self, keep: Tensor) -> Priors:
         """The priors where `keep` (P,) bool is true; the levels stay apart."""
-        sizes = torch.stack([part.sum() for part in keep.split(self.level_sizes)])
+        parts = torch.split(keep, list(self.level_sizes))
+        sizes = torch.stack([part.sum() for part in parts])
         return Priors(
             self.boxes[keep], self.centers[keep], self.strides[keep], tuple(sizes.tolist())
         )
 
     def take(self, rows: Tensor) -> Priors:
         """The priors at positions `rows` (M,) int64, in that order, as a single level."""
-        return Priors(
-            self.boxes[rows], self.centers[rows], self.strides[rows], (rows.shape[0],)
-        )
+        return Priors(self.boxes[rows], self.centers[rows], self.strides[rows], (rows.shape[0],))
 
     def split(self) -> list[Priors]:
         """The priors of each level."""
-        parts = zip(
-            self.boxes.split(self.level_sizes),
-            self.centers.split(self.level_sizes),
-            self.strides.split(self.level_sizes),
-            self.level_sizes,
-            strict=True,
-        )
-        return [Priors(boxes, centers, strides, (size,)) for boxes, centers, strides, size in parts]
+        ends = torch.tensor(self.level_sizes).cumsum(0).tolist()
+        starts = [0, *ends[:-1]]
+        return [
+            Priors(
+                self.boxes[start:end],
+                self.centers[start:end],
+                self.strides[start:end],
+                (end - start,),
+            )
+            for start, end in zip(starts, ends, strict=True)
+        ]
 
 
 def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:

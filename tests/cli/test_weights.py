@@ -26,9 +26,7 @@ def test_an_mmdetection_checkpoint_comes_in_and_predicts(tmp_path, capsys):
     source = tmp_path / "atss_r50_fpn_1x_coco.pth"
     torch.save({"meta": {"epoch": 12}, "state_dict": mmdetection_state("mm_atss_r50")}, source)
     out = tmp_path / "atss.pt"
-    done = run(
-        capsys, "weights", "import", source, "--from", "mmdetection", "--out", out, "--json"
-    )
+    done = run(capsys, "weights", "import", source, "--from", "mmdetection", "--out", out, "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert document["recipe"] == "atss_r50"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +100,7 @@ def test_variants_are_what_they_say(variant: str) -> None:
         assert np.mean(counts) > 10
     else:
         assert side > 25
-        assert max(counts) <= 4
+        assert max(counts) <= VARIANTS[variant].objects[1]
     if variant == "hard_negatives":
         assert counts.count(0) >= 6
 
@@ -115,3 +116,16 @@ def test_boxes_fit_what_is_drawn(name: str) -> None:
     drawn = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert np.allclose(drawn, (left, top, left + width, top + height), atol=1.01)
     assert canvas.objects[0][2] <= width * height
+
+
+@pytest.mark.parametrize("class_hues", [True, False])
+def test_classes_keep_to_their_hues_where_they_should(class_hues: bool) -> None:
+    rng = np.random.default_rng(5)
+    square = np.array([(20.0, 20.0), (40.0, 20.0), (40.0, 40.0), (20.0, 40.0)])
+    offsets = []
+    for label in list(range(len(CLASSES))) * 10:
+        canvas = Canvas(np.full((64, 64, 3), 127.0), min_visible=0.5, class_hues=class_hues)
+        assert canvas.place(label, square, rng)
+        hue = colorsys.rgb_to_hsv(*np.clip(canvas.pixels[30, 30] / 255, 0, 1))[0]
+        offsets.append(abs((hue - label / len(CLASSES) + 0.5) % 1 - 0.5))
+    assert (max(offsets) < 0.5 / len(CLASSES)) == class_hues

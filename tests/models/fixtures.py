@@ -60,9 +60,7 @@ class Fixture:
         return float(np.abs(want - got).max() / max(np.abs(want).max(), 1e-12))
 
 
-def num_agreeing(
-    want: tuple[Tensor, Tensor, Tensor], got: tuple[Tensor, Tensor, Tensor]
-) -> int:
+def num_agreeing(want: tuple[Tensor, Tensor, Tensor], got: tuple[Tensor, Tensor, Tensor]) -> int:
     """How many of the wanted boxes (N, 4), scores (N,), labels (N,) have a partner of the same
     label, score (1e-4) and place (0.05 pixel): equal scores may swap their order."""
     corner = (want[0][:, None] - got[0][None]).abs().amax(dim=2)

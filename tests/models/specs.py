@@ -31,8 +31,10 @@ RETINANET_TORCHVISION = {
     "backbone": {"norm_eps": 0.0},
     "neck": {"extra_relu": True},
     "anchors": {
-        "sizes": [[side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))]
-                  for side in (32, 64, 128, 256, 512)],
+        "sizes": [
+            [side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))]
+            for side in (32, 64, 128, 256, 512)
+        ],
         "round_corners": True,
         "fit_grid": True,
     },
@@ -72,7 +74,9 @@ def detector(name: str, *changes: dict[str, Any], num_classes: int = 80) -> nn.M
 
 
 def target(
-    boxes: list[list[float]], labels: list[int], size: tuple[int, int],
+    boxes: list[list[float]],
+    labels: list[int],
+    size: tuple[int, int],
     ignore: list[list[float]] | None = None,
 ) -> Target:
     """A target from plain lists."""

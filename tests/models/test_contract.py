@@ -18,7 +18,9 @@ NUM_CLASSES = 5
 
 each_detector = pytest.mark.parametrize("name", DETECTORS)
 ASSIGNERS: list[dict[str, Any]] = [
-    {"name": "max_iou"}, {"name": "atss"}, {"name": "fcos", "center_radius": 1.5},
+    {"name": "max_iou"},
+    {"name": "atss"},
+    {"name": "fcos", "center_radius": 1.5},
 ]
 
 
@@ -108,8 +110,11 @@ def test_assigner_and_regression_are_exchangeable(
     name: str, assigner: dict[str, Any], regression: str, box_loss: str
 ) -> None:
     changes = {
-        "assigner": assigner, "regression": regression, "box_loss": {"name": box_loss},
-        "neck": {"out_channels": 32}, "head": {"num_convs": 0},
+        "assigner": assigner,
+        "regression": regression,
+        "box_loss": {"name": box_loss},
+        "neck": {"out_channels": 64},
+        "head": {"num_convs": 0},
     }
     model = small(name, changes)
     losses = model.loss(model(batch()), some_targets())
@@ -257,13 +262,13 @@ def test_learns_two_images(name: str) -> None:
     targets = [target([[20, 16, 80, 64]], [0], CANVAS), target([[40, 30, 90, 80]], [1], CANVAS)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     totals = []
-    for _ in range(40):
+    for _ in range(25):
         loss = sum(model.loss(model(images), targets).values())
         totals.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert totals[-1] < 0.45 * totals[0]
+    assert totals[-1] < 0.5 * totals[0]
 
 
 @each_detector

@@ -40,6 +40,7 @@ CASES = [
     Case("mm_fcos_r50_caffe", "fcos", FCOS_MM, 0.5, False),
 ]
 
+
 @dataclass
 class Run:
     case: Case
@@ -68,7 +69,9 @@ def run(request: pytest.FixtureRequest) -> Run:
     outputs = model(fixture.images)
     losses = model.loss(outputs, fixture.targets)
     sum(losses.values()).backward()
-    return Run(case, fixture, model, dict(report.names), kept["backbone"], kept["neck"], outputs, losses)
+    return Run(
+        case, fixture, model, dict(report.names), kept["backbone"], kept["neck"], outputs, losses
+    )
 
 
 def test_features_and_raw_outputs(run: Run) -> None:
@@ -88,8 +91,11 @@ def test_assigned_classes(run: Run) -> None:
     grid = run.model.points if run.case.detector == "fcos" else run.model.anchors
     priors = grid(run.outputs.boxes, run.outputs.canvas)
     matches = match_batch(
-        run.model.criterion.assigner, priors, run.fixture.targets,
-        num_classes=80, inside_only=run.case.inside_only,
+        run.model.criterion.assigner,
+        priors,
+        run.fixture.targets,
+        num_classes=80,
+        inside_only=run.case.inside_only,
     )
     labels = matches.labels.where(matches.labels >= 0, 80)  # ignored: background, without weight
     for index, level in enumerate(labels.split(priors.level_sizes, dim=1)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from detcli.errors import CheckpointError
-from detcli.models.convert import convert_torchvision, read_weights, recognise_torchvision
+from detcli.models.convert import convert_torchvision, recognise_torchvision
 from tests.models.fixtures import num_agreeing
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector
 

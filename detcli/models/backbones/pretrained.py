@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from detcli.errors import CheckpointError
 from detcli.models.convert.files import read_state
 from detcli.models.convert.names import resnet_key
-from detcli.models.convert.report import copy_state
+from detcli.models.convert.report import copy_state, keep_eps
 
 IMAGENET = "imagenet"
+IMAGENET_EPS = 1e-5  # of the norms, in torchvision's and the caffe-style weights alike
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str, *, depth: int) -> None:
@@ -27,12 +28,11 @@ def load_backbone_weights(backbone: nn.Module, weights: str, *, depth: int) -> N
         state, where = download_imagenet(depth), f"torchvision's ResNet-{depth}"
     else:
         state, where = read_state(Path(weights)), weights
-    renamed = {
-        resnet_key(key): value for key, value in state.items() if not key.startswith("fc.")
-    }
+    renamed = {resnet_key(key): value for key, value in state.items() if not key.startswith("fc.")}
     for key, value in backbone.state_dict().items():
         if key.endswith("num_batches_tracked"):  # old files lack it; nothing depends on it
             renamed.setdefault(key, value)
+    keep_eps(renamed, backbone, IMAGENET_EPS, where)
     copy_state(backbone, renamed, where)
 
 

@@ -155,7 +155,7 @@ class ResNet(nn.Module):
             if isinstance(module, BasicBlock | Bottleneck):
                 last = module.conv2.norm if isinstance(module, BasicBlock) else module.conv3.norm
                 assert last is not None
-                nn.init.zeros_(last.weight)
+                last.get_parameter("weight").data.zero_()
 
 
 def build_shortcut(

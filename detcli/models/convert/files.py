@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def read_weights(path: Path) -> PublicWeights:
     Raises CheckpointError when the file is missing, damaged, no checkpoint, or needs code to be
     run: only tensors and plain values are read.
     """
-    content = _load(path)
+    content = load_safely(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path}: expected a dictionary of tensors, got {type(content).__name__}"
@@ -70,11 +71,17 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
     return f"something else ({len(names)} tensors: {', '.join(names[:3])}, ...)"
 
 
-def _load(path: Path) -> Any:
+def load_safely(path: Path) -> Any:
+    """The content of a file that torch.save wrote, tensors and plain values only, on the CPU.
+
+    Raises CheckpointError when the file is missing, damaged, no such file, or needs code to be run.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about unusual pickles: the error below says it better
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detcli.errors import CheckpointError
 
@@ -38,6 +39,24 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
             "number of classes"
         )
     model.load_state_dict(state)
+
+
+def keep_eps(state: dict[str, Tensor], model: nn.Module, eps: float, where: str) -> None:
+    """Make batch norms that were trained with `eps` compute the same with the model's own eps.
+
+    Only variance + eps counts, so the running variances in `state` take up the difference.
+    Raises CheckpointError when that could make one negative.
+    """
+    for name, module in model.named_modules():
+        key = f"{name}.running_var"
+        if not isinstance(module, _BatchNorm) or module.eps == eps or key not in state:
+            continue
+        if module.eps > eps:
+            raise CheckpointError(
+                f"{where}: its norms have eps {eps:g}, this model's {module.eps:g}; set "
+                f"model.backbone.norm_eps to {eps:g}"
+            )
+        state[key] = (state[key].double() + (eps - module.eps)).to(state[key].dtype)
 
 
 def shape(value: Tensor) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from detcli.errors import CheckpointError
 from detcli.models.convert.files import PublicWeights, looks_like
@@ -18,7 +17,7 @@ from detcli.models.convert.names import (
     resnet_depth,
     resnet_key,
 )
-from detcli.models.convert.report import copy_state
+from detcli.models.convert.report import copy_state, keep_eps
 
 LOGITS = "head.classification_head.cls_logits."
 BOXES = "head.regression_head.bbox_reg."
@@ -83,9 +82,12 @@ def convert_torchvision(
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):  # frozen norms there do not count
             state.setdefault(name, value)
-    # Fresh models carry counters of batches, the published RetinaNet has frozen norms without.
-    fresh = any(name.endswith("num_batches_tracked") for name in tensors) or kind == "fcos"
-    notes += _keep_eps(state, model, FRESH_EPS if fresh else COCO_V1_EPS)
+    eps = FRESH_EPS
+    # Fresh models count batches; the published RetinaNet has frozen norms, which do not.
+    if kind == "retinanet" and not any(name.endswith("num_batches_tracked") for name in tensors):
+        eps = COCO_V1_EPS
+        notes.append("norms: eps 0, as torchvision sets it for its published RetinaNet")
+    keep_eps(state, model, eps, where)
     copy_state(model, state, where)
     return ConversionReport(names, tuple(notes))
 
@@ -117,23 +119,7 @@ def _head_width(tensors: Mapping[str, Tensor]) -> int:
 
 def _select_classes(value: Tensor, width: int, ids: list[int]) -> Tensor:
     """The rows of these classes of every anchor; value (A * width, ...)."""
-    return value.unflatten(0, (-1, width))[:, ids].flatten(0, 1)
-
-
-def _keep_eps(state: dict[str, Tensor], model: nn.Module, eps: float) -> list[str]:
-    """Make norms that were built with another eps compute the same: variance + eps is what counts.
-
-    Changes the running variances in `state`; returns a note if it had to.
-    """
-    changed = False
-    for name, module in model.named_modules():
-        key = f"{name}.running_var"
-        if isinstance(module, _BatchNorm) and module.eps != eps and key in state:
-            state[key] = (state[key].double() + (eps - module.eps)).to(state[key].dtype)
-            changed = True
-    if not changed:
-        return []
-    return [f"norms: running variances moved to keep torchvision's eps of {eps:g}"]
+    return value.view(-1, width, *value.shape[1:])[:, ids].flatten(0, 1)
 
 
 def _rename(key: str, kind: str) -> str:

@@ -15,6 +15,10 @@ from detcli.assign import IGNORED, Assigner, ignore_inside
 from detcli.ops.priors import Priors, priors_inside
 from detcli.types import Target
 
+# What images are padded to before they are padded to the largest of their batch. References count
+# that first padding as part of the image.
+PAD_MULTIPLE = 32
+
 
 class Matches(NamedTuple):
     """The objects that the priors of a batch are responsible for.
@@ -44,8 +48,8 @@ def match_batch(
 ) -> Matches:
     """Assign the objects of each image.
 
-    inside_only: priors whose cell begins outside the image's own `size` are ignored, and the
-    assigner does not see them; otherwise the padding is background.
+    inside_only: priors whose cell begins outside the image's own `size`, rounded up to 32, are
+    ignored, and the assigner does not see them; otherwise the padding is background.
     """
     matched = torch.stack(
         [_match_image(assigner, priors, target, inside_only=inside_only) for target in targets]
@@ -68,7 +72,8 @@ def _match_image(
     if not inside_only:
         matched = assigner(priors, target.boxes)
     else:
-        inside = priors_inside(priors, target.size)
+        height, width = (-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in target.size)
+        inside = priors_inside(priors, (height, width))
         seen = priors.select(inside)
         matched = target.labels.new_full((len(priors),), IGNORED)
         matched[inside] = assigner(seen, target.boxes)

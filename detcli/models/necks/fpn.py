@@ -58,7 +58,7 @@ class FPN(nn.Module):
         used = maps[self.skipped :]
         merged = [lateral(x) for lateral, x in zip(self.lateral, used, strict=True)]
         for finer, coarser in reversed(list(pairwise(merged))):
-            finer += F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
+            finer.add_(F.interpolate(coarser, size=finer.shape[-2:], mode="nearest"))
         levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
         x = used[-1] if self.extra_from == "c5" else levels[-1]
         for index, extra in enumerate(self.extra):

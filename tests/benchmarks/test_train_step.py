@@ -7,6 +7,7 @@ and update. Run as `python -m tests.benchmarks.test_train_step NAME` it prints o
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -119,16 +120,30 @@ def test_step_time() -> None:
 @pytest.mark.bench
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory() -> None:
-    """Peak memory beyond that of a process that has only imported everything."""
-    peak = {name: peak_megabytes(name) for name in ("nothing", "detcli", "torchvision")}
-    own, peer = (peak[name] - peak["nothing"] for name in ("detcli", "torchvision"))
-    print(f"\npeak memory: {own:.0f} MB, torchvision {peer:.0f} MB, {own / peer:.2f} of it")
-    assert own <= peer
+    """Peak memory beyond that of a process that has only imported everything.
+
+    What is in use repeats to 2 MB. What the process holds also has the holes that the C library
+    keeps, which differ by 100 MB between runs of either program: printed, but no test.
+    """
+    for kind, settings in (("held", {}), ("in use", {"MALLOC_MMAP_THRESHOLD_": "1000000"})):
+        names = ("nothing", "detcli", "torchvision")
+        peak = {name: peak_megabytes(name, settings) for name in names}
+        own, peer = (peak[name] - peak["nothing"] for name in ("detcli", "torchvision"))
+        ratio = own / peer
+        print(f"\npeak memory {kind}: {own:.0f} MB, torchvision {peer:.0f} MB, {ratio:.2f} of it")
+    assert ratio <= 1  # of what is in use: every large block goes back at once
 
 
-def peak_megabytes(name: str) -> float:
+def peak_megabytes(name: str, settings: dict[str, str]) -> float:
     command = [sys.executable, "-m", "tests.benchmarks.test_train_step", name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(done.stdout)
 
 

@@ -207,6 +207,7 @@ def test_a_checkpoint_is_no_replay(finished, capsys):
 def test_overfit_passes_on_two_images(tmp_path, capsys):
     recipe = write_tiny(
         tmp_path,
+        data={"shapes": {"variant": "hard_negatives"}},
         model={"anchor_scale": 4.0, "backbone": {"norm": "gn"}},
         optim={"name": "adamw", "lr": 0.001},
         train={"log_every": 50},

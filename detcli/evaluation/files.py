@@ -2,7 +2,7 @@
 
 JSON: a list of {"image_id", "category_id", "bbox": [left, top, width, height], "score"} with the
 data set's own ids, and optional keys "iou", "sigma" (4 numbers) and "density". The .npz holds
-the same columns under the same names.
+the same columns under the same names. Either may be packed with gzip (`a.json.gz`) to be read.
 """
 
 from __future__ import annotations
@@ -58,8 +58,12 @@ class PredictionsMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def meta_path(path: str | Path) -> Path:
-    """Where the description of a predictions file lies: a.json and a.npz -> a.meta.json."""
-    return Path(path).with_suffix(".meta.json")
+    """Where the description of a predictions file lies: a.json, a.npz, a.json.gz -> a.meta.json."""
+    return _without_gz(Path(path)).with_suffix(".meta.json")
+
+
+def _without_gz(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix == ".gz" else path
 
 
 def write_predictions(
@@ -106,9 +110,12 @@ def read_predictions(path: str | Path, ground_truth: GroundTruth) -> Detections:
     numbers, non-negative sizes, and ids that the ground truth knows. An empty list is fine.
     """
     path = Path(path)
-    if path.suffix not in _READERS:
-        raise DataError(f"{path}: predictions are read from .json or .npz, not {path.suffix!r}")
-    columns = _READERS[path.suffix](path)
+    suffix = _without_gz(path).suffix
+    if suffix not in _READERS:
+        raise DataError(
+            f"{path}: predictions are read from .json or .npz (also .gz), not {suffix!r}"
+        )
+    columns = _READERS[suffix](path)
     _check_values(path, columns)
     image = _positions(path, "image_id", columns.image_id, ground_truth.image_ids.tolist())
     label = _positions(path, "category_id", columns.category_id, ground_truth.category_ids)

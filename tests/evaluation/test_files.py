@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -121,6 +122,28 @@ def test_entries_in_any_order_are_grouped_by_image(tmp_path):
     assert table.scores.tolist() == [0.2, 0.1, 0.3]
 
 
+@pytest.mark.parametrize("name", ["p.json.gz", "p.npz.gz", "p.json"])
+def test_gzip_is_read_whatever_the_name(name, tmp_path):
+    table = detections_of(3, [0, 2], [[1, 2, 3, 4], [5, 6, 7, 8]], [1, 0], [0.5, 0.25])
+    plain = tmp_path / name.removesuffix(".gz")
+    write_predictions(plain, table, truth(), META)
+    packed = gzip.compress(plain.read_bytes())
+    plain.unlink()
+    (tmp_path / name).write_bytes(packed)
+    assert_same(read_predictions(tmp_path / name, truth()), table)
+    assert read_meta(tmp_path / name).model == "atss"
+
+
+def test_reading_leaves_garbage_collection_as_it_was(tmp_path):
+    (tmp_path / "p.json").write_text("[]")
+    read_predictions(tmp_path / "p.json", truth())
+    assert gc.isenabled()
+    (tmp_path / "p.json").write_text("[")
+    with pytest.raises(DataError):
+        read_predictions(tmp_path / "p.json", truth())
+    assert gc.isenabled()
+
+
 def test_unknown_keys_are_ignored_and_an_empty_list_is_fine(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([GOOD | {"id": 4, "segmentation": {"a": []}}]))
     assert len(read_predictions(tmp_path / "p.json", truth()).scores) == 1
@@ -176,7 +199,8 @@ BAD_BYTES = {
     ),
     "deep": (b"[" * 200_000, "p.json"),
     "not UTF-8": (b'[{"image_id\xff": 9}]', "entry 0"),
-    "compressed": (gzip.compress(GOOD_BYTES), "not complete, valid JSON"),
+    "half a gzip file": (gzip.compress(GOOD_BYTES)[:-12], "not a complete gzip file"),
+    "damaged gzip": (gzip.compress(GOOD_BYTES)[:10] + b"xxxxxx", "not a complete gzip file"),
     "two documents": (GOOD_BYTES + GOOD_BYTES, "not complete, valid JSON"),
 }
 
@@ -242,7 +266,7 @@ def test_bad_npz_arrays_are_named(arrays, message, tmp_path):
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"missing\.json: cannot be read: No such file"):
         read_predictions(tmp_path / "missing.json", truth())
-    with pytest.raises(DataError, match=r"read from \.json or \.npz, not '\.csv'"):
+    with pytest.raises(DataError, match=r"read from \.json or \.npz \(also \.gz\), not '\.csv'"):
         read_predictions(tmp_path / "p.csv", truth())
     np.save(tmp_path / "array.npy", np.ones(3))
     os.rename(tmp_path / "array.npy", tmp_path / "array.npz")

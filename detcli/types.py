@@ -34,6 +34,14 @@ def check_shape(name: str, value: Any, *shape: int | None) -> None:
         raise ValueError(f"{name}: expected shape ({wanted}), got {got}")
 
 
+def rows_of_images(offsets: IntArray, images: IntArray) -> tuple[IntArray, IntArray]:
+    """Rows of the given images, one image after the other, and the (len(images) + 1,) offsets
+    that these rows have then."""
+    counts = np.diff(offsets)[images]
+    taken = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.repeat(offsets[images] - taken[:-1], counts) + np.arange(taken[-1]), taken
+
+
 @dataclass(frozen=True)
 class Target:
     """The objects of one training image, in pixels of the network input.
@@ -100,8 +108,8 @@ class Candidates:
     """What a detector proposes for one image, before suppression.
 
     boxes (N, 4) float32 xyxy pixels of the network input; scores (N,) float32; labels (N,) int64;
-    extra: columns some suppression methods need, each with N rows (`iou` (N,), `sigma` (N, 4),
-    `density` (N,)).
+    extra: columns some suppression methods need, each with N rows: `iou` (N,), predicted; `sigma`
+    (N, 4) pixels, standard deviation of left, top, right, bottom; `density` (N,).
     """
 
     boxes: Tensor
@@ -177,6 +185,17 @@ class Detections:
             extra={name: column[rows] for name, column in self.extra.items()},
         )
 
+    def take_images(self, images: IntArray) -> Detections:
+        """The given images (positions), in the given order."""
+        rows, offsets = rows_of_images(self.offsets, images)
+        return Detections(
+            offsets=offsets,
+            boxes_xywh=self.boxes_xywh[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            extra={name: column[rows] for name, column in self.extra.items()},
+        )
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -219,3 +238,16 @@ class GroundTruth:
     def image_index(self) -> IntArray:
         """(G,) the image each row belongs to."""
         return np.repeat(np.arange(self.num_images), np.diff(self.offsets))
+
+    def take_images(self, images: IntArray) -> GroundTruth:
+        """The given images (positions), in the given order, with all classes."""
+        rows, offsets = rows_of_images(self.offsets, images)
+        return replace(
+            self,
+            image_ids=self.image_ids[images],
+            offsets=offsets,
+            **{
+                name: getattr(self, name)[rows]
+                for name in ("boxes_xywh", "labels", "area", "crowd", "difficult")
+            },
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.predicted import write_candidates, write_data_set
 from tests.paths import ROOT
 
 PACKAGE = ROOT / "detcli"
@@ -79,14 +80,19 @@ def test_no_torch_at_module_level(path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["recipes", "list"], ["recipes", "show", "atss_r50"], ["eval", "--predictions",
-     "absent.json", "--gt", "absent.json"]],
+    [["--help"], ["recipes", "list"], ["recipes", "show", "atss_r50"],
+     ["eval", "--predictions", "FILE", "--plots", "--analyse", "--out", "OUT"],
+     ["nms-compare", "FILE", "--bootstrap", "2", "--sweep", "--out", "OUT"],
+     ["compare", "FILE", "FILE", "--bootstrap", "2", "--out", "OUT"]],
     ids=lambda arguments: " ".join(arguments[:2]),
 )  # fmt: skip
-def test_light_commands_never_import_torch(arguments):
+def test_light_commands_never_import_torch(arguments, tmp_path):
+    write_candidates(tmp_path, "p.json", write_data_set(tmp_path, num_images=6))
+    places = {"FILE": str(tmp_path / "p.json"), "OUT": str(tmp_path / "out")}
+    arguments = [places.get(argument, argument) for argument in arguments]
     code = (
         "import sys\nfrom detcli.cli.app import main\n"
-        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        f"try: main({arguments!r})\nexcept SystemExit as done: assert not done.code\n"
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     done = subprocess.run(

@@ -68,8 +68,8 @@ def test_its_links_exist():
 
 def test_its_table_lists_the_verbs_of_the_help(capsys):
     shown = run(capsys, "--help").out
-    listed = set(re.findall(r"^\| `detcli (\w+)", TEXT, re.MULTILINE)) | {"val"}
-    assert set(re.findall(r"^  (\w+)  ", shown.split("Commands:")[1], re.MULTILINE)) == listed
+    listed = set(re.findall(r"^\| `detcli ([\w-]+)", TEXT, re.MULTILINE)) | {"val"}
+    assert set(re.findall(r"^  ([\w-]+)  ", shown.split("Commands:")[1], re.MULTILINE)) == listed
 
 
 def test_its_commands_run_in_order(tmp_path, monkeypatch, capsys):
@@ -101,7 +101,7 @@ def run_command(capsys, command):
         path.write_text(text)
 
 
-@pytest.mark.parametrize("name", ["training", "recipes", "data"])
+@pytest.mark.parametrize("name", ["training", "comparing", "recipes", "data"])
 def test_commands_in_the_docs_name_real_options(name, capsys):
     """Commands of the docs are parsed by the real command line, up to what needs real files."""
     for line in re.findall(r"^    (detcli .+)$", (ROOT / f"docs/{name}.md").read_text(), re.M):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -11,10 +12,27 @@ from detcli.cli.output import Json, Overrides, Quiet, print_json, print_table, s
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from detcli.evaluation import CocoMetrics
+    from detcli.evaluation import CocoMetrics, VocMetrics
     from detcli.types import Detections, GroundTruth
 
 TOLERANCE = 1e-9  # between our figures and pycocotools' before --verify fails
+
+
+class Measured(NamedTuple):
+    """What was evaluated, COCO's numbers of it, and the folder that belongs to it."""
+
+    truth: GroundTruth
+    detections: Detections
+    result: CocoMetrics
+    folder: Path
+
+
+class Metric(str, Enum):
+    """Whose rules."""
+
+    coco = "coco"
+    voc = "voc"
+    voc07 = "voc07"
 
 
 def command(
@@ -33,7 +51,21 @@ def command(
     candidates: Annotated[
         bool, typer.Option("--candidates", help="Also save the boxes before suppression.")
     ] = False,
+    metric: Annotated[
+        Metric, typer.Option(help="coco; voc: every point; voc07: 11 points.")
+    ] = Metric.coco,
+    iou: Annotated[float, typer.Option(help="IoU threshold of the VOC metrics.")] = 0.5,
+    plus_one: Annotated[
+        bool, typer.Option("--plus-one", help="VOC: a box ends with its last pixel.")
+    ] = False,
     classwise: Annotated[bool, typer.Option("--classwise", help="A table of classes.")] = False,
+    analyse: Annotated[
+        bool, typer.Option("--analyse", help="Kinds of errors, confusion, calibration.")
+    ] = False,
+    conf: Annotated[
+        float, typer.Option(min=0, max=1, help="Score threshold of the confusion matrix.")
+    ] = 0.25,
+    plots: Annotated[bool, typer.Option("--plots", help="The same as pictures.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run pycocotools beside it; exit 1 on a difference.")
     ] = False,
@@ -43,58 +75,66 @@ def command(
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for predictions; default RUN/eval_SPLIT.")
+        Path | None, typer.Option(help="Folder for files; default RUN/eval_SPLIT.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run, a checkpoint or a predictions file: COCO's twelve numbers."""
+    """Measure a run, a checkpoint or a predictions file."""
     if (target is None) == (predictions is None):
         raise UsageError("eval: expected either a run (or recipe), or --predictions FILE --gt FILE")
     if predictions is not None:
-        truth, detections, result = from_files(predictions, gt, allow_threshold)
+        found = from_files(predictions, gt, allow_threshold, out)
     else:
         assert target is not None
         if gt is not None:
             raise UsageError("eval: --gt goes with --predictions; a run is measured on its data")
-        found = from_run(target, checkpoint, overrides or [], split, device, out, candidates, quiet)
-        if found is None:
+        run = from_run(target, checkpoint, overrides or [], split, device, out, candidates, quiet)
+        if run is None:
             return
-        truth, detections, result = found
-    difference = None
-    if verify:
-        from detcli.evaluation import verify_with_pycocotools
+        found = run
+    document: dict[str, Any] = {}
+    if metric is Metric.coco:
+        document |= report_coco(found.result, as_json=as_json, classwise=classwise)
+    else:
+        from detcli.evaluation import evaluate_voc
 
-        difference = verify_with_pycocotools(truth, detections)["largest_difference"]
-    report(result, as_json=as_json, classwise=classwise, difference=difference, quiet=quiet)
+        eleven = metric is Metric.voc07
+        document |= report_voc(
+            evaluate_voc(
+                found.truth, found.detections, iou_threshold=iou, eleven_point=eleven,
+                inclusive_corners=plus_one,
+            ),
+            as_json=as_json,
+        )  # fmt: skip
+    for note in found.result.notes:
+        say(note, quiet=quiet)
+    if analyse or plots:
+        document |= report_analysis(
+            found, conf, tables=analyse, plots=plots, as_json=as_json, quiet=quiet
+        )
+    difference = check_with_pycocotools(found, quiet=quiet) if verify else None
+    if difference is not None:
+        document["largest_difference"] = difference
+    if as_json:
+        print_json(document)
     if difference is not None and difference > TOLERANCE:
         raise typer.Exit(1)
 
 
 def from_files(
-    predictions: Path, gt: Path | None, allow_threshold: bool
-) -> tuple[GroundTruth, Detections, CocoMetrics]:
+    predictions: Path, gt: Path | None, allow_threshold: bool, out: Path | None
+) -> Measured:
     """Measure a predictions file, without torch."""
-    from detcli.data.coco import read_coco
-    from detcli.evaluation import (
-        check_not_thresholded,
-        evaluate_coco,
-        read_meta,
-        read_predictions,
-    )
+    from detcli.engine.prediction_files import load_prediction_files
+    from detcli.evaluation import evaluate_coco
 
-    meta = read_meta(predictions)
-    path = str(gt) if gt is not None else (meta.ground_truth if meta is not None else None)
-    if path is None:
-        raise UsageError(
-            f"--predictions {predictions}: name the annotations with --gt FILE (COCO JSON); "
-            "no .meta.json beside the predictions names them"
-        )
-    if not allow_threshold:
-        check_not_thresholded(meta)
-    truth = read_coco("", {"annotations": path}).ground_truth()
-    detections = read_predictions(predictions, truth)
-    return truth, detections, evaluate_coco(truth, detections)
+    files = load_prediction_files(
+        [predictions], gt, allow_threshold=allow_threshold, need_truth=True
+    )
+    truth, detections = files.ground_truth, files.tables[0]
+    folder = out if out is not None else predictions.with_name(f"{predictions.stem}_eval")
+    return Measured(truth, detections, evaluate_coco(truth, detections), folder)
 
 
 def from_run(
@@ -106,7 +146,7 @@ def from_run(
     out: Path | None,
     candidates: bool,
     quiet: bool,
-) -> tuple[GroundTruth, Detections, CocoMetrics] | None:
+) -> Measured | None:
     """Run a detector over its data and measure it; None on ranks other than 0."""
     from detcli.engine import distributed
     from detcli.engine.log import RunLog
@@ -128,30 +168,50 @@ def from_run(
     folder = out if out is not None else place / f"eval_{chosen}"
     for path in write_evaluation(folder, trained.recipe, records, result, candidates=candidates):
         say(f"wrote {path}", quiet=quiet)
-    return records.ground_truth(), result.detections, result.metrics
+    return Measured(records.ground_truth(), result.detections, result.metrics, folder)
 
 
-def report(
-    result: CocoMetrics,
-    *,
-    as_json: bool,
-    classwise: bool,
-    difference: float | None,
-    quiet: bool,
-) -> None:
-    """Tables, or the JSON document with fixed keys."""
+def report_coco(result: CocoMetrics, *, as_json: bool, classwise: bool) -> dict[str, Any]:
+    """Print the twelve numbers, and the classes if asked; or the keys of the JSON document."""
     from detcli.evaluation import report as rows
 
-    if as_json:
-        document: dict[str, Any] = rows.to_json(result)
-        if difference is not None:
-            document["largest_difference"] = difference
-        print_json(document)
-    else:
+    if not as_json:
         print_table(rows.SUMMARY_HEADER, rows.summary_rows(result))
         if classwise:
             print_table(rows.CLASS_HEADER, rows.class_rows(result))
-    for note in result.notes:
-        say(note, quiet=quiet)
-    if difference is not None:
-        say(f"pycocotools beside it: largest difference {difference:.1e}", quiet=quiet)
+    return rows.to_json(result)
+
+
+def report_voc(result: VocMetrics, *, as_json: bool) -> dict[str, Any]:
+    """Print AP by class and their mean; or the keys of the JSON document."""
+    from detcli.evaluation import report as rows
+
+    if not as_json:
+        rule = "11 points" if result.eleven_point else "every point"
+        title = f"Pascal VOC AP, {rule}, IoU {result.iou_threshold:g}"
+        print_table(rows.VOC_HEADER, rows.voc_rows(result), title)
+    return rows.voc_to_json(result)
+
+
+def report_analysis(
+    found: Measured, conf: float, *, tables: bool, plots: bool, as_json: bool, quiet: bool
+) -> dict[str, Any]:
+    """Print what stands behind the metrics, draw it, or both; the keys of the JSON document."""
+    from detcli.engine import analysis
+
+    analysed = analysis.analyse(found.truth, found.detections, conf)
+    if tables and not as_json:
+        for title, header, rows in analysis.tables(analysed):
+            print_table(header, rows, title)
+    for path in analysis.write_plots(found.folder, analysed) if plots else ():
+        say(f"wrote {path}", quiet=quiet)
+    return {"analysis": analysis.to_json(analysed)} if tables else {}
+
+
+def check_with_pycocotools(found: Measured, *, quiet: bool) -> float | None:
+    """The largest difference between pycocotools' twelve numbers and ours."""
+    from detcli.evaluation import verify_with_pycocotools
+
+    difference = verify_with_pycocotools(found.truth, found.detections)["largest_difference"]
+    say(f"pycocotools beside it: largest difference {difference:.1e}", quiet=quiet)
+    return difference

@@ -216,4 +216,4 @@ def _to_rgb(image: Image.Image) -> Pixels:
         raise DataError("pixels are floating-point numbers without a known range")
     if image.mode in ("P", "PA"):  # through RGBA, which keeps the colours of transparent entries
         image = image.convert("RGBA")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    return np.array(image.convert("RGB"))  # writable, as torch wants it

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from detcli.types import GroundTruth, check_shape
+from detcli.types import GroundTruth, check_shape, rows_of_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,9 +165,7 @@ class Records:
         """The given images, in the given order; `notes` stay those of the whole split."""
         index = np.asarray(images, dtype=np.int64)
         names, name_offsets = pack_names([self.name(int(i)) for i in index])
-        counts = np.diff(self.offsets)[index]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = np.repeat(self.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
+        rows, offsets = rows_of_images(self.offsets, index)
         return Records(
             folder=self.folder,
             packed_names=names,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.to_device import to_device
+from detcli.data.windows import Windows
 from detcli.engine import distributed
 from detcli.engine.distributed import Ranks
 from detcli.engine.log import RunLog
+from detcli.engine.predictions import postprocess_options
 from detcli.evaluation import CocoMetrics, evaluate_coco
 from detcli.postprocess import suppress
 from detcli.recipe import Recipe
@@ -44,7 +47,7 @@ def evaluate(
     candidates = detect(detector, recipe, records, loader, ranks, log)
     if candidates is None:
         return None
-    detections = suppress(candidates, **recipe.postprocess.model_dump())
+    detections = suppress(candidates, **postprocess_options(recipe))
     return Evaluation(candidates, detections, evaluate_coco(records.ground_truth(), detections))
 
 
@@ -52,12 +55,17 @@ def evaluate(
 def detect(
     detector: nn.Module,
     recipe: Recipe,
-    records: Records,
+    records: Records | Windows,
     loader: Loader,
     ranks: Ranks,
     log: RunLog,
+    *,
+    mirrored: bool = False,
 ) -> Detections | None:
-    """The candidates of all images in the order of `records`, gathered on rank 0."""
+    """The candidates of all images (or windows) in the order of `records`, gathered on rank 0.
+
+    mirrored: the detector sees every image mirrored left-right; the boxes are mirrored back.
+    """
     was_training = detector.training
     detector.eval()
     found: list[tuple[int, Detections]] = []
@@ -65,9 +73,16 @@ def detect(
     for batch in batches:
         images, targets = network_input(recipe, batch, ranks.device)
         sizes = [target.size for target in targets]
+        if mirrored:
+            images = mirror_images(images, sizes)
         with autocast(recipe, ranks.device):
             outputs = detector(images)
         per_image = detector.decode(outputs, sizes)  # type: ignore[operator]
+        if mirrored:
+            per_image = [
+                mirror_boxes(candidates, size[1])
+                for candidates, size in zip(per_image, sizes, strict=True)
+            ]
         for index, candidates, size in zip(batch.indices, per_image, sizes, strict=True):
             found.append((index, to_original(candidates, size, records.size(index))))
     detector.train(was_training)
@@ -76,6 +91,24 @@ def detect(
         return None
     in_order = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
     return Detections.join([detections for _, detections in in_order])
+
+
+def mirror_images(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(B, 3, H, W): the valid part of each image mirrored left-right, its padding where it was."""
+    mirrored = images.clone()
+    for image, source, (height, width) in zip(mirrored, images, sizes, strict=True):
+        image[:, :height, :width] = source[:, :height, :width].flip(-1)
+    return mirrored
+
+
+def mirror_boxes(candidates: Candidates, width: int) -> Candidates:
+    """Candidates found in a mirrored image of `width` pixels, as in the image itself."""
+    left, top, right, bottom = candidates.boxes.unbind(1)
+    extra = dict(candidates.extra)
+    if "sigma" in extra:
+        extra["sigma"] = extra["sigma"][:, [2, 1, 0, 3]]
+    boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
+    return replace(candidates, boxes=boxes, extra=extra)
 
 
 def to_original(
@@ -92,15 +125,18 @@ def to_original(
     boxes = boxes * scale
     boxes[:, 2:] -= boxes[:, :2]
     scores = candidates.scores.float().cpu().numpy().astype(np.float64)
+    extra = {
+        name: column.float().cpu().numpy().astype(np.float64)
+        for name, column in candidates.extra.items()
+    }
+    if "sigma" in extra:
+        extra["sigma"] = extra["sigma"] * scale
     return Detections(
         offsets=np.array([0, len(boxes)], np.int64),
         boxes_xywh=np.round(boxes, COORDINATE_DECIMALS),
         scores=np.round(scores, SCORE_DECIMALS),
         labels=candidates.labels.cpu().numpy().astype(np.int64),
-        extra={
-            name: column.float().cpu().numpy().astype(np.float64)
-            for name, column in candidates.extra.items()
-        },
+        extra=extra,
     )
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 
 Item = TypeVar("Item")
+PLAIN_SECONDS = 30.0  # between lines of progress where there is no terminal
 
 
 class RunLog:
@@ -59,11 +61,31 @@ class RunLog:
         if self.folder is not None and (self.folder / "metrics.jsonl").exists():
             os.truncate(self.folder / "metrics.jsonl", size)
 
-    def track(self, items: Iterable[Item], what: str, total: int, done: int = 0) -> Iterator[Item]:
-        """Yield the items; on a terminal show a bar with a rate and the remaining time."""
-        if not sys.stderr.isatty() or self.console.quiet:
-            yield from items
-            return
+    def track(
+        self, items: Iterable[Item], what: str, total: int, done: int = 0, unit: str = "batches"
+    ) -> Iterator[Item]:
+        """Yield the items and show how far they are."""
+        with self.bar(what, total, done, unit) as advance:
+            for item in items:
+                yield item
+                advance(1)
+
+    @contextmanager
+    def bar(
+        self, what: str, total: int, done: int = 0, unit: str = "batches"
+    ) -> Iterator[Callable[[int], None]]:
+        """A function to call with the number of finished units: on a terminal it moves a bar with
+        a rate and the remaining time, elsewhere it says the same in a line every half minute."""
+        if self.console.quiet:
+            yield lambda count: None
+        elif not sys.stderr.isatty():
+            yield _PlainProgress(self, what, total, done, unit)
+        else:
+            yield from self._rich_bar(what, total, done, unit)
+
+    def _rich_bar(
+        self, what: str, total: int, done: int, unit: str
+    ) -> Iterator[Callable[[int], None]]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -72,13 +94,40 @@ class RunLog:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(what, total=total, completed=done, rate="")
-            started = time.perf_counter()
-            for count, item in enumerate(items, 1):
-                yield item
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(what, total=total, completed=done, rate="")
+            started, count = time.perf_counter(), 0
+
+            def advance(more: int) -> None:
+                nonlocal count
+                count += more
                 rate = count / (time.perf_counter() - started)
-                bar.update(task, advance=1, rate=f"{rate:.1f} batches/s")
+                progress.update(task, advance=more, rate=f"{rate:.1f} {unit}/s")
+
+            yield advance
+
+
+class _PlainProgress:
+    """Progress for a file or a CI system: now and then a line of text."""
+
+    def __init__(self, log: RunLog, what: str, total: int, done: int, unit: str) -> None:
+        self.log, self.what, self.total, self.unit = log, what, total, unit
+        self.first = self.done = done
+        self.started = self.said = time.perf_counter()
+
+    def __call__(self, more: int) -> None:
+        self.done += more
+        now = time.perf_counter()
+        if now - self.said < PLAIN_SECONDS:
+            return
+        self.said = now
+        rate = (self.done - self.first) / (now - self.started)
+        self.log.console.print(
+            f"{self.what} {self.done}/{self.total}, {rate:.1f} {self.unit}/s, "
+            f"{(self.total - self.done) / rate:.0f} s left",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:

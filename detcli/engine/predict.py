@@ -16,7 +16,7 @@ from detcli.engine.distributed import Ranks
 from detcli.engine.evaluate import detect
 from detcli.engine.log import RunLog
 from detcli.engine.measure import Trained
-from detcli.engine.predictions import prediction_meta
+from detcli.engine.predictions import postprocess_options, prediction_meta
 from detcli.engine.setup import build_eval_loader
 from detcli.errors import DataError
 from detcli.evaluation import write_predictions
@@ -104,7 +104,7 @@ def predict(
     loader = build_eval_loader(recipe, records, ranks)
     candidates = detect(trained.detector, recipe, records, loader, ranks, log)
     assert candidates is not None, "predict runs in one process"
-    detections = suppress(candidates, **recipe.postprocess.model_dump())
+    detections = suppress(candidates, **postprocess_options(recipe))
     write_predictions(
         folder / "predictions.json",
         detections,

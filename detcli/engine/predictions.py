@@ -44,7 +44,13 @@ def prediction_meta(
         model=recipe.model.name,
         recipe=recipe.name,
         score_threshold=recipe.model.score_threshold,
+        postprocess=postprocess_options(recipe),
     )
+
+
+def postprocess_options(recipe: Recipe) -> dict[str, Any]:
+    """The keywords of `suppress` that a recipe sets."""
+    return recipe.postprocess.model_dump(exclude_none=True)
 
 
 def coco_document(records: Records) -> dict[str, Any]:

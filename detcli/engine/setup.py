@@ -10,7 +10,8 @@ from detcli.data.dataset import DetectionDataset
 from detcli.data.loader import Loader, build_loader
 from detcli.data.read import read_records
 from detcli.data.records import Records
-from detcli.data.transforms import build_transforms
+from detcli.data.transforms import Pipeline, build_transforms
+from detcli.data.windows import WindowDataset, Windows
 from detcli.engine.distributed import Ranks
 from detcli.models import build_detector
 from detcli.recipe import Recipe
@@ -34,31 +35,46 @@ def read_split(recipe: Recipe, split: str, classes: tuple[str, ...] | None = Non
 
 def build_train_loader(recipe: Recipe, records: Records, ranks: Ranks) -> Loader:
     """Shuffled, augmented batches of this rank."""
-    return _loader(recipe, records, ranks, train=True)
+    return _loader(recipe, _dataset(recipe, records, train=True), ranks, train=True)
 
 
 def build_eval_loader(
     recipe: Recipe, records: Records, ranks: Ranks, batch_per_rank: int | None = None
 ) -> Loader:
     """Batches of this rank's share in order, resized only."""
-    return _loader(recipe, records, ranks, train=False, batch_per_rank=batch_per_rank)
+    dataset = _dataset(recipe, records, train=False)
+    return _loader(recipe, dataset, ranks, train=False, batch_per_rank=batch_per_rank)
+
+
+def build_window_loader(recipe: Recipe, records: Records, windows: Windows, ranks: Ranks) -> Loader:
+    """Windows of the images in place of the images, each resized like an image."""
+    dataset = WindowDataset(records, windows, _transforms(recipe, train=False))
+    return _loader(recipe, dataset, ranks, train=False)
+
+
+def _dataset(recipe: Recipe, records: Records, *, train: bool) -> DetectionDataset:
+    return DetectionDataset(records, _transforms(recipe, train=train), seed=recipe.train.seed)
+
+
+def _transforms(recipe: Recipe, *, train: bool) -> Pipeline:
+    data = recipe.data
+    return build_transforms(
+        resize=data.resize.model_dump(), augment=data.augment.model_dump(), train=train
+    )
 
 
 def _loader(
     recipe: Recipe,
-    records: Records,
+    dataset: DetectionDataset,
     ranks: Ranks,
     *,
     train: bool,
     batch_per_rank: int | None = None,
 ) -> Loader:
     data = recipe.data
-    transforms = build_transforms(
-        resize=data.resize.model_dump(), augment=data.augment.model_dump(), train=train
-    )
     default = data.batch_per_rank if train else recipe.eval.batch_per_rank
     return build_loader(
-        DetectionDataset(records, transforms, seed=recipe.train.seed),
+        dataset,
         batch_per_rank=batch_per_rank or default,
         workers=data.workers,
         pin_memory=data.pin_memory and ranks.device.type == "cuda",

@@ -1,9 +1,15 @@
-"""Detections against ground truth: matching, COCO's numbers, predictions files.
+"""Detections against ground truth: matching, the metrics of COCO and VOC, intervals, kinds of
+errors, curves, and predictions files.
 
 Never imports torch; numba is imported when something is evaluated, not before.
 """
 
+from detcli.evaluation.bootstrap import Bootstrap, Difference, Estimate, bootstrap
+from detcli.evaluation.calibration import Calibration, calibration
 from detcli.evaluation.coco import METRIC_NAMES, CocoMetrics, coco_metrics, evaluate_coco
+from detcli.evaluation.confusion import ConfusionMatrix, confusion_matrix
+from detcli.evaluation.curves import Curves, precision_recall
+from detcli.evaluation.errors import ERROR_KINDS, SPECIAL_KINDS, ErrorReport, error_report
 from detcli.evaluation.files import (
     PredictionsMeta,
     check_not_thresholded,
@@ -13,16 +19,33 @@ from detcli.evaluation.files import (
 )
 from detcli.evaluation.matching import MatchTable, match
 from detcli.evaluation.verify import verify_with_pycocotools
+from detcli.evaluation.voc import VocMetrics, evaluate_voc
 
 __all__ = [
+    "ERROR_KINDS",
     "METRIC_NAMES",
+    "SPECIAL_KINDS",
+    "Bootstrap",
+    "Calibration",
     "CocoMetrics",
+    "ConfusionMatrix",
+    "Curves",
+    "Difference",
+    "ErrorReport",
+    "Estimate",
     "MatchTable",
     "PredictionsMeta",
+    "VocMetrics",
+    "bootstrap",
+    "calibration",
     "check_not_thresholded",
     "coco_metrics",
+    "confusion_matrix",
+    "error_report",
     "evaluate_coco",
+    "evaluate_voc",
     "match",
+    "precision_recall",
     "read_meta",
     "read_predictions",
     "verify_with_pycocotools",

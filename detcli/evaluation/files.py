@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from detcli.types import BoolArray, GroundTruth, IntArray
 
+SCORE_LIMIT = 0.05  # published settings cut candidates at this score
 _WRITERS: dict[str, Callable[[IO[bytes], Columns], None]] = {
     ".json": write_json,
     ".npz": write_npz,
@@ -43,8 +44,9 @@ class PredictionsMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What a predictions file does not say about itself.
 
     ground_truth: path of the annotations; candidates are boxes before suppression; model and
-    recipe: names; score_threshold: below it nothing was written. The last three come from the
-    ground truth and are filled in by `write_predictions`.
+    recipe: names; score_threshold: below it nothing was written; postprocess: keywords of
+    `suppress` in the recipe. The last three come from the ground truth and are filled in by
+    `write_predictions`.
     """
 
     kind: Literal["detections", "candidates"]
@@ -52,6 +54,7 @@ class PredictionsMeta(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     recipe: str | None = None
     score_threshold: float | None = None
+    postprocess: dict[str, Any] | None = None
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     image_ids: tuple[int, ...] = ()
@@ -109,6 +112,11 @@ def read_predictions(path: str | Path, ground_truth: GroundTruth) -> Detections:
     and entry (counted from 0), on anything that is not a list of well-formed results with finite
     numbers, non-negative sizes, and ids that the ground truth knows. An empty list is fine.
     """
+    return align(path, read_columns(path), ground_truth)
+
+
+def read_columns(path: str | Path) -> Columns:
+    """Read predictions as they stand in the file; errors as for `read_predictions`, but for ids."""
     path = Path(path)
     suffix = _without_gz(path).suffix
     if suffix not in _READERS:
@@ -117,10 +125,18 @@ def read_predictions(path: str | Path, ground_truth: GroundTruth) -> Detections:
         )
     columns = _READERS[suffix](path)
     _check_values(path, columns)
+    return columns
+
+
+def align(path: str | Path, columns: Columns, ground_truth: GroundTruth) -> Detections:
+    """Columns of the file at `path`, in the order of the ground truth's images. DataError on an
+    id that the ground truth does not know."""
+    path = Path(path)
     image = _positions(path, "image_id", columns.image_id, ground_truth.image_ids.tolist())
     label = _positions(path, "category_id", columns.category_id, ground_truth.category_ids)
-    order = np.argsort(image, kind="stable")
     counts = np.bincount(image, minlength=ground_truth.num_images)
+    in_order = bool((np.diff(image) >= 0).all())  # as we write them: nothing to move
+    order = slice(None) if in_order else np.argsort(image, kind="stable")
     return Detections(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes_xywh=columns.bbox[order],
@@ -144,13 +160,16 @@ def read_meta(path: str | Path) -> PredictionsMeta | None:
         raise DataError(f"{path}: not a description of predictions: {error}") from None
 
 
-def check_not_thresholded(meta: PredictionsMeta | None, limit: float = 0.05) -> None:
+def check_not_thresholded(
+    path: str | Path, meta: PredictionsMeta | None, limit: float = SCORE_LIMIT
+) -> None:
     """Raise DataError if predictions were cut at a score above `limit`, which falsifies AP."""
     if meta is not None and meta.score_threshold is not None and meta.score_threshold > limit:
         raise DataError(
-            f"predictions were cut at score {meta.score_threshold:g}: what is computed from them "
-            "is not AP, since the low-score end of the precision-recall curve is missing; write "
-            f"them with a score threshold of at most {limit:g}, or allow the threshold explicitly"
+            f"{path}: predictions were cut at score {meta.score_threshold:g}: what is computed "
+            "from them is not AP, since the low-score end of the precision-recall curve is "
+            f"missing; write them with a score threshold of at most {limit:g}, or add "
+            "--allow-threshold"
         )
 
 

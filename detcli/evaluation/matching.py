@@ -31,8 +31,8 @@ class MatchTable:
     D detections (at most 100 per image and class), K classes, G objects, T IoU thresholds,
     A area ranges. class k owns entries class_offsets[k]:class_offsets[k + 1] of every column.
 
-    rows (D,): row in the Detections; image (D,): index of its image; rank (D,): number of
-    earlier detections of the same image and class.
+    rows (D,): row in the Detections; scores (D,); image (D,): index of its image; rank (D,):
+    number of earlier detections of the same image and class.
     true_positive, ignored (D, A) uint16: bit t is set where the detection found a counted object
     at IoU threshold t, or counts neither for nor against the detector. Neither bit: a false
     positive.
@@ -43,12 +43,18 @@ class MatchTable:
 
     class_offsets: IntArray
     rows: IntArray
+    scores: FloatArray
     image: IntArray
     rank: IntArray
     true_positive: NDArray[np.uint16]
     ignored: NDArray[np.uint16]
     matched_object: NDArray[np.int32]
     object_counts: BoolArray
+
+    @property
+    def labels(self) -> IntArray:
+        """(D,) the class of each entry."""
+        return np.repeat(np.arange(len(self.class_offsets) - 1), np.diff(self.class_offsets))
 
 
 def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
@@ -59,21 +65,21 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
     Images of both tables correspond by position. Raises DataError on a number of images or
     labels that do not fit, on scores or boxes that are not finite, and on repeated class names.
     """
-    _check(ground_truth, detections)
+    check_tables(ground_truth, detections)
     from detcli.evaluation.kernels import match_kernel, objects_of, rank_in_image
     from detcli.kernels import as_kernel_input
 
     num_classes, num_images = len(ground_truth.class_names), ground_truth.num_images
-    rows, image = _sorted_rows(ground_truth, detections)
-    class_offsets = _offsets(detections.labels[rows], num_classes)
+    rows, image = sorted_rows(ground_truth, detections)
+    class_offsets = offsets_by_label(detections.labels[rows], num_classes)
     rank = rank_in_image(class_offsets, image, num_images)
     if len(rank) and rank.max() >= MAX_PER_IMAGE:
         kept = rank < MAX_PER_IMAGE
         rows, image, rank = rows[kept], image[kept], rank[kept]
-        class_offsets = _offsets(detections.labels[rows], num_classes)
+        class_offsets = offsets_by_label(detections.labels[rows], num_classes)
 
     objects = np.lexsort((ground_truth.image_index, ground_truth.labels))
-    object_class_offsets = _offsets(ground_truth.labels, num_classes)
+    object_class_offsets = offsets_by_label(ground_truth.labels, num_classes)
     object_image = ground_truth.image_index[objects]
     excused = (ground_truth.crowd | ground_truth.difficult)[:, None]
     object_ignored = excused | _outside(ground_truth.area)
@@ -96,11 +102,19 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
     found = matched_object >= 0
     matched_object[found] = objects[matched_object[found]]
     return MatchTable(
-        class_offsets, rows, image, rank, true_positive, ignored, matched_object, ~object_ignored
+        class_offsets=class_offsets,
+        rows=rows,
+        scores=detections.scores[rows],
+        image=image,
+        rank=rank,
+        true_positive=true_positive,
+        ignored=ignored,
+        matched_object=matched_object,
+        object_counts=~object_ignored,
     )
 
 
-def _sorted_rows(ground_truth: GroundTruth, detections: Detections) -> tuple[IntArray, IntArray]:
+def sorted_rows(ground_truth: GroundTruth, detections: Detections) -> tuple[IntArray, IntArray]:
     """Rows by (class, score descending, image id, input order), and the image of each."""
     from detcli.kernels import descending_order
 
@@ -119,7 +133,8 @@ def _sorted_rows(ground_truth: GroundTruth, detections: Detections) -> tuple[Int
     return rows, image[rows]
 
 
-def _offsets(labels: IntArray, num_classes: int) -> IntArray:
+def offsets_by_label(labels: IntArray, num_classes: int) -> IntArray:
+    """(K + 1,) where each class begins among rows sorted by label."""
     counts = np.bincount(labels, minlength=num_classes)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -130,7 +145,8 @@ def _outside(area: FloatArray) -> BoolArray:
     return np.asarray((area[:, None] < low) | (area[:, None] > high))
 
 
-def _check(ground_truth: GroundTruth, detections: Detections) -> None:
+def check_tables(ground_truth: GroundTruth, detections: Detections) -> None:
+    """Raise DataError on what `match` says it refuses."""
     if detections.num_images != ground_truth.num_images:
         raise DataError(
             f"detections of {detections.num_images} images cannot be evaluated against ground "

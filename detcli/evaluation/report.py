@@ -1,14 +1,28 @@
-"""Metrics as rows for a table and as the JSON document of `eval`. Prints nothing."""
+"""Metrics as rows for a table and as JSON documents. Prints nothing.
+
+Figures that are not defined are dashes in a table and null in JSON, never NaN.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detcli.evaluation.calibration import Calibration
     from detcli.evaluation.coco import CocoMetrics
+    from detcli.evaluation.confusion import ConfusionMatrix
+    from detcli.evaluation.errors import ErrorReport
+    from detcli.evaluation.voc import VocMetrics
 
 SUMMARY_HEADER = ("metric", "IoU", "area", "boxes per image and class", "value")
 CLASS_HEADER = ("class", "objects", "AP", "AP50", "AR100")
+VOC_HEADER = ("class", "objects", "detections", "AP")
+ERROR_HEADER = ("error", "count", "gain in AP50 if mended")
+CALIBRATION_HEADER = ("score", "detections", "mean score", "precision")
 
 _SUMMARY = {
     "AP": ("0.50:0.95", "all", "100"),
@@ -48,10 +62,108 @@ def class_rows(result: CocoMetrics) -> list[tuple[str, ...]]:
 
 
 def to_json(result: CocoMetrics) -> dict[str, Any]:
-    """The fixed keys of `eval --json`; figures that are not defined are null, never NaN."""
+    """The fixed keys of `eval --json`."""
     return {
         "metrics": result.metrics,
         "per_class": result.per_class,
         "images": result.images,
         "detections": result.detections,
     }
+
+
+def voc_rows(result: VocMetrics) -> list[tuple[str, ...]]:
+    """One row per class in label order and one for their mean, columns as in VOC_HEADER."""
+    rows = [
+        (name, str(row["objects"]), str(row["detections"]), format_value(row["AP"]))
+        for name, row in result.per_class.items()
+    ]
+    objects = sum(row["objects"] or 0 for row in result.per_class.values())
+    return [*rows, ("mean", str(objects), str(result.detections), format_value(result.mAP))]
+
+
+def voc_to_json(result: VocMetrics) -> dict[str, Any]:
+    """mAP, per_class, and under which rule: iou_threshold, interpolation."""
+    return {
+        "metrics": {"mAP": result.mAP},
+        "per_class": result.per_class,
+        "images": result.images,
+        "detections": result.detections,
+        "iou_threshold": result.iou_threshold,
+        "interpolation": "11-point" if result.eleven_point else "every-point",
+    }
+
+
+def error_rows(report: ErrorReport) -> list[tuple[str, ...]]:
+    """One row per kind, columns as in ERROR_HEADER."""
+    main = [
+        (kind, str(report.count[kind]), format_value(gain)) for kind, gain in report.cost.items()
+    ]
+    return [*main, *((kind, "-", format_value(gain)) for kind, gain in report.special.items())]
+
+
+def errors_to_json(report: ErrorReport) -> dict[str, Any]:
+    """AP50, and by kind the cost and the count."""
+    return {
+        "AP50": report.AP50,
+        "cost": report.cost,
+        "special": report.special,
+        "count": report.count,
+    }
+
+
+def calibration_rows(result: Calibration) -> list[tuple[str, ...]]:
+    """One row per bin of score, columns as in CALIBRATION_HEADER."""
+    return [
+        (
+            f"{result.edges[n]:.2f} to {result.edges[n + 1]:.2f}",
+            str(count),
+            format_value(_or_none(result.mean_score[n])),
+            format_value(_or_none(result.precision[n])),
+        )
+        for n, count in enumerate(result.count)
+    ]
+
+
+def calibration_to_json(result: Calibration) -> dict[str, Any]:
+    """The expected calibration error, over all and by class, and the bins."""
+    return {
+        "error": result.error,
+        "per_class": result.class_errors,
+        "iou_threshold": result.iou_threshold,
+        "edges": result.edges.tolist(),
+        "count": result.count.tolist(),
+        "mean_score": _list(result.mean_score),
+        "precision": _list(result.precision),
+    }
+
+
+def confusion_header(matrix: ConfusionMatrix) -> tuple[str, ...]:
+    """Class of the object, then the classes of detections, then objects that nothing found."""
+    return ("object / detection", *matrix.class_names, "nothing found")
+
+
+def confusion_rows(matrix: ConfusionMatrix) -> list[tuple[str, ...]]:
+    """One row per class of object and one for detections of none, as in confusion_header."""
+    names = (*matrix.class_names, "no object")
+    return [
+        (name, *(str(count) for count in row))
+        for name, row in zip(names, matrix.counts, strict=True)
+    ]
+
+
+def confusion_to_json(matrix: ConfusionMatrix) -> dict[str, Any]:
+    """The counts as lists, row by row, and the thresholds they hold for."""
+    return {
+        "classes": list(matrix.class_names),
+        "counts": matrix.counts.tolist(),
+        "score_threshold": matrix.score_threshold,
+        "iou_threshold": matrix.iou_threshold,
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _list(values: NDArray[np.float64]) -> list[float | None]:
+    return [_or_none(value) for value in values]

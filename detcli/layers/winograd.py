@@ -10,6 +10,7 @@ differs from a direct convolution by some 1e-5 of the largest value.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ MIN_CHANNELS_FORWARD = 128  # where no gradient follows; the backward pass gains
 # Tiles per image, not per batch: which algorithm runs must not depend on the batch size, so that
 # several ranks compute the gradients of their joint batch.
 MIN_TILES = 16
+PORTION_BYTES = 2**24
 
 
 def pays_off(x: Tensor, weight: Tensor) -> bool:
@@ -86,26 +88,50 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        products = torch.bmm(_input_tiles(x), _filter_points(weight).transpose(1, 2))  # (K, T, O)
-        tiles = torch.matmul(OUTPUT, products.transpose(0, 1))  # (T, 16, O)
-        return _from_tiles(tiles if bias is None else tiles.add_(bias), x.shape)
+        points = _filter_points(weight).transpose(1, 2)  # (K, C, O)
+        size = (x.shape[0], weight.shape[0], *x.shape[2:])
+        y = torch.empty(size, memory_format=torch.channels_last)
+        for images in _portions(x, weight):
+            products = torch.bmm(_input_tiles(x[images]), points)  # (K, T, O)
+            tiles = torch.matmul(OUTPUT, products.transpose(0, 1))  # (T, 16, O)
+            del products
+            _write_tiles(tiles if bias is None else tiles.add_(bias), y[images])
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        tiles = torch.matmul(OUTPUT.t(), _output_tiles(grad)).transpose(0, 1)  # (K, T, O)
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[1]:
-            points = torch.bmm(tiles.transpose(1, 2), _input_tiles(x))  # (K, O, C)
-            grad_weight = (FILTER.t() @ points.flatten(1)).t().reshape(weight.shape)
-            del points
+        grad_x = grad_weight = grad_bias = sums = None
+        points = _filter_points(weight)
         if ctx.needs_input_grad[0]:
-            products = torch.bmm(tiles, _filter_points(weight))  # (K, T, C)
-            grad_x = _overlap_add(torch.matmul(INPUT.t(), products.transpose(0, 1)), x.shape)
+            grad_x = torch.empty(x.shape, memory_format=torch.channels_last)
+        if ctx.needs_input_grad[1]:
+            sums = weight.new_zeros(REACH**2, *weight.shape[:2])  # (K, O, C)
+        for images in _portions(x, weight):
+            tiles = torch.matmul(OUTPUT.t(), _output_tiles(grad[images])).transpose(0, 1)
+            if sums is not None:  # tiles (K, T, O)
+                sums.baddbmm_(tiles.transpose(1, 2), _input_tiles(x[images]))
+            if grad_x is not None:
+                products = torch.bmm(tiles, points)  # (K, T, C)
+                spread = torch.matmul(INPUT.t(), products.transpose(0, 1))
+                grad_x[images] = _overlap_add(spread, x[images].shape)
+        if sums is not None:
+            grad_weight = (FILTER.t() @ sums.flatten(1)).t().reshape(weight.shape)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(dim=(0, 2, 3))
         return grad_x, grad_weight, grad_bias
+
+
+def _portions(x: Tensor, weight: Tensor) -> Iterator[slice]:
+    """The images in portions whose tiles stay below PORTION_BYTES, or one by one: what is in use
+    at the peak must not grow with the batch."""
+    rows, columns = _tile_counts(x)
+    channels = max(weight.shape[0], weight.shape[1])
+    image_bytes = rows * columns * REACH**2 * channels * x.element_size()
+    step = max(1, PORTION_BYTES // image_bytes)
+    for first in range(0, len(x), step):
+        yield slice(first, first + step)
 
 
 def _tile_counts(x: Tensor) -> tuple[int, int]:
@@ -144,22 +170,17 @@ def _output_tiles(grad: Tensor) -> Tensor:
     return tiles.reshape(-1, SIDE * SIDE, channels)
 
 
-def _from_tiles(tiles: Tensor, like: torch.Size) -> Tensor:
-    """Maps (B, O, H, W) from tiles (T, 16, O); B, H and W as in `like`.
-
-    They are no view, so that what follows may work in place.
-    """
-    images, _, height, width = like
-    rows, columns = -(-height // SIDE), -(-width // SIDE)
+def _write_tiles(tiles: Tensor, maps: Tensor) -> None:
+    """Tiles (T, 16, O) into maps (B, O, H, W), channels last; what reaches past them is cut."""
+    images, _, height, width = maps.shape
+    rows, columns = _tile_counts(maps)
     parts = tiles.view(images, rows, columns, SIDE, SIDE, -1).transpose(2, 3)
-    maps = torch.empty((images, tiles.shape[2], height, width), memory_format=torch.channels_last)
     last = maps.permute(0, 2, 3, 1)
     if height % SIDE or width % SIDE:
         padded = parts.reshape(images, rows * SIDE, columns * SIDE, -1)
         last.copy_(padded[:, :height, :width])
     else:
         last.view(parts.shape).copy_(parts)
-    return maps
 
 
 def _overlap_add(tiles: Tensor, like: torch.Size) -> Tensor:

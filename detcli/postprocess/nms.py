@@ -1,38 +1,75 @@
-"""Greedy non-maximum suppression."""
+"""Greedy non-maximum suppression, with IoU or with the centre-distance penalty."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 
+from detcli.postprocess.ranking import rank, result
 from detcli.types import Detections
+
+if TYPE_CHECKING:
+    from detcli.types import FloatArray, IntArray
 
 
 def nms(
-    candidates: Detections, *, iou_threshold: float, class_agnostic: bool, max_per_image: int
+    candidates: Detections,
+    *,
+    iou_threshold: float = 0.5,
+    class_agnostic: bool = False,
+    max_per_image: int = 100,
+    metric: Literal["iou", "diou"] = "iou",
 ) -> Detections:
-    """Keep a box unless its IoU with a kept box of higher score exceeds the threshold.
+    """Keep a box unless its overlap with a kept box of higher score exceeds the threshold.
 
-    Equal to torchvision.ops.nms per class and image, ties included: IoU is computed in float32
-    from float32 corners, in torchvision's order of operations. An image is left as soon as
-    `max_per_image` boxes are kept, which changes nothing: later ones score lower.
+    With metric iou equal to torchvision.ops.nms per class and image, ties included: IoU is
+    computed in float32 from float32 corners, in torchvision's order of operations. metric diou:
+    IoU minus the squared distance of the centres over the squared diagonal of the enclosing box
+    (DIoU-NMS, Zheng et al., AAAI 2020).
     """
-    from detcli.kernels import as_kernel_input, descending_order
+    rows = kept_rows(
+        candidates,
+        np.full(len(candidates.scores), float(iou_threshold)),
+        class_agnostic=class_agnostic,
+        max_per_image=max_per_image,
+        metric=metric,
+    )
+    return result(candidates, rows, candidates.scores[rows], max_per_image)
+
+
+def diou(
+    candidates: Detections,
+    *,
+    iou_threshold: float = 0.5,
+    class_agnostic: bool = False,
+    max_per_image: int = 100,
+) -> Detections:
+    """nms with the metric diou: boxes with distant centres may belong to two objects."""
+    return nms(
+        candidates,
+        iou_threshold=iou_threshold,
+        class_agnostic=class_agnostic,
+        max_per_image=max_per_image,
+        metric="diou",
+    )
+
+
+def kept_rows(
+    candidates: Detections,
+    thresholds: FloatArray,
+    *,
+    class_agnostic: bool,
+    max_per_image: int,
+    metric: str,
+) -> IntArray:
+    """Rows that greedy suppression keeps, at most `max_per_image` of each image and class.
+
+    thresholds (N,): how much a row, once kept, lets lower ones overlap with it.
+    """
+    from detcli.kernels import as_kernel_input
     from detcli.postprocess.nms_kernel import nms_kernel
 
-    labels = np.zeros_like(candidates.labels) if class_agnostic else candidates.labels
-    offsets = as_kernel_input(candidates.offsets, np.int64)
-    rows, kept_offsets = nms_kernel(
-        as_kernel_input(candidates.boxes_xywh, np.float64),
-        as_kernel_input(labels, np.int64),
-        descending_order(candidates.scores, offsets),
-        offsets,
-        iou_threshold,
-        max_per_image,
-    )
-    return Detections(
-        offsets=kept_offsets,
-        boxes_xywh=candidates.boxes_xywh[rows],
-        scores=candidates.scores[rows],
-        labels=candidates.labels[rows],
-        extra={name: column[rows] for name, column in candidates.extra.items()},
-    )
+    rows, groups = rank(candidates, candidates.scores, class_agnostic=class_agnostic)
+    boxes_xywh = as_kernel_input(candidates.boxes_xywh, np.float64)
+    return nms_kernel(boxes_xywh, rows, groups, thresholds, metric == "diou", max_per_image)

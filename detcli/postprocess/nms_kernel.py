@@ -14,62 +14,77 @@ if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
 
 
-@jit("b1(f4[:, ::1], i8, i8, f8)")
-def _overlaps(corners: NDArray[np.float32], high: int, low: int, iou_threshold: float) -> bool:
-    """IoU of two boxes above the threshold; corners (N, 5) are x1, y1, x2, y2, area."""
+@jit("f8(f4[:, ::1], i8, i8)")
+def _centre_penalty(corners: NDArray[np.float32], high: int, low: int) -> float:
+    """Squared distance of two centres over the squared diagonal of the enclosing box."""
+    across = np.float64(corners[high, 0] + corners[high, 2] - corners[low, 0] - corners[low, 2])
+    down = np.float64(corners[high, 1] + corners[high, 3] - corners[low, 1] - corners[low, 3])
+    width = np.float64(
+        max(corners[high, 2], corners[low, 2]) - min(corners[high, 0], corners[low, 0])
+    )
+    height = np.float64(
+        max(corners[high, 3], corners[low, 3]) - min(corners[high, 1], corners[low, 1])
+    )
+    return float((across * across + down * down) / (4.0 * (width * width + height * height)))
+
+
+@jit("b1(f4[:, ::1], i8, i8, f8, b1)")
+def _overlaps(
+    corners: NDArray[np.float32], high: int, low: int, threshold: float, diou: bool
+) -> bool:
+    """Metric of two boxes above the threshold; corners (N, 5) are x1, y1, x2, y2, area."""
     zero = np.float32(0.0)
     left, top = max(corners[high, 0], corners[low, 0]), max(corners[high, 1], corners[low, 1])
     right, bottom = min(corners[high, 2], corners[low, 2]), min(corners[high, 3], corners[low, 3])
     width, height = max(zero, right - left), max(zero, bottom - top)
-    if width * height == zero:
-        return False
     shared = width * height
-    iou = shared / (corners[high, 4] + corners[low, 4] - shared)
-    return bool(np.float64(iou) > iou_threshold)
+    if shared == zero:
+        return False
+    metric = np.float64(shared / (corners[high, 4] + corners[low, 4] - shared))
+    if metric > threshold and diou:
+        metric -= _centre_penalty(corners, high, low)
+    return bool(metric > threshold)
 
 
-@jit("Tuple((i8[::1], i8[::1]))(f8[:, ::1], i8[::1], i8[::1], i8[::1], f8, i8)")
+@jit("i8[::1](f8[:, ::1], i8[::1], i8[::1], f8[::1], b1, i8)")
 def nms_kernel(
     boxes_xywh: FloatArray,
-    labels: IntArray,
-    order: IntArray,
-    offsets: IntArray,
-    iou_threshold: float,
-    max_per_image: int,
-) -> tuple[IntArray, IntArray]:
-    """Rows kept, in the order of `order`, and their offsets by image."""
-    num_images = len(offsets) - 1
-    limit = 0
-    for image in range(num_images):
-        limit = max(limit, min(max_per_image, offsets[image + 1] - offsets[image]))
-    # The kept boxes of one image, chained by class from the latest to the first.
-    corners = np.empty((limit + 1, 5), np.float32)
-    previous = np.empty(limit, np.int64)
-    latest = np.full(labels.max() + 1 if len(labels) else 0, -1, np.int64)
+    rows: IntArray,
+    groups: IntArray,
+    thresholds: FloatArray,
+    diou: bool,
+    max_per_group: int,
+) -> IntArray:
+    """Rows kept; `rows` are in order of rank within each group.
 
-    kept_rows = np.empty(min(len(order), num_images * limit), np.int64)
-    kept_offsets = np.zeros(num_images + 1, np.int64)
+    thresholds (N,) by row: what a kept box tolerates of its overlap with a lower one.
+    """
+    limit = 0
+    for index in range(len(groups) - 1):
+        limit = max(limit, min(max_per_group, groups[index + 1] - groups[index]))
+    corners = np.empty((limit + 1, 5), np.float32)  # of the boxes kept in the group in hand
+    tolerated = np.empty(limit + 1)
+    kept_rows = np.empty(len(rows), np.int64)
     total = 0
-    for image in range(num_images):
-        kept = 0
-        for row in order[offsets[image] : offsets[image + 1]]:
+    for index in range(len(groups) - 1):
+        num_kept = 0
+        for row in rows[groups[index] : groups[index + 1]]:
             x, y, width, height = boxes_xywh[row]
             x1, y1 = np.float32(x), np.float32(y)
             x2, y2 = np.float32(x + width), np.float32(y + height)
-            corners[kept] = (x1, y1, x2, y2, (x2 - x1) * (y2 - y1))
-            other = latest[labels[row]]
-            while other >= 0 and not _overlaps(corners, other, kept, iou_threshold):
-                other = previous[other]
-            if other >= 0:
+            corners[num_kept] = (x1, y1, x2, y2, (x2 - x1) * (y2 - y1))
+            other = 0
+            while other < num_kept and not _overlaps(
+                corners, other, num_kept, tolerated[other], diou
+            ):
+                other += 1
+            if other < num_kept:
                 continue
-            previous[kept] = latest[labels[row]]
-            latest[labels[row]] = kept
-            kept_rows[total + kept] = row
-            kept += 1
-            if kept == max_per_image:
+            tolerated[num_kept] = thresholds[row]
+            kept_rows[total + num_kept] = row
+            num_kept += 1
+            if num_kept == max_per_group:
                 break
-        for row in kept_rows[total : total + kept]:
-            latest[labels[row]] = -1
-        total += kept
-        kept_offsets[image + 1] = total
-    return kept_rows[:total].copy(), kept_offsets
+        total += num_kept
+    kept: IntArray = kept_rows[:total].copy()
+    return kept

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,9 +39,26 @@ class Train(Section):
 
 
 class Postprocess(Section):
-    """From candidates to detections."""
+    """From candidates to detections. A key that not every method has is null for the method's own
+    default."""
 
-    method: Literal["nms"] = Field("nms", description="Suppression method")
+    chooser: ClassVar[str] = "method"
+    acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "metric": ("nms", "soft", "weighted", "matrix", "iou_guided", "softer", "adaptive"),
+        "kind": ("soft", "softer", "adaptive"),
+        "kernel": ("matrix",),
+        "sigma": ("soft", "matrix", "softer", "adaptive"),
+        "score_threshold": ("soft", "matrix", "softer", "adaptive"),
+        "sigma_t": ("softer",),
+        "conf_type": ("wbf",),
+        "skip_box_threshold": ("wbf", "nmw"),
+        "allows_overflow": ("wbf",),
+    }
+
+    method: Literal[
+        "nms", "soft", "diou", "weighted", "wbf", "nmw", "matrix", "iou_guided", "softer",
+        "adaptive",
+    ] = Field("nms", description="Suppression method")  # fmt: skip
     iou_threshold: float = Field(
         0.6, ge=0, le=1, description="A box that overlaps a better one by more is dropped"
     )
@@ -48,6 +66,31 @@ class Postprocess(Section):
         False, description="Boxes of different classes suppress each other"
     )
     max_per_image: int = Field(100, gt=0, description="Best detections kept per image")
+    metric: Literal["iou", "diou"] | None = Field(
+        None, description="Overlap; diou: less the distance of the centres"
+    )
+    kind: Literal["hard", "gaussian", "linear"] | None = Field(
+        None, description="How scores of overlapping boxes fall; hard: the boxes are dropped"
+    )
+    kernel: Literal["gaussian", "linear"] | None = Field(
+        None, description="matrix: how scores fall with overlap"
+    )
+    sigma: float | None = Field(None, gt=0, description="Width of the gaussian in overlap")
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="Boxes whose score falls below are dropped"
+    )
+    sigma_t: float | None = Field(
+        None, gt=0, description="softer: how near a box must be to have a vote"
+    )
+    conf_type: Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"] | None = Field(
+        None, description="wbf: score of a fused box"
+    )
+    skip_box_threshold: float | None = Field(
+        None, ge=0, le=1, description="Boxes scored lower are left out of the fusion"
+    )
+    allows_overflow: bool | None = Field(
+        None, description="wbf: more boxes than models may raise a score above its mean"
+    )
 
 
 class Eval(Section):

@@ -26,12 +26,13 @@ BROKEN_RULES = "broken_rules"
 class Section(BaseModel):
     """A part of a recipe.
 
-    `acts_with` names, for a key that only some choices of `name` use, those choices: setting such
-    a key to anything but its default under another choice is an error, because it would do
-    nothing.
+    `acts_with` names, for a key that only some choices of `name` (or of the key in `chooser`) use,
+    those choices: setting such a key to anything but its default under another choice is an
+    error, because it would do nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    chooser: ClassVar[str] = "name"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -46,12 +47,18 @@ class Section(BaseModel):
         return self
 
     def _idle_keys(self) -> Iterator[tuple[str, str]]:
-        name = getattr(self, "name", None)
+        name = getattr(self, self.chooser, None)
         for key, names in self.acts_with.items():
             default = type(self).model_fields[key].default
             if name not in names and getattr(self, key) != default:
                 wanted = " or ".join(names)
-                yield key, f"acts only with name {wanted}, but name is {name}; remove it"
+                yield (
+                    key,
+                    (
+                        f"acts only with {self.chooser} {wanted}, but {self.chooser} is {name}; "
+                        "remove it"
+                    ),
+                )
 
 
 def variants(field: FieldInfo) -> dict[str, type[Section]]:

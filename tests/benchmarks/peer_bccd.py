@@ -107,6 +107,7 @@ def run(root: str, seed: int, epochs: int, batch: int) -> dict[str, float | None
     started = time.perf_counter()
     for epoch in range(epochs):
         model.train()
+        total: dict[str, float] = {}
         for chosen in torch.randperm(len(images)).split(batch):
             pairs = [(images[index], targets[index]) for index in chosen.tolist()]
             pairs = [flipped(*pair) if torch.rand(()) < 0.5 else pair for pair in pairs]
@@ -115,7 +116,11 @@ def run(root: str, seed: int, epochs: int, batch: int) -> dict[str, float | None
             sum(losses.values()).backward()
             optimizer.step()
             schedule.step()
-        print(f"seed {seed} epoch {epoch + 1} {time.perf_counter() - started:.0f} s", flush=True)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0.0) + value.item() / (steps // epochs)
+        means = " ".join(f"{name} {value:.3f}" for name, value in total.items())
+        seconds = time.perf_counter() - started
+        print(f"seed {seed} epoch {epoch + 1} {seconds:.0f} s, {means}", flush=True)
     return evaluate(model, held_out)
 
 

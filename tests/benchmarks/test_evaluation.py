@@ -1,34 +1,108 @@
-"""Speed of the evaluation beside pycocotools on the same data (PEERS: slow COCO evaluation)."""
+"""Time and memory of the evaluation beside pycocotools on the same data (PEERS: slow COCO
+evaluation), and of its bootstrap beside pycocotools' accumulation."""
 
 from __future__ import annotations
 
+import json
+import resource
+import subprocess
+import sys
 from time import perf_counter
 
+import numpy as np
 import pytest
 
-from detcli.evaluation import evaluate_coco
+from detcli.evaluation import METRIC_NAMES, bootstrap, evaluate_coco, match
 from tests.evaluation.oracle import large_data_set, run_pycocotools
+from tests.paths import ROOT
 
-NUM_IMAGES = 1000
+NUM_IMAGES = 5000
+RESAMPLES = 1000
 
 
-@pytest.mark.bench
-def test_evaluation_is_faster_than_pycocotools() -> None:
-    ground_truth, detections = large_data_set(
-        0, num_images=NUM_IMAGES, num_classes=80, boxes_per_image=100
-    )
-    evaluate_coco(ground_truth, detections)  # loads the kernels
-    ours = float("inf")
+def data_set(num_images):
+    return large_data_set(0, num_images=num_images, num_classes=80, boxes_per_image=100)
+
+
+def peak_mib() -> float:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_ours(num_images: int) -> dict[str, float]:
+    ground_truth, detections = data_set(num_images)
+    evaluate_coco(*data_set(10))  # loads the kernels
+    seconds = float("inf")
     for _ in range(3):
         start = perf_counter()
         result = evaluate_coco(ground_truth, detections)
-        ours = min(ours, perf_counter() - start)
+        seconds = min(seconds, perf_counter() - start)
+    return {"seconds": seconds, "mib": peak_mib(), "AP": result.metrics["AP"]}
+
+
+def measure_theirs(num_images: int) -> dict[str, float]:
+    ground_truth, detections = data_set(num_images)
     start = perf_counter()
-    stats = run_pycocotools(ground_truth, detections).stats
-    theirs = perf_counter() - start
-    assert result.metrics["AP"] == pytest.approx(stats[0], abs=1e-12)
-    print(
-        f"\nCOCO evaluation, {NUM_IMAGES} images, {len(detections.scores)} detections: "
-        f"pycocotools {theirs:.2f} s, detcli {ours:.3f} s, {theirs / ours:.0f} times as fast"
+    evaluation = run_pycocotools(ground_truth, detections)
+    seconds, mib = perf_counter() - start, peak_mib()
+    start = perf_counter()
+    evaluation.accumulate()
+    accumulate = perf_counter() - start
+    return {"seconds": seconds, "mib": mib, "AP": evaluation.stats[0], "accumulate": accumulate}
+
+
+def in_its_own_process(function, num_images: int) -> dict[str, float]:
+    """The last line that a measurement prints there."""
+    code = (
+        "import json\n"
+        f"from tests.benchmarks.test_evaluation import {function.__name__} as measure\n"
+        f"print(); print(json.dumps(measure({num_images})))"
     )
-    assert theirs / ours >= 10
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, float]:
+    return in_its_own_process(measure_theirs, NUM_IMAGES)
+
+
+@pytest.mark.bench
+def test_evaluation_beside_pycocotools(theirs) -> None:
+    ours = in_its_own_process(measure_ours, NUM_IMAGES)
+    assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-12)
+    faster, smaller = theirs["seconds"] / ours["seconds"], theirs["mib"] / ours["mib"]
+    print(
+        f"\nCOCO evaluation, {NUM_IMAGES} images, {100 * NUM_IMAGES} detections: "
+        f"pycocotools {theirs['seconds']:.1f} s and {theirs['mib']:.0f} MiB, detcli "
+        f"{ours['seconds']:.3f} s and {ours['mib']:.0f} MiB, {faster:.0f} times as fast in "
+        f"1/{smaller:.1f} of the memory"
+    )
+    assert faster >= 10
+    assert smaller >= 3
+
+
+@pytest.mark.bench
+def test_bootstrap_beside_pycocotools(theirs) -> None:
+    """pycocotools' accumulate gives the twelve numbers of one resample of one system."""
+    ground_truth, detections = data_set(NUM_IMAGES)
+    rows = np.flatnonzero(np.random.default_rng(0).random(len(detections.scores)) < 0.9)
+    pair = [match(ground_truth, detections), match(ground_truth, detections.take(rows))]
+    bootstrap(ground_truth, pair, resamples=1)  # loads the kernels
+    start = perf_counter()
+    bootstrap(ground_truth, pair, metrics=["AP"], resamples=RESAMPLES)
+    one_metric = perf_counter() - start
+    few = RESAMPLES // 10
+    start = perf_counter()
+    bootstrap(ground_truth, pair, metrics=METRIC_NAMES, resamples=few)
+    all_metrics = (perf_counter() - start) / few / len(pair)
+    ratio = theirs["accumulate"] / all_metrics
+    print(
+        f"\npaired bootstrap of two systems, {NUM_IMAGES} images: {one_metric:.1f} s per "
+        f"{RESAMPLES} resamples of AP; all twelve numbers {1000 * all_metrics:.1f} ms per "
+        f"resample and system, pycocotools' accumulate {theirs['accumulate']:.2f} s, "
+        f"{ratio:.0f} times as fast"
+    )
+    assert ratio >= 100

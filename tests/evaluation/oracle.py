@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detcli.types import Detections, GroundTruth
+from tests.paths import SHARED
 
+COCO100 = SHARED / "data" / "known-answers-coco100"
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -105,6 +108,33 @@ def large_data_set(seed, num_images=20, num_classes=5, boxes_per_image=300):
     return ground_truth, detections_of(
         num_images, images[source], found, found_labels, np.round(rng.random(num_boxes), 2)
     )
+
+
+def read_coco100():
+    """The known-answers set of 100 COCO images: crowds, ten of 80 classes without an object."""
+    truth = json.loads((COCO100 / "instances_val2014_100.json").read_text())
+    results = json.loads((COCO100 / "instances_val2014_fakebbox100_results.json").read_text())
+    position = {image["id"]: n for n, image in enumerate(truth["images"])}
+    label = {category["id"]: n for n, category in enumerate(truth["categories"])}
+    objects = truth["annotations"]
+    ground_truth = ground_truth_of(
+        [image["id"] for image in truth["images"]],
+        [position[a["image_id"]] for a in objects],
+        [a["bbox"] for a in objects],
+        [label[a["category_id"]] for a in objects],
+        area=[a["area"] for a in objects],
+        crowd=[a["iscrowd"] for a in objects],
+        difficult=[False] * len(objects),
+        num_classes=len(label),
+    )
+    detections = detections_of(
+        len(position),
+        [position[r["image_id"]] for r in results],
+        [r["bbox"] for r in results],
+        [label[r["category_id"]] for r in results],
+        [r["score"] for r in results],
+    )
+    return ground_truth, detections
 
 
 def run_pycocotools(ground_truth: GroundTruth, detections: Detections) -> COCOeval:

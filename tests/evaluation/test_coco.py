@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from detcli.errors import DataError
 from detcli.evaluation import METRIC_NAMES, evaluate_coco
 from tests.evaluation.oracle import (
+    COCO100,
     STATS,
     detections_of,
     ground_truth_of,
     large_data_set,
+    read_coco100,
     run_pycocotools,
     small_data_sets,
 )
-from tests.paths import SHARED, needs_shared
-
-KNOWN = SHARED / "data" / "known-answers-coco100"
+from tests.paths import needs_shared
 
 
 def assert_equals_pycocotools(ground_truth, detections):
@@ -60,29 +60,8 @@ def test_equals_pycocotools_with_over_100_detections_of_a_class(seed):
 
 @needs_shared
 def test_known_answers_of_coco100():
-    truth = json.loads((KNOWN / "instances_val2014_100.json").read_text())
-    results = json.loads((KNOWN / "instances_val2014_fakebbox100_results.json").read_text())
-    expected = json.loads((KNOWN / "expected.json").read_text())["bbox"]
-    position = {image["id"]: n for n, image in enumerate(truth["images"])}
-    label = {category["id"]: n for n, category in enumerate(truth["categories"])}
-    objects = truth["annotations"]
-    ground_truth = ground_truth_of(
-        [image["id"] for image in truth["images"]],
-        [position[a["image_id"]] for a in objects],
-        [a["bbox"] for a in objects],
-        [label[a["category_id"]] for a in objects],
-        area=[a["area"] for a in objects],
-        crowd=[a["iscrowd"] for a in objects],
-        difficult=[False] * len(objects),
-        num_classes=len(label),
-    )
-    detections = detections_of(
-        len(position),
-        [position[r["image_id"]] for r in results],
-        [r["bbox"] for r in results],
-        [label[r["category_id"]] for r in results],
-        [r["score"] for r in results],
-    )
+    ground_truth, detections = read_coco100()
+    expected = json.loads((COCO100 / "expected.json").read_text())["bbox"]
     metrics = evaluate_coco(ground_truth, detections).metrics
     assert len(expected) == len(METRIC_NAMES)
     for name, value in zip(METRIC_NAMES, expected.values(), strict=True):

@@ -2,7 +2,18 @@ from __future__ import annotations
 
 import json
 
-from detcli.evaluation import METRIC_NAMES, evaluate_coco
+from detcli.evaluation import (
+    ERROR_KINDS,
+    METRIC_NAMES,
+    SPECIAL_KINDS,
+    calibration,
+    confusion_matrix,
+    error_report,
+    evaluate_coco,
+    evaluate_voc,
+    match,
+    report,
+)
 from detcli.evaluation.report import (
     CLASS_HEADER,
     SUMMARY_HEADER,
@@ -16,7 +27,9 @@ GROUND_TRUTH = ground_truth_of(
     [7], [0, 0], [[0, 0, 10, 10], [40, 40, 10, 10]], [0, 0],
     area=[100, 100], crowd=[False] * 2, difficult=[False] * 2, num_classes=2,
 )  # fmt: skip
-RESULT = evaluate_coco(GROUND_TRUTH, detections_of(1, [0], [[0, 0, 10, 10]], [0], [0.5]))
+DETECTIONS = detections_of(1, [0], [[0, 0, 10, 10]], [0], [0.5])
+TABLE = match(GROUND_TRUTH, DETECTIONS)
+RESULT = evaluate_coco(GROUND_TRUTH, DETECTIONS)
 
 
 def test_summary_has_a_row_per_metric_and_a_dash_for_what_is_undefined():
@@ -41,3 +54,51 @@ def test_json_has_the_fixed_keys_and_null_for_what_is_undefined():
     assert document["metrics"]["APl"] is None
     assert document["per_class"]["class 1"]["AP"] is None
     assert (document["images"], document["detections"]) == (1, 1)
+
+
+def as_json(document):
+    return json.loads(json.dumps(document, allow_nan=False))
+
+
+def test_voc():
+    result = evaluate_voc(GROUND_TRUTH, DETECTIONS)
+    rows = report.voc_rows(result)
+    assert all(len(row) == len(report.VOC_HEADER) for row in rows)
+    assert rows == [
+        ("class 0", "2", "1", "0.5000"), ("class 1", "0", "0", "-"), ("mean", "2", "1", "0.5000"),
+    ]  # fmt: skip
+    document = as_json(report.voc_to_json(result))
+    assert document["metrics"] == {"mAP": 0.5}
+    assert document["per_class"]["class 1"]["AP"] is None
+    assert (document["interpolation"], document["iou_threshold"]) == ("every-point", 0.5)
+
+
+def test_errors():
+    result = error_report(GROUND_TRUTH, DETECTIONS, TABLE)
+    rows = report.error_rows(result)
+    assert [row[0] for row in rows] == [*ERROR_KINDS, *SPECIAL_KINDS]
+    assert ("missed", "1", "0.4950") in rows
+    assert rows[-1] == ("false negatives", "-", "0.4950")
+    assert as_json(report.errors_to_json(result))["count"]["missed"] == 1
+
+
+def test_calibration():
+    result = calibration(GROUND_TRUTH, TABLE, bins=2)
+    rows = report.calibration_rows(result)
+    assert rows == [("0.00 to 0.50", "0", "-", "-"), ("0.50 to 1.00", "1", "0.5000", "1.0000")]
+    assert all(len(row) == len(report.CALIBRATION_HEADER) for row in rows)
+    document = as_json(report.calibration_to_json(result))
+    assert document["error"] == 0.5
+    assert document["precision"] == [None, 1.0]
+    assert document["per_class"] == {"class 0": 0.5, "class 1": None}
+
+
+def test_confusion():
+    matrix = confusion_matrix(GROUND_TRUTH, DETECTIONS)
+    assert report.confusion_header(matrix)[1:] == ("class 0", "class 1", "nothing found")
+    assert report.confusion_rows(matrix) == [
+        ("class 0", "1", "0", "1"), ("class 1", "0", "0", "0"), ("no object", "0", "0", "0"),
+    ]  # fmt: skip
+    document = as_json(report.confusion_to_json(matrix))
+    assert document["counts"] == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert (document["score_threshold"], document["iou_threshold"]) == (0.25, 0.5)

@@ -13,18 +13,7 @@ from torchvision.ops import nms as torchvision_nms
 from detcli.errors import DataError, UsageError
 from detcli.postprocess import suppress
 from detcli.types import Detections
-
-
-def detections_from_xyxy(counts, xyxy, scores, labels, **extra) -> Detections:
-    """float32 corners as the engine hands them over: xywh in float64."""
-    corners = np.asarray(xyxy, np.float32).reshape(-1, 4).astype(np.float64)
-    return Detections(
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1),
-        scores=np.asarray(scores, np.float32).astype(np.float64),
-        labels=np.asarray(labels, np.int64),
-        extra=extra,
-    )
+from tests.postprocess.tables import detections_from_xyxy
 
 
 def expected_rows(table, xyxy, iou_threshold, *, class_agnostic, max_per_image):
@@ -149,7 +138,7 @@ def test_no_candidates():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "nsm"}, "'nsm' is unknown; it must be one of nms"),
+        ({"method": "nsm"}, "'nsm' is unknown; it must be one of nms, soft"),
         ({"iou_threshold": 1.5}, "iou_threshold: expected 0 to 1, got 1.5"),
         ({"iou_threshold": float("nan")}, "iou_threshold"),
         ({"max_per_image": 0}, "max_per_image"),

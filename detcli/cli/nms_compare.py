@@ -1,0 +1,145 @@
+"""`detcli nms-compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detcli.cli.output import Json, Quiet, print_json, print_table, say
+from detcli.errors import UsageError
+
+MAX_PER_IMAGE = 100  # as many as COCO counts
+
+if TYPE_CHECKING:
+    from detcli.engine.methods import MethodSpec
+    from detcli.engine.prediction_files import PredictionFiles
+
+
+def command(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Predictions files; several are an ensemble.")
+    ],
+    methods: Annotated[
+        str, typer.Option(help="Names, comma-separated; default: all that the files allow.")
+    ] = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="One method with options: 'soft sigma=0.1 metric=diou'; repeatable."),
+    ] = None,
+    gt: Annotated[
+        Path | None, typer.Option(help="COCO JSON; default: what the .meta.json names.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="One per file, comma-separated: 2,1.")] = None,
+    baseline: Annotated[str, typer.Option(help="What the others are compared with.")] = "nms",
+    iou: Annotated[
+        float | None, typer.Option(help="IoU threshold of every method; default: its usual one.")
+    ] = None,
+    max_det: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most boxes kept per image; default: the run's, or 100."),
+    ] = None,
+    class_agnostic: Annotated[
+        bool, typer.Option("--class-agnostic", help="Classes suppress each other.")
+    ] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Choose thresholds on half the images, report the others."),
+    ] = False,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Resamples for the intervals; 0: no intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples and the halves.")] = 0,
+    allow_threshold: Annotated[
+        bool, typer.Option("--allow-threshold", help="Predictions that were cut at a score.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for fused predictions, a CSV and plots.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hold suppression and fusion methods against one another on your own predictions."""
+    from detcli.engine import method_report
+    from detcli.engine.log import RunLog
+    from detcli.engine.methods import parse_methods
+    from detcli.engine.nms_compare import compare_methods
+    from detcli.engine.prediction_files import load_prediction_files
+
+    asked = parse_methods(methods, method or [])
+    files = load_prediction_files(
+        predictions, gt, allow_threshold=allow_threshold, need_truth=sweep
+    )
+    specs, position = with_references(asked or possible_methods(files), baseline)
+    known = {} if sweep else files.postprocess  # a sweep is to find better ones
+    specs = [with_usual_options(spec, known, iou) for spec in specs]
+    common: dict[str, Any] = {
+        "max_per_image": max_det or files.postprocess.get("max_per_image", MAX_PER_IMAGE),
+        "class_agnostic": class_agnostic or files.postprocess.get("class_agnostic", False),
+    }
+    if weights is not None:
+        common["weights"] = numbers("--weights", weights)
+    comparison = compare_methods(
+        files, specs, position, common, RunLog(quiet=quiet),
+        choose_thresholds=sweep, resamples=bootstrap, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        print_json(method_report.to_json(comparison))
+    else:
+        print_table(method_report.header(comparison), method_report.table_rows(comparison))
+    for note in comparison.notes:
+        say(note, quiet=quiet)
+    if files.annotations is None:
+        say("no ground truth: name it with --gt FILE (COCO JSON) to see AP", quiet=quiet)
+    for path in method_report.write_report(out, comparison, files) if out is not None else ():
+        say(f"wrote {path}", quiet=quiet)
+
+
+def possible_methods(files: PredictionFiles) -> list[MethodSpec]:
+    """Every method whose columns the files have."""
+    from detcli.engine.methods import MethodSpec
+    from detcli.postprocess import METHODS, missing_column
+
+    present = set.intersection(*(set(table.extra) for table in files.tables))
+    return [MethodSpec(name) for name in METHODS if missing_column(name, present) is None]
+
+
+def with_references(specs: list[MethodSpec], baseline: str) -> tuple[list[MethodSpec], int]:
+    """The methods, in front of them the baseline and nms, whose time is the unit, unless they are
+    there already; and the baseline's position."""
+    from detcli.engine.methods import parse_method
+
+    reference = parse_method(baseline)
+    for needed in (parse_method("nms"), reference):
+        if _position(specs, needed) is None:
+            specs = [needed, *specs]
+    position = _position(specs, reference)
+    assert position is not None
+    return specs, position
+
+
+def with_usual_options(spec: MethodSpec, known: Mapping[str, Any], iou: float | None) -> MethodSpec:
+    """What was typed, then --iou, then the run's own settings, if they are for this method."""
+    if iou is not None:
+        spec = spec.with_defaults(iou_threshold=iou)
+    if known.get("method") != spec.name:
+        return spec
+    elsewhere = {"method", "max_per_image", "class_agnostic"}
+    return spec.with_defaults(**{key: known[key] for key in known.keys() - elsewhere})
+
+
+def _position(specs: list[MethodSpec], wanted: MethodSpec) -> int | None:
+    """Where exactly this method stands; without options, the first of its name will do."""
+    exact = [index for index, spec in enumerate(specs) if spec == wanted]
+    named = [index for index, spec in enumerate(specs) if spec.name == wanted.name]
+    return next(iter(exact if wanted.options else exact + named), None)
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Comma-separated numbers. Raises UsageError."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option}: expected numbers such as 2,1, got {text!r}") from None

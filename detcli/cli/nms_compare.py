@@ -78,9 +78,9 @@ def command(
     common: dict[str, Any] = {
         "max_per_image": max_det or files.postprocess.get("max_per_image", MAX_PER_IMAGE),
         "class_agnostic": class_agnostic or files.postprocess.get("class_agnostic", False),
+        "num_models": len(predictions),
+        "weights": None if weights is None else model_weights(weights, len(predictions)),
     }
-    if weights is not None:
-        common["weights"] = numbers("--weights", weights)
     comparison = compare_methods(
         files, specs, position, common, RunLog(quiet=quiet),
         choose_thresholds=sweep, resamples=bootstrap, seed=seed,
@@ -135,6 +135,16 @@ def _position(specs: list[MethodSpec], wanted: MethodSpec) -> int | None:
     exact = [index for index, spec in enumerate(specs) if spec == wanted]
     named = [index for index, spec in enumerate(specs) if spec.name == wanted.name]
     return next(iter(exact if wanted.options else exact + named), None)
+
+
+def model_weights(text: str, num_models: int) -> list[float]:
+    """One weight per predictions file. Raises UsageError."""
+    found = numbers("--weights", text)
+    if len(found) != num_models:
+        raise UsageError(
+            f"--weights: expected {num_models}, one per predictions file, got {len(found)}"
+        )
+    return found
 
 
 def numbers(option: str, text: str) -> list[float]:

@@ -12,6 +12,8 @@ from detcli.errors import UsageError
 from detcli.postprocess import check_method, method_options, suppress
 from detcli.types import Detections
 
+FUSING = ("wbf", "nmw")  # made to fuse the final boxes of several models
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -36,9 +38,23 @@ class MethodSpec:
         added = {key: value for key, value in defaults.items() if key in known}
         return MethodSpec(self.name, {**added, **self.options})
 
-    def apply(self, candidates: Detections, **fixed: Any) -> Detections:
-        """Candidates of a whole data set in, detections out; `fixed`: options of every method."""
-        return suppress(candidates, method=self.name, **self.options, **fixed)
+    def apply(
+        self,
+        candidates: Detections,
+        *,
+        num_models: int = 1,
+        weights: Sequence[float] | None = None,
+        **shared: Any,
+    ) -> Detections:
+        """Candidates of a whole data set in, detections out.
+
+        weights: one per model of an ensemble; `shared`: options that every method has. Methods
+        that fuse get ones where no weights are given: otherwise a model that found nothing at all
+        would not count as one.
+        """
+        if weights is None and num_models > 1 and self.name in FUSING:
+            weights = [1.0] * num_models
+        return suppress(candidates, method=self.name, weights=weights, **{**shared, **self.options})
 
 
 def parse_method(text: str) -> MethodSpec:

@@ -33,7 +33,7 @@ class Swept:
     def sentence(self, num_images: int) -> str:
         """What was chosen and how much it mattered."""
         if self.option is None:
-            return f"{self.spec.name}: its threshold was given, nothing was chosen"
+            return f"{self.spec.label}: nothing to choose, its threshold was given or it has none"
         best, worst = (pick(value for _, value in self.tried) for pick in (max, min))
         values = [value for value, _ in self.tried]
         at_end = self.spec.options[self.option] in (values[0], values[-1])
@@ -59,7 +59,9 @@ def halves(num_images: int, seed: int) -> tuple[IntArray, IntArray]:
 
 def swept_option(spec: MethodSpec) -> tuple[str, tuple[float, ...]] | None:
     """The option that decides how much a method suppresses and the values worth trying; None
-    where it was typed and is therefore not ours to choose."""
+    where it was typed and is therefore not ours to choose, and where there is none."""
+    if spec.params.get("kernel") == "linear":  # matrix: scores fall by 1 - IoU, whatever is set
+        return None
     decays = spec.params.get("kind", spec.params.get("kernel")) == "gaussian"
     option, values = ("sigma", _SIGMAS) if decays else ("iou_threshold", _IOU_THRESHOLDS)
     return None if option in spec.options else (option, values)

@@ -15,7 +15,7 @@ from detcli.engine.distributed import Ranks
 from detcli.engine.log import RunLog
 from detcli.engine.measure import Trained
 from detcli.engine.method_report import difference_cells, difference_json
-from detcli.engine.methods import MethodSpec
+from detcli.engine.methods import FUSING, MethodSpec
 from detcli.engine.predictions import GROUND_TRUTH, postprocess_options, write_measured
 from detcli.engine.setup import read_split
 from detcli.engine.views import PLAIN, Seen, View, doubts, look
@@ -25,9 +25,6 @@ from detcli.postprocess import join_models, suppress
 from detcli.recipe import Recipe
 from detcli.types import Detections
 
-# Made to fuse the final boxes of several models: among the raw candidates of one view every
-# object has dozens of boxes, whose scores they would average.
-_FUSING = ("wbf", "nmw")
 _SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -123,11 +120,14 @@ def _merge(
     seen: Sequence[Seen], detections: Sequence[Detections], merge: MethodSpec, trained: Trained
 ) -> Detections:
     """The views as the models of an ensemble; fusing methods get each view's detections."""
-    fusing = merge.name in _FUSING
-    tables = detections if fusing else [found.candidates for found in seen]
+    # Among the raw candidates of one view every object has dozens of boxes, and a method that
+    # fuses would average their scores.
+    fuses = merge.name in FUSING
+    tables = detections if fuses else [found.candidates for found in seen]
     postprocess = trained.recipe.postprocess
     return merge.apply(
         join_models(tables),
+        num_models=len(tables),
         max_per_image=postprocess.max_per_image,
         class_agnostic=postprocess.class_agnostic,
     )

@@ -106,6 +106,24 @@ def test_several_files_are_an_ensemble(capsys, folder):
     assert weighted["rows"][1]["AP"] != both
 
 
+def test_a_model_that_found_nothing_still_counts(capsys, folder, tmp_path):
+    """Wherever it stands, and as with weights of one."""
+    place, _ = folder
+    (tmp_path / "empty.json").write_text("[]")
+    both = [tmp_path / "empty.json", place / "a.json"]
+    shared = "--gt", place / "truth.json", "--methods", "wbf", "--out"
+    document(capsys, *both, *shared, tmp_path / "first")
+    document(capsys, *reversed(both), *shared, tmp_path / "last")
+    document(capsys, *both, "--weights", "1,1", *shared, tmp_path / "weighted")
+    document(capsys, place / "a.json", *shared, tmp_path / "alone")
+    scores = {
+        name: [entry["score"] for entry in json.loads((tmp_path / name / "wbf.json").read_text())]
+        for name in ("first", "last", "weighted", "alone")
+    }
+    assert scores["first"] == scores["last"] == scores["weighted"]
+    assert sum(scores["first"]) < sum(scores["alone"])
+
+
 def test_without_ground_truth_everything_but_ap(capsys, folder, tmp_path):
     place, _ = folder
     entries = json.loads((place / "a.json").read_text())
@@ -188,7 +206,7 @@ def test_out_holds_predictions_a_table_and_pictures(capsys, folder, tmp_path):
         (["--methods", "soft,soft"], 2, ["twice"]),
         (["--methods", "softer"], 3, ["'softer'", "'sigma'", "detector"]),
         (["--methods", "wbf", "--weights", "1,x"], 2, ["--weights", "'1,x'"]),
-        (["--methods", "wbf", "--weights", "1,2,3"], 2, ["weights", "3"]),
+        (["--methods", "wbf", "--weights", "1,2,3"], 2, ["--weights", "expected 1", "got 3"]),
         (["--iou", "1.5"], 2, ["iou_threshold", "0 to 1"]),
         (["--gt", "missing.json"], 3, ["missing.json"]),
     ],

@@ -105,8 +105,8 @@ def resume_folder(recipe: str, rest: Sequence[str]) -> Path:
     for argument in (*reversed(rest), recipe):
         if Path(argument).is_dir():
             return Path(argument)
-    if rest:
-        raise UsageError(f"--resume {rest[-1]}: no such run folder")
+    if rest or ("/" in recipe and not recipe.endswith((".yaml", ".yml"))):
+        raise UsageError(f"--resume {(*rest, recipe)[0]}: no such run folder")
 
     from detcli.engine import run_folder
     from detcli.recipe import load_recipe

@@ -74,8 +74,10 @@ def draw(
         corners = (left, top, left + width, top + height)
         pen.rectangle(corners, outline=color, width=max(1, round(side / 400)))
         text = f"{names[label]} {detections.scores[row]:.2f}"
-        pen.rectangle(pen.textbbox((left, top), text, font=font), fill=color)
-        pen.text((left, top), text, font=font, fill="black")
+        # Above the box, so that it does not hide a small object, unless the image ends there.
+        anchor = "lb" if top > font.size else "lt"
+        pen.rectangle(pen.textbbox((left, top), text, font=font, anchor=anchor), fill=color)
+        pen.text((left, top), text, font=font, fill="black", anchor=anchor)
     return np.asarray(picture), len(rows)
 
 

@@ -238,6 +238,7 @@ def test_overfit_fails_with_advice_and_exit_code_1(tmp_path, capsys, monkeypatch
         (["train", "no_such_recipe"], 2, "no_such_recipe"),
         (["train", "atss_r18_shapes", "optim.lrr=1"], 2, "optim.lr"),
         (["train", "--resume", "no_such_run"], 2, "no_such_run"),
+        (["train", "--resume", "runs/none/1"], 2, "--resume runs/none/1: no such run folder"),
         (["train", "--replay", "absent.pt"], 3, "absent.pt"),
         (["eval"], 2, "expected"),
         (["eval", "no_such_run"], 2, "no_such_run"),

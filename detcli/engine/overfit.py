@@ -6,16 +6,20 @@ Note 004's first advice on training: one or two pictures first, to see that it c
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from detcli.data.records import Records
 from detcli.errors import DataError
+from detcli.evaluation import match
 from detcli.recipe import Recipe, recipe_from_dict
+from detcli.types import Detections
 
 GOAL_AP50 = 0.9
 STEPS = 400
 LOOKS = 8  # evaluations on the way
+MOST_NAMED = 5  # objects that a line each is spent on
 
 
 def overfit_recipe(recipe: Recipe, num_images: int) -> Recipe:
@@ -56,6 +60,22 @@ def verdict(ap50: float | None) -> str:
     return (
         f"overfit check failed: {reached} after {STEPS} steps, expected > {GOAL_AP50}. Look at: "
         "the boxes (are they in pixels of these images?), the learning rate (too low, or so high "
-        "that the loss jumps), object sizes against anchors and strides, running batch-norm "
-        "statistics (model.backbone.norm_eval) without pre-trained weights"
+        "that the loss jumps), object sizes against anchors and strides, objects that another one "
+        "covers (the assigner may leave them no anchor), running batch-norm statistics "
+        "(model.backbone.norm_eval) without pre-trained weights"
     )
+
+
+def never_found(records: Records, detections: Detections) -> Iterator[str]:
+    """The objects that no detection overlaps by an IoU of 0.5: where they are, at most five."""
+    truth = records.ground_truth()
+    table = match(truth, detections)
+    missed = np.setdiff1d(np.flatnonzero(table.object_counts[:, 0]), table.matched_object[:, 0])
+    for row in missed[:MOST_NAMED]:
+        x, y, width, height = truth.boxes_xywh[row]
+        yield (
+            f"never found: {truth.class_names[truth.labels[row]]} at x {x:g}, y {y:g}, "
+            f"{width:g} x {height:g} pixels in {records.name(int(truth.image_index[row]))}"
+        )
+    if len(missed) > MOST_NAMED:
+        yield f"and {len(missed) - MOST_NAMED} more objects"

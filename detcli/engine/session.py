@@ -13,7 +13,7 @@ import torch
 from detcli.engine import checkpoint, distributed, divergence, overfit, run_folder
 from detcli.engine.distributed import Ranks
 from detcli.engine.environment import environment
-from detcli.engine.evaluate import autocast, network_input
+from detcli.engine.evaluate import Evaluation, autocast, network_input
 from detcli.engine.log import RunLog, write_atomically
 from detcli.engine.plots import plot_curves
 from detcli.engine.prepare import prepare
@@ -27,13 +27,18 @@ from detcli.recipe import LoadedRecipe, dump_yaml, recipe_from_dict
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training command has to show: the run folder, the metrics, and what to exit with."""
+    """What a training command has to show: the run folder, the last evaluation (on rank 0), and
+    what to exit with."""
 
     folder: Path
-    result: CocoMetrics | None
+    evaluation: Evaluation | None
     best_ap: float | None
     best_epoch: int | None
     exit_code: int = 0
+
+    @property
+    def result(self) -> CocoMetrics | None:
+        return None if self.evaluation is None else self.evaluation.metrics
 
 
 def new_run(
@@ -99,6 +104,9 @@ def check_overfit(
     outcome = run_to_the_end(trainer)
     ap50 = outcome.result.metrics["AP50"] if outcome.result is not None else None
     log.say(overfit.verdict(ap50))
+    if outcome.evaluation is not None:
+        for line in overfit.never_found(trainer.eval_records, outcome.evaluation.detections):
+            log.say(line)
     return replace(outcome, exit_code=int((ap50 or 0.0) <= overfit.GOAL_AP50))
 
 
@@ -157,7 +165,7 @@ def run_to_the_end(trainer: Trainer) -> Outcome:
         )
     return Outcome(
         folder=trainer.folder,
-        result=result.metrics if result is not None else None,
+        evaluation=result,
         best_ap=position.best,
         best_epoch=position.best_epoch,
     )

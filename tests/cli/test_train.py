@@ -204,20 +204,37 @@ def test_a_checkpoint_is_no_replay(finished, capsys):
     assert done.code == 3
 
 
-def test_overfit_passes_on_two_images(tmp_path, capsys):
+def overfit(capsys, tmp_path, seed):
+    """Six objects of plain shapes on two images of 64 pixels."""
     recipe = write_tiny(
         tmp_path,
-        data={"shapes": {"variant": "hard_negatives"}},
+        data={"shapes": {"variant": "plain", "seed": seed}},
         model={"anchor_scale": 4.0, "backbone": {"norm": "gn"}},
         optim={"name": "adamw", "lr": 0.001},
         train={"log_every": 50},
     )
-    done = run(
+    return run(
         capsys, "train", recipe, "--overfit", "2", "--out", tmp_path / "r", "--quiet", "--json"
     )
+
+
+def test_overfit_passes_on_two_images(tmp_path, capsys):
+    done = overfit(capsys, tmp_path, seed=2)
     assert done.code == 0, done.err
     assert json.loads(done.out)["metrics"]["AP50"] > 0.9
-    assert "overfit check passed" in (tmp_path / "r" / "log.txt").read_text()
+    log = (tmp_path / "r" / "log.txt").read_text()
+    assert "overfit check passed" in log
+    assert "never found" not in log
+
+
+def test_overfit_names_the_object_that_gets_no_anchor(tmp_path, capsys, monkeypatch):
+    """With this seed a triangle covers a cross, and ATSS gives all of its anchors to the former."""
+    monkeypatch.setattr("detcli.engine.overfit.STEPS", 100)
+    done = overfit(capsys, tmp_path, seed=0)
+    assert done.code == 1
+    log = (tmp_path / "r" / "log.txt").read_text()
+    assert "never found: cross at x 10.25, y 26.95, 11.44 x 12.96 pixels" in log
+    assert log.count("never found") == 1
 
 
 def test_overfit_fails_with_advice_and_exit_code_1(tmp_path, capsys, monkeypatch):

@@ -83,7 +83,8 @@ def test_no_torch_at_module_level(path):
     [["--help"], ["recipes", "list"], ["recipes", "show", "atss_r50"],
      ["eval", "--predictions", "FILE", "--plots", "--analyse", "--out", "OUT"],
      ["nms-compare", "FILE", "--bootstrap", "2", "--sweep", "--out", "OUT"],
-     ["compare", "FILE", "FILE", "--bootstrap", "2", "--out", "OUT"]],
+     ["compare", "FILE", "FILE", "--bootstrap", "2", "--out", "OUT"],
+     ["lr-scale", "atss_r18_shapes", "--gpus", "4", "--json"]],
     ids=lambda arguments: " ".join(arguments[:2]),
 )  # fmt: skip
 def test_light_commands_never_import_torch(arguments, tmp_path):

@@ -101,12 +101,14 @@ def run_command(capsys, command):
         path.write_text(text)
 
 
-@pytest.mark.parametrize("name", ["training", "comparing", "recipes", "data"])
+@pytest.mark.parametrize(
+    "name", ["training", "comparing", "recipes", "data", "learning-rate", "losses", "augmentation"]
+)
 def test_commands_in_the_docs_name_real_options(name, capsys):
     """Commands of the docs are parsed by the real command line, up to what needs real files."""
     for line in re.findall(r"^    (detcli .+)$", (ROOT / f"docs/{name}.md").read_text(), re.M):
         words = shlex.split(line, comments=True)[1:]
         known = run(capsys, words[0], "--help").out
         for option in (word.split("=")[0] for word in words if word.startswith("--")):
-            verb = run(capsys, *words[:2], "--help").out if words[0] == "recipes" else known
+            verb = run(capsys, *words[:2], "--help").out if words[0] in {"recipes", "data"} else known
             assert option in verb, line

@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 
 from detcli.data.images import read_image
 from detcli.data.records import Records
-from detcli.data.transforms import Pipeline, Sample
+from detcli.data.transforms import Pipeline, Pool, Sample
+from detcli.data.transforms.small import boxes_of
 from detcli.errors import DataError
 
 
@@ -16,17 +17,26 @@ class DetectionDataset(Dataset[Sample]):
     """The images of a record table as network inputs.
 
     Item (epoch, index) is a function of (seed, epoch, index) alone: which worker makes it, and
-    what that worker made before, does not matter. Raises DataError for a file that is broken or
-    has changed since the annotations were read.
+    what that worker made before, does not matter. Indices from the number of images on are images
+    that oversampling shows again. Raises DataError for a file that is broken or has changed since
+    the annotations were read.
     """
 
     def __init__(self, records: Records, transforms: Pipeline, seed: int) -> None:
         self.records = records
         self.transforms = transforms
         self.seed = seed
+        self.pool = Pool(records, self.load)
+        oversample = transforms.oversample
+        self.extra = np.zeros(0, np.int64) if oversample is None else oversample.extra(records)
 
     def __len__(self) -> int:
+        """Images, each counted once."""
         return len(self.records)
+
+    def position(self, index: int) -> int:
+        """Which image of the record table an index shows."""
+        return index if index < len(self) else int(self.extra[index - len(self)])
 
     @property
     def augmentations(self) -> tuple[str, ...]:
@@ -35,13 +45,15 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
-        sample = self.load(index)
+        sample = self.load(self.position(index))
+        if index >= len(self):
+            sample = sample.changed("oversample")
         # index + 1: (seed, epoch) alone shuffles the epoch, and a trailing 0 would repeat it.
         stream = np.random.SeedSequence((self.seed, epoch, index + 1)).generate_state(1, np.uint64)
         # torchvision draws from torch's global generator: borrow it and put it back.
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(int(stream[0]))
-            return self.transforms(sample)
+            return self.transforms(sample, self.pool)
 
     def load(self, index: int) -> Sample:
         """The image and its boxes as they are on disk."""
@@ -51,15 +63,11 @@ class DetectionDataset(Dataset[Sample]):
         if pixels.shape[:2] != records.size(index):
             said, real = (f"{w}x{h}" for h, w in (records.size(index), pixels.shape[:2]))
             raise DataError(f"{path}: expected {said} as when it was read first, got {real}")
-        rows = records.rows(index)
-        boxes = records.boxes_xywh[rows].copy()
-        boxes[:, 2:] += boxes[:, :2]
-        height, width = pixels.shape[:2]
-        boxes = boxes.clip(0, (width, height, width, height))
+        boxes, ignore = boxes_of(records, index)
         return Sample(
             # A view with channels last in memory, which torchvision resizes fastest.
             image=torch.from_numpy(pixels).permute(2, 0, 1),
             boxes=torch.from_numpy(boxes).float(),
-            labels=torch.from_numpy(records.labels[rows].copy()),
-            ignore=torch.from_numpy(records.crowd[rows] | records.difficult[rows]),
+            labels=torch.from_numpy(records.labels[records.rows(index)].copy()),
+            ignore=torch.from_numpy(ignore),
         )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -62,7 +63,7 @@ class _Items(Dataset[Any]):
 
     def __getitem__(self, item: Item) -> tuple[int, Sample] | DataError:
         try:
-            return item[1], self.dataset[item]
+            return self.dataset.position(item[1]), self.dataset[item]
         except DataError as error:
             return error
 
@@ -192,19 +193,23 @@ def build_loader(
     """A loader for one rank.
 
     shuffle True is training: shuffled by (seed, epoch), every rank the same number of full
-    batches (see `training_plan`). shuffle False is evaluation: images in order, each once over
-    all ranks, `group_by_aspect` without effect. The batches are the same for any number of
-    workers. pin_memory needs CUDA.
+    batches (see `training_plan`), with the images that oversampling repeats. shuffle False is
+    evaluation: images in order, each once over all ranks, `group_by_aspect` without effect. The
+    batches are the same for any number of workers. pin_memory needs CUDA.
     """
-    count, sizes = len(dataset), dataset.records.sizes
-    wide = sizes[:, 1] >= sizes[:, 0] if group_by_aspect else None
+    count, extra, sizes = len(dataset), dataset.extra, dataset.records.sizes
+    wide = None
+    if group_by_aspect:
+        wide = sizes[:, 1] >= sizes[:, 0]
+        wide = np.concatenate([wide, wide[extra]])
 
     def plan(epoch: int) -> list[IntArray]:
         if not shuffle:
             return evaluation_plan(count, batch=batch_per_rank, rank=rank, world_size=world_size)
         batches = training_plan(
-            wide, count, seed=seed, epoch=epoch, batch=batch_per_rank, world_size=world_size
-        )
+            wide, count + len(extra), seed=seed, epoch=epoch, batch=batch_per_rank,
+            world_size=world_size,
+        )  # fmt: skip
         return batches[rank::world_size]
 
     options = {

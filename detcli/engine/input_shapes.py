@@ -49,12 +49,16 @@ def largest_shape(recipe: Recipe, records: Records) -> tuple[int, int]:
 
 def has_fixed_shape(recipe: Recipe, records: Records) -> bool:
     """Whether every training batch has the same shape."""
+    return len(input_shapes(recipe, records)) == 1 and not recipe.data.augment.changes_size
+
+
+def most_boxes(recipe: Recipe, records: Records) -> int:
+    """The most boxes that a training image can have."""
+    densest = int(np.diff(records.offsets).max(initial=0))
     augment = recipe.data.augment
-    return (
-        len(input_shapes(recipe, records)) == 1
-        and augment.zoom_out is None
-        and augment.iou_crop is None
-    )
+    others = 3 * (augment.mosaic is not None) + (augment.mixup is not None)
+    copies = augment.copy_paste.copies if augment.copy_paste is not None else 0
+    return densest * (1 + others) + copies
 
 
 def _padded(side: int, multiple: int) -> int:

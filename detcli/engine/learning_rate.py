@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detcli.recipe.lr_scale import lr_expression, scaled_lr
+
 
 @dataclass(frozen=True)
 class LearningRate:
@@ -31,22 +33,18 @@ def effective_learning_rate(
     accumulate: int,
     explicit: bool,
 ) -> LearningRate:
-    """Scale `lr`, which holds at `lr_batch` images per step, to the batch of this run.
-
-    linear: lr x batch / lr_batch (Goyal et al. 2017, and note 001); sqrt: lr x sqrt of the same
-    ratio (Krizhevsky 2014); none: lr. A value typed on the command line (`explicit`) is final.
-    """
+    """Scale `lr`, which holds at `lr_batch` images per step, to the batch of this run by the rule
+    of `scaled_lr`. A value typed on the command line (`explicit`) is final."""
     batch = batch_per_rank * world_size * accumulate
-    ratio = batch / lr_batch
+    used = lr if explicit else scaled_lr(lr, lr_batch, batch, lr_rule)
     if explicit:
-        used, why = lr, "given on the command line, used as it is"
-    elif lr_rule == "none" or batch == lr_batch:
-        used = lr
-        why = "lr_rule none" if lr_rule == "none" else "the batch is the base batch"
-    elif lr_rule == "linear":
-        used, why = lr * ratio, f"linear rule: {lr:g} x {batch} / {lr_batch}"
+        why = "given on the command line, used as it is"
+    elif lr_rule == "none":
+        why = "lr_rule none"
+    elif batch == lr_batch:
+        why = "the batch is the base batch"
     else:
-        used, why = lr * ratio**0.5, f"sqrt rule: {lr:g} x sqrt({batch} / {lr_batch})"
+        why = f"{lr_rule} rule: {lr_expression(lr, lr_batch, batch, lr_rule)}"
     parts = f"{batch_per_rank} per rank x {world_size} ranks x {accumulate} accumulated"
     sentence = (
         f"learning rate {used:g} ({why}); base lr {lr:g} at {lr_batch} images per step, "

@@ -11,6 +11,7 @@ from torch import nn
 
 from detcli.data.loader import Loader
 from detcli.data.records import Records
+from detcli.data.transforms import check_augmentations
 from detcli.engine import checkpoint
 from detcli.engine.distributed import Ranks
 from detcli.engine.ema import Ema
@@ -46,6 +47,7 @@ def prepare(
     loaded; subset: picks the images that both splits are reduced to (the overfit check).
     """
     train_records, eval_records = read_both(recipe, log, subset)
+    check_augmentations(train_records, recipe.data.augment.model_dump())
     torch.manual_seed(recipe.train.seed)
     detector = build_model(
         recipe, len(train_records.class_names), pretrained=weights is None and not resuming

@@ -5,10 +5,9 @@ Out-of-memory errors otherwise come late, on the largest or densest image.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from detcli.engine.input_shapes import largest_shape
+from detcli.engine.input_shapes import largest_shape, most_boxes
 from detcli.engine.meter import peak_memory_gib
 from detcli.engine.train import Trainer, compute_losses
 from detcli.errors import UsageError
@@ -47,10 +46,10 @@ def probe_memory(trainer: Trainer) -> None:
 
 
 def worst_batch(trainer: Trainer) -> tuple[torch.Tensor, list[Target]]:
-    """A batch of noise of the largest shape; each image has as many boxes as the densest one."""
+    """A batch of noise of the largest shape; each image has as many boxes as one can have."""
     data, records = trainer.recipe.data, trainer.train_records
     height, width = largest_shape(trainer.recipe, records)
-    count = int(np.diff(records.offsets).max(initial=0))
+    count = most_boxes(trainer.recipe, records)
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.8
     sides = (0.05 + 0.15 * torch.rand(count, 2, generator=generator)) * min(width, height)

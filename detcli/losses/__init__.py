@@ -1,65 +1,87 @@
 """Losses of dense heads: unnormalised sums with their weight applied, in float32.
 
-Letters: M samples, C classes.
+Letters: B images, P samples of one image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from detcli.losses.box import GIoULoss, IoULoss, SmoothL1Loss
+from detcli.losses import box
+from detcli.losses.box import BoxLoss
 from detcli.losses.centerness import centerness_loss, centerness_target
-from detcli.losses.classification import FocalLoss
+from detcli.losses.classification import (
+    BinaryCrossEntropy,
+    ClassLoss,
+    Focal,
+    Formula,
+    QualityFocal,
+    Varifocal,
+)
+from detcli.losses.mining import HardestNegatives, RankWeights
 
 __all__ = [
     "BOX_LOSSES",
     "CLASS_LOSSES",
+    "MINING",
     "BoxLoss",
     "ClassLoss",
-    "FocalLoss",
-    "GIoULoss",
-    "IoULoss",
-    "SmoothL1Loss",
+    "Mining",
     "build_box_loss",
     "build_class_loss",
+    "build_mining",
     "centerness_loss",
     "centerness_target",
 ]
 
-# (logits (M, C), labels (M,) int64 with C for background, negative: ignored) -> scalar sum
-ClassLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+# (losses (B, P), labels (B, P) int64, number of classes) -> (B, P) weights of the samples
+Mining: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
+CLASS_LOSSES: dict[str, Callable[..., Formula]] = {
+    "focal": Focal,
+    "bce": BinaryCrossEntropy,
+    "varifocal": Varifocal,
+    "quality_focal": QualityFocal,
+}
 
-class BoxLoss(Protocol):
-    """A loss of predicted boxes, or of their codes where `on_boxes` is false."""
+BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": box.l1_terms,
+    "l2": box.l2_terms,
+    "smooth_l1": box.smooth_l1_terms,
+    "iou": box.iou_terms,
+    "giou": box.giou_terms,
+    "diou": box.diou_terms,
+    "ciou": box.ciou_terms,
+    "eiou": box.eiou_terms,
+    "focal_eiou": box.focal_eiou_terms,
+}
+CODE_LOSSES = ("l1", "l2", "smooth_l1")  # compare what the head regresses, the others boxes
+BOX_OPTIONS = {"smooth_l1": "beta", "iou": "form", "focal_eiou": "gamma"}
 
-    @property
-    def on_boxes(self) -> bool:
-        """Whether it wants decoded xyxy boxes instead of what the head regresses."""
-
-    def __call__(self, pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        """Scalar sum; pred, target (M, 4); weights (M,) or None."""
-
-
-CLASS_LOSSES: dict[str, Callable[..., ClassLoss]] = {"focal": FocalLoss}
-
-# from the weight, and beta for those that have one
-BOX_LOSSES: dict[str, Callable[[float, float], BoxLoss]] = {
-    "l1": lambda weight, _: SmoothL1Loss(beta=0.0, weight=weight),
-    "smooth_l1": lambda weight, beta: SmoothL1Loss(beta=beta, weight=weight),
-    "iou": lambda weight, _: IoULoss(weight=weight),
-    "giou": lambda weight, _: GIoULoss(weight=weight),
+MINING: dict[str, Callable[[float, float], Mining]] = {
+    "hardest": lambda negatives_per_object, _: HardestNegatives(negatives_per_object),
+    "rank": lambda _, power: RankWeights(power),
 }
 
 
-def build_class_loss(name: str, **keywords: Any) -> ClassLoss:
-    """The classification loss of this name; keywords are the fields of its class."""
-    return CLASS_LOSSES[name](**keywords)
+def build_class_loss(name: str, *, weight: float, **keywords: Any) -> ClassLoss:
+    """The classification loss of this name; keywords are the fields of its formula."""
+    return ClassLoss(CLASS_LOSSES[name](**keywords), weight)
 
 
-def build_box_loss(name: str, *, weight: float, beta: float) -> BoxLoss:
-    """The box loss of this name; beta acts on smooth_l1 alone (the recipe sees to that)."""
-    return BOX_LOSSES[name](weight, beta)
+def build_box_loss(name: str, *, weight: float, **options: Any) -> BoxLoss:
+    """The box loss of this name, with the one of the options form, beta and gamma that it has (the
+    recipe sees to it that the others are not set)."""
+    own = BOX_OPTIONS.get(name)
+    terms = partial(BOX_LOSSES[name], **({own: options[own]} if own else {}))
+    return BoxLoss(terms, on_boxes=name not in CODE_LOSSES, weight=weight)
+
+
+def build_mining(name: str, *, negatives_per_object: float, power: float) -> Mining:
+    """The hard example mining of this name; negatives_per_object acts on hardest alone, power on
+    rank (the recipe sees to that)."""
+    return MINING[name](negatives_per_object, power)

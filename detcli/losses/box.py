@@ -5,81 +5,139 @@ Letters: M samples.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detcli.ops.boxes import MIN_UNION, box_area, paired_intersection, paired_iou
+from detcli.ops.boxes import MIN_UNION, box_area, box_centers, paired_intersection, paired_iou
 from detcli.types import check_shape
 
 MIN_IOU = 1e-6  # the IoU loss of boxes that do not meet is -log of this, with gradient 0
+# Pixels; the slope of a side ratio is at most the inverse of this, also for boxes without a side.
+MIN_SIDE = 1e-3
+MIN_ALPHA_TERM = 1e-7  # of CIoU: two equal boxes give 0 / this and not 0 / 0
+
+# (pred (M, 4), target (M, 4)) -> (M,) the loss of each pair
+Terms: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class SmoothL1Loss:
-    """Quadratic below `beta`, linear above (Fast R-CNN, Girshick 2015); plain L1 for beta 0.
+class BoxLoss:
+    """Weighted sum over samples of what `terms` gives for each.
 
-    beta: where the parts meet, in units of the prediction; weight: factor of the sum.
+    on_boxes: terms compares decoded xyxy boxes in pixels, otherwise what the head regresses
+    (deltas or distances); weight: factor of the sum.
     """
 
-    beta: float
+    terms: Terms
+    on_boxes: bool
     weight: float
-    on_boxes: ClassVar[bool] = False
 
     def __call__(self, pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        """Weighted sum over all four numbers, a float32 scalar; pred, target (M, 4) codes of boxes
-        (deltas or distances), weights (M,) or None."""
-        pred, target = _checked(pred, target, weights)
-        each = F.smooth_l1_loss(pred, target, reduction="none", beta=self.beta)
-        return _weighted_sum(each.sum(dim=1), weights) * self.weight
+        """Weighted sum, a float32 scalar (float64 for float64); pred, target (M, 4), weights (M,)
+        or None. Finite for all finite input, exact zero that keeps the graph for M = 0.
+
+        Raises ValueError on other shapes.
+        """
+        check_shape("pred", pred, None, 4)
+        check_shape("target", target, len(pred), 4)
+        if weights is not None:
+            check_shape("weights", weights, len(pred))
+        dtype = torch.promote_types(pred.dtype, torch.float32)
+        each = self.terms(pred.to(dtype), target.to(dtype))
+        total = each.sum() if weights is None else (each * weights).sum()
+        return total * self.weight
 
 
-@dataclass(frozen=True)
-class IoULoss:
-    """-log IoU (UnitBox, Yu et al. 2016); weight: factor of the sum."""
-
-    weight: float
-    on_boxes: ClassVar[bool] = True
-
-    def __call__(self, pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        """Weighted sum, a float32 scalar; pred, target (M, 4) xyxy boxes, weights (M,) or None."""
-        pred, target = _checked(pred, target, weights)
-        each = -paired_iou(pred, target).clamp(min=MIN_IOU).log()
-        return _weighted_sum(each, weights) * self.weight
+def l1_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) sums of the four absolute differences."""
+    return F.l1_loss(pred, target, reduction="none").sum(dim=1)
 
 
-@dataclass(frozen=True)
-class GIoULoss:
-    """1 - generalised IoU (Rezatofighi et al. 2019), from 0 to 2; weight: factor of the sum."""
-
-    weight: float
-    on_boxes: ClassVar[bool] = True
-
-    def __call__(self, pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        """Weighted sum, a float32 scalar; pred, target (M, 4) xyxy boxes, weights (M,) or None."""
-        pred, target = _checked(pred, target, weights)
-        common = paired_intersection(pred, target)
-        union = (box_area(pred) + box_area(target) - common).clamp(min=MIN_UNION)
-        top_left = torch.minimum(pred[:, :2], target[:, :2])
-        bottom_right = torch.maximum(pred[:, 2:], target[:, 2:])
-        width, height = (bottom_right - top_left).unbind(1)
-        hull = (width * height).clamp(min=MIN_UNION)
-        giou = common / union - (hull - union) / hull
-        return _weighted_sum(1 - giou, weights) * self.weight
+def l2_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) sums of the four squared differences (R-CNN, arXiv 1311.2524, appendix C)."""
+    return F.mse_loss(pred, target, reduction="none").sum(dim=1)
 
 
-def _checked(pred: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """pred and target, their shapes checked, in float32 or better."""
-    check_shape("pred", pred, None, 4)
-    check_shape("target", target, len(pred), 4)
-    if weights is not None:
-        check_shape("weights", weights, len(pred))
-    dtype = torch.promote_types(pred.dtype, torch.float32)
-    return pred.to(dtype), target.to(dtype)
+def smooth_l1_terms(pred: Tensor, target: Tensor, *, beta: float) -> Tensor:
+    """(M,) sums over the four numbers: quadratic below `beta` > 0, linear above (Fast R-CNN,
+    Girshick 2015). beta: in units of the prediction."""
+    return F.smooth_l1_loss(pred, target, reduction="none", beta=beta).sum(dim=1)
 
 
-def _weighted_sum(each: Tensor, weights: Tensor | None) -> Tensor:
-    return each.sum() if weights is None else (each * weights).sum()
+def iou_terms(pred: Tensor, target: Tensor, *, form: str) -> Tensor:
+    """(M,) -log IoU (form "log"; UnitBox, Yu et al. 2016) or 1 - IoU (form "linear")."""
+    iou = paired_iou(pred, target)
+    return 1 - iou if form == "linear" else -iou.clamp(min=MIN_IOU).log()
+
+
+def giou_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) 1 - generalised IoU (Rezatofighi et al. 2019), from 0 to 2."""
+    common = paired_intersection(pred, target)
+    union = (box_area(pred) + box_area(target) - common).clamp(min=MIN_UNION)
+    width, height = _hull_sides(pred, target).unbind(1)
+    hull = (width * height).clamp(min=MIN_UNION)
+    giou = common / union - (hull - union) / hull
+    return 1 - giou
+
+
+def diou_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) 1 - IoU plus the squared distance of the centres over that of the hull's corners, from
+    0 to 2 (DIoU, Zheng et al. 2020)."""
+    return iou_terms(pred, target, form="linear") + _center_terms(pred, target)
+
+
+def ciou_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) DIoU terms plus alpha v, v from 0 to 1 the squared difference of the angles of the
+    diagonals (CIoU, Zheng et al. 2020).
+
+    alpha = v / (1 - IoU + v) is a constant for the gradient, as in the paper; the slope of v
+    keeps its 1 / (w^2 + h^2), which the paper drops for boxes in units of the image.
+    """
+    overlap_loss = iou_terms(pred, target, form="linear")
+    difference = _diagonal_angle(target) - _diagonal_angle(pred)
+    v = (2 / math.pi * difference).square()
+    alpha = (v / (overlap_loss + v).clamp(min=MIN_ALPHA_TERM)).detach()
+    return overlap_loss + _center_terms(pred, target) + alpha * v
+
+
+def eiou_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) DIoU terms plus the squared difference of each side over that of the hull, from 0 to 4
+    (EIoU, Zhang et al., arXiv 2101.08158)."""
+    sides = (pred[:, 2:] - pred[:, :2]) - (target[:, 2:] - target[:, :2])
+    hull = _hull_sides(pred, target).square().clamp(min=MIN_UNION)
+    return diou_terms(pred, target) + (sides.square() / hull).sum(dim=1)
+
+
+def focal_eiou_terms(pred: Tensor, target: Tensor, *, gamma: float) -> Tensor:
+    """(M,) IoU^gamma x EIoU terms: boxes that fit badly count less (arXiv 2101.08158).
+
+    IoU^gamma is a constant for the gradient: the slope of the product would drive boxes with an
+    IoU below gamma / (1 + gamma) away from their object.
+    """
+    focus = paired_iou(pred, target).detach().clamp(min=0).pow(gamma)
+    return focus * eiou_terms(pred, target)
+
+
+def _hull_sides(a: Tensor, b: Tensor) -> Tensor:
+    """Width and height (M, 2) of the smallest box around box i of a and box i of b."""
+    top_left = torch.minimum(a[:, :2], b[:, :2])
+    return torch.maximum(a[:, 2:], b[:, 2:]) - top_left
+
+
+def _center_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) squared distance of the centres over the squared diagonal of the hull."""
+    distance = (box_centers(pred) - box_centers(target)).square().sum(dim=1)
+    diagonal = _hull_sides(pred, target).square().sum(dim=1)
+    return distance / diagonal.clamp(min=MIN_UNION)
+
+
+def _diagonal_angle(boxes: Tensor) -> Tensor:
+    """(M,) angle between the diagonal and the vertical, from 0 to pi / 2."""
+    width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=MIN_SIDE).unbind(1)
+    return torch.atan2(width, height)

@@ -1,112 +1,199 @@
-"""Classification losses of dense heads.
+"""Classification losses of dense heads with sigmoid classifiers.
 
-Letters: M samples, C classes; label C is background.
+Letters: M samples, K samples with an object, C classes; label C is background. q: IoU of the
+predicted box with its object.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from detcli.losses.dense_sum import DenseSum, row_losses
 from detcli.types import check_shape
 
-# Entries worked on at a time: on a CPU the intermediate results stay in its cache, elsewhere a
-# block is large enough to fill the device. Nothing of this size is kept beside the gradient.
-CPU_BLOCK = 1 << 18
-DEVICE_BLOCK = 1 << 24
+
+class Formula(Protocol):
+    """A loss of single entries: background_scale x p^gamma x -log(1 - p) in rows of background,
+    `object_terms` in rows with an object."""
+
+    @property
+    def needs_quality(self) -> bool:
+        """Whether object_terms looks at the quality."""
+
+    @property
+    def background_scale(self) -> float:
+        """Factor of the entries in rows of background."""
+
+    @property
+    def gamma(self) -> float:
+        """Power of the probability in rows of background; 0: plain cross entropy."""
+
+    def object_terms(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Tensor:
+        """(K, C) losses of logits (K, C) with labels (K,) and quality (K,) from 0 to 1."""
 
 
 @dataclass(frozen=True)
-class FocalLoss:
-    """Sigmoid focal loss (Lin et al. 2017, equation 5): -alpha_t (1 - p_t)^gamma log(p_t), summed.
+class ClassLoss:
+    """A formula, summed over all entries; weight: factor of the sum."""
 
-    alpha: share of the positive entries' weight; gamma >= 0; weight: factor of the sum.
+    formula: Formula
+    weight: float
+
+    @property
+    def needs_quality(self) -> bool:
+        """Whether it wants the IoU of each predicted box with its object."""
+        return self.formula.needs_quality
+
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        quality: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted sum, a float32 scalar (float64 for float64 logits).
+
+        logits (M, C) of any float type; labels (M,) int64 up to C, which is background; rows with
+        a negative label do not count; quality (M,) from 0 to 1, read where there is an object and
+        only if `needs_quality`; weights (M,) of the rows or None. Finite for all finite logits;
+        exact zero that keeps the graph for M = 0. Raises ValueError on other shapes.
+        """
+        self._check(logits, labels, quality)
+        if weights is not None:
+            check_shape("weights", weights, len(logits))
+        formula = self.formula
+        total: Tensor = DenseSum.apply(
+            logits,
+            labels,
+            quality,
+            weights,
+            formula.background_scale,
+            formula.gamma,
+            formula.object_terms,
+        )
+        return total * self.weight
+
+    def of_each_row(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:
+        """(M,) what each row adds to the unweighted sum, without a gradient; as `__call__`."""
+        self._check(logits, labels, quality)
+        formula = self.formula
+        losses = row_losses(
+            logits, labels, quality, formula.background_scale, formula.gamma, formula.object_terms
+        )
+        return losses * self.weight
+
+    def _check(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> None:
+        check_shape("logits", logits, None, None)
+        check_shape("labels", labels, len(logits))
+        if quality is not None:
+            check_shape("quality", quality, len(logits))
+
+
+@dataclass(frozen=True)
+class Focal:
+    """-alpha_t (1 - p_t)^gamma log(p_t) (Lin et al. 2017, equation 5).
+
+    alpha: share of the positive entries' weight; gamma >= 0. label_smoothing e: in rows with an
+    object, the target y is 1 - e for its class and e for the others, as in Szegedy et al. 2016
+    with one two-way choice per class; alpha_t, p_t and the cross entropy are then linear in y.
+    Rows of background keep the target 0: a floor of e under a hundred thousand of them would
+    outweigh the objects and lift all scores above the threshold of candidates.
     """
 
     alpha: float
     gamma: float
-    weight: float
+    label_smoothing: float
+    needs_quality: ClassVar[bool] = False
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Weighted sum, a float32 scalar (float64 for float64 logits).
+    @property
+    def background_scale(self) -> float:
+        return 1 - self.alpha
 
-        logits (M, C) of any float type; labels (M,) int64 up to C, which is background; rows with
-        a negative label do not count. Finite for all finite logits; exact zero that keeps the
-        graph for M = 0.
-        """
-        check_shape("logits", logits, None, None)
-        check_shape("labels", labels, len(logits))
-        total: Tensor = _FocalSum.apply(logits, labels, self.alpha, self.gamma)
-        return total * self.weight
+    def object_terms(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Tensor:
+        y = _smooth_targets(logits, labels, self.label_smoothing)
+        share = self.alpha * y + (1 - self.alpha) * (1 - y)
+        # 1 - p_t, without cancellation
+        missing = torch.sigmoid(logits) * (1 - y) + torch.sigmoid(-logits) * y
+        return share * _power(missing, self.gamma) * _cross_entropy(logits, y)
 
 
-class _FocalSum(torch.autograd.Function):
-    """The sum and its gradient in one pass over blocks of rows.
+@dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """-log(p_t), each entry with weight 1; label_smoothing as in `Focal`."""
 
-    Entries that are not their row's label are negatives, by far the most: all entries are
-    computed as such, then the one entry per row that may be positive is replaced.
+    label_smoothing: float
+    needs_quality: ClassVar[bool] = False
+    background_scale: ClassVar[float] = 1.0
+    gamma: ClassVar[float] = 0.0
+
+    def object_terms(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Tensor:
+        return _cross_entropy(logits, _smooth_targets(logits, labels, self.label_smoothing))
+
+
+@dataclass(frozen=True)
+class Varifocal:
+    """q x cross entropy against q for the class of an object, -k p^gamma log(1 - p) for all
+    else (VarifocalNet, Zhang et al. 2021).
+
+    negative_weight: k, in the paper alpha, though it is no share as in `Focal`; gamma >= 0: how
+    strongly easy negatives are damped.
     """
 
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        # float32 also for half precision, in which gradients of easy negatives would vanish
-        # before a loss scale can lift them
-        grad = torch.empty_like(logits, dtype=dtype) if ctx.needs_input_grad[0] else None
-        size = CPU_BLOCK if logits.device.type == "cpu" else DEVICE_BLOCK
-        rows = max(1, size // max(1, logits.shape[1]))
-        for start in range(0, len(logits), rows):
-            part = slice(start, start + rows)
-            out = None if grad is None else grad[part]
-            total += _focal_block(logits[part].to(dtype), labels[part], alpha, gamma, out)
-        ctx.save_for_backward(grad)
-        ctx.logits_dtype = logits.dtype
-        return total.to(dtype)
+    negative_weight: float
+    gamma: float
+    needs_quality: ClassVar[bool] = True
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return (grad * grad_total).to(ctx.logits_dtype), None, None, None
+    @property
+    def background_scale(self) -> float:
+        return self.negative_weight
+
+    def object_terms(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Tensor:
+        y, is_class = _rated_targets(logits, labels, quality)
+        damping = self.negative_weight * _power(torch.sigmoid(logits), self.gamma)
+        return y.where(is_class, damping) * _cross_entropy(logits, y)
 
 
-def _focal_block(
-    x: Tensor, labels: Tensor, alpha: float, gamma: float, grad: Tensor | None
-) -> Tensor:
-    """Sum over x (m, C) with labels (m,); writes the gradient into grad (m, C) if given."""
-    ignored = labels < 0
-    is_positive = (~ignored & (labels < x.shape[1]))[:, None]
-    entry = labels.clamp(0, x.shape[1] - 1)[:, None]  # (m, 1)
-    loss = _negative_terms(x, gamma, grad).mul_(1 - alpha)
-    # a positive is a negative of the opposite logit
-    opposite = -x.gather(1, entry)
-    slope = torch.empty_like(opposite)
-    loss_positive = _negative_terms(opposite, gamma, slope).mul_(alpha)
-    loss.scatter_(1, entry, loss_positive.where(is_positive, loss.gather(1, entry)))
-    loss[ignored] = 0
-    if grad is not None:
-        grad.mul_(1 - alpha)
-        grad.scatter_(1, entry, slope.mul_(-alpha).where(is_positive, grad.gather(1, entry)))
-        grad[ignored] = 0
-    return loss.sum()
+@dataclass(frozen=True)
+class QualityFocal:
+    """|y - p|^gamma x cross entropy against y, which is q for the class of an object and 0 for all
+    else (Generalized Focal Loss, Li et al. 2020; its beta is `gamma` here)."""
+
+    gamma: float
+    needs_quality: ClassVar[bool] = True
+    background_scale: ClassVar[float] = 1.0
+
+    def object_terms(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Tensor:
+        y, _ = _rated_targets(logits, labels, quality)
+        distance = (torch.sigmoid(logits) - y).abs()
+        return _power(distance, self.gamma) * _cross_entropy(logits, y)
 
 
-def _negative_terms(x: Tensor, gamma: float, slope: Tensor | None) -> Tensor:
-    """p^gamma softplus(x), p = sigmoid(x); its derivative p^gamma (gamma (1 - p) softplus(x) + p)
-    is written into slope if given.
+def _smooth_targets(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """(K, C): 1 - smoothing for the label, smoothing for all other classes."""
+    return torch.full_like(logits, smoothing).scatter_(1, labels[:, None], 1 - smoothing)
 
-    softplus(x) = -log(1 - p) without its overflow and cancellation.
-    """
-    surprise = F.softplus(x)
-    p = torch.sigmoid(x)
-    focus = p.square() if gamma == 2 else p.pow(gamma)
-    if slope is not None:
-        torch.sub(1, p, out=slope)
-        slope.mul_(surprise).mul_(gamma).add_(p).mul_(focus)
-    return surprise.mul_(focus)
+
+def _rated_targets(logits: Tensor, labels: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(K, C) the quality for the label and 0 for all other classes; (K, C) bool: is the label."""
+    assert quality is not None
+    is_class = F.one_hot(labels, logits.shape[1]).bool()
+    rated = quality.to(logits.dtype)[:, None]
+    return rated.where(is_class, 0.0), is_class
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Binary cross entropy of each entry against targets y from 0 to 1."""
+    return F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base^exponent for base >= 0 with a finite slope, which for exponents below 1 is infinite
+    at 0."""
+    if exponent == 2:
+        return base.square()
+    return base.clamp(min=torch.finfo(base.dtype).tiny).pow(exponent)

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.assign import build_assigner
-from detcli.losses import (
-    build_box_loss,
-    build_class_loss,
-    centerness_loss,
-    centerness_target,
-)
+from detcli.losses import centerness_loss, centerness_target
 from detcli.models.heads.decode import Selection, decode_image
 from detcli.models.heads.matching import match_batch, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
-from detcli.models.heads.terms import Criterion, box_term, class_term
+from detcli.models.heads.terms import (
+    Criterion,
+    box_quality,
+    box_term,
+    build_criterion,
+    class_term,
+)
 from detcli.models.heads.tower import (
     build_class_prediction,
     build_prediction,
@@ -88,7 +88,7 @@ class ATSSHead(nn.Module):
 
 
 class ATSS(nn.Module):
-    """Focal loss on every anchor; boxes and centre-ness on the positive ones.
+    """Class loss on every anchor; boxes and centre-ness on the positive ones.
 
     Class and centre-ness terms are divided by the sum over the images of max(1, positives); the
     box term is weighted by the centre-ness targets and divided by their sum (at least 1).
@@ -140,17 +140,15 @@ class ATSS(nn.Module):
             count = all_rank_mean(positives_of_each_image(matches))
             positive = priors.take(matches.prior_index())
             wanted = centerness_target(side_distances(positive.centers, matches.boxes))
-            box = box_term(
-                self.criterion,
-                self.coder,
-                encoded[matches.positive],
-                matches.boxes,
-                positive,
-                weights=wanted,
-            )
+            encoded = encoded[matches.positive]
+            box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
             center = centerness_loss(centerness[matches.positive], wanted)
             classes = class_term(
-                self.criterion, outputs.class_logits, matches.labels, self.head.num_classes
+                self.criterion,
+                outputs.class_logits,
+                matches.labels,
+                self.head.num_classes,
+                box_quality(self.criterion, self.coder, encoded, matches, positive),
             )
             return {
                 "class": classes / count,
@@ -215,9 +213,7 @@ def build_atss(
         ),
         anchors=PriorGrid(square_shapes(pyramid.strides, anchor_scale), pyramid.strides),
         coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(delta_stds),
-        criterion=Criterion(
-            build_assigner(**assigner), build_class_loss(**class_loss), build_box_loss(**box_loss)
-        ),
+        criterion=build_criterion(assigner=assigner, class_loss=class_loss, box_loss=box_loss),
         centerness_weight=centerness_weight,
         selection=Selection(score_threshold, topk_per_level),
     )

@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.assign import build_assigner
-from detcli.losses import build_box_loss, build_class_loss
 from detcli.models.heads.decode import Selection, decode_image
 from detcli.models.heads.matching import match_batch, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid
-from detcli.models.heads.terms import Criterion, box_term, class_term
+from detcli.models.heads.terms import (
+    Criterion,
+    box_quality,
+    box_term,
+    build_criterion,
+    class_term,
+)
 from detcli.models.heads.tower import (
     build_class_prediction,
     build_prediction,
@@ -74,7 +78,7 @@ class RetinaNetHead(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """Focal loss on every anchor, box regression on the positive ones.
+    """Class loss on every anchor, box regression on the positive ones.
 
     Both terms are divided by the sum over the images of max(1, positives). Anchors whose cell
     lies in the padding of their image take no part.
@@ -119,15 +123,15 @@ class RetinaNet(nn.Module):
                 inside_only=True,
             )
             count = all_rank_mean(positives_of_each_image(matches))
-            box = box_term(
-                self.criterion,
-                self.coder,
-                encoded[matches.positive].float(),
-                matches.boxes,
-                priors.take(matches.prior_index()),
-            )
+            positive = priors.take(matches.prior_index())
+            encoded = encoded[matches.positive].float()
+            box = box_term(self.criterion, self.coder, encoded, matches, positive)
             classes = class_term(
-                self.criterion, outputs.class_logits, matches.labels, self.head.num_classes
+                self.criterion,
+                outputs.class_logits,
+                matches.labels,
+                self.head.num_classes,
+                box_quality(self.criterion, self.coder, encoded, matches, positive),
             )
             return {
                 "class": classes / count,
@@ -189,9 +193,7 @@ def build_retinanet(
         ),
         anchors=grid,
         coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(),
-        criterion=Criterion(
-            build_assigner(**assigner), build_class_loss(**class_loss), build_box_loss(**box_loss)
-        ),
+        criterion=build_criterion(assigner=assigner, class_loss=class_loss, box_loss=box_loss),
         selection=Selection(score_threshold, topk_per_level),
     )
 

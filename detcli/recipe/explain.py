@@ -90,7 +90,7 @@ def _problems(
         for key, message in context["rules"]:
             yield Problem((*path, *key.split(".")), message)
     elif kind == "extra_forbidden":
-        yield Problem(path, _unknown(str(path[-1]), holder))
+        yield Problem(path, _unknown(path, holder))
     elif kind == "missing" and isinstance(path[-1], int):
         yield Problem(path, "missing from the list")
     elif kind == "missing":
@@ -136,11 +136,13 @@ def _expected(wanted: str, got: Any, allowed: Iterable[str] = ()) -> str:
     return f"expected {wanted}, got {shown(got)}{hint}"
 
 
-def _unknown(key: str, holder: type[Section] | None) -> str:
-    allowed = list(holder.model_fields) if holder else []
+def _unknown(path: KeyPath, holder: type[Section] | None) -> str:
+    key, allowed = str(path[-1]), list(holder.model_fields) if holder else []
     close = nearest(key, allowed)
     if close is None:
-        same = [name for name in all_keys() if name.rsplit(".", 1)[-1] == key]
+        # Not the key itself, which another choice of `name` may have.
+        own = ".".join(map(str, path))
+        same = [name for name in all_keys() if name.rsplit(".", 1)[-1] == key and name != own]
         close = min(same, key=lambda name: name.count("."), default=None)
     hint = f" did you mean {close}?" if close else ""
     return f"unknown key;{hint} allowed here: {', '.join(allowed)}"

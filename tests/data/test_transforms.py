@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from detcli.data.transforms import Sample, build_transforms
 from detcli.data.transforms.colour import Photometric
+from detcli.data.transforms.crop import IoUCrop, crop
 from detcli.data.transforms.geometry import (
     Flip,
-    IoUCrop,
     Resize,
     ZoomOut,
-    crop,
     flip_horizontal,
     flip_vertical,
     scaled_size,

@@ -114,9 +114,12 @@ def test_a_choice_made_by_a_trick_drops_keys_with_a_note(overlays: Path, tmp_pat
 @pytest.mark.parametrize("trick", SHIPPED)
 def test_every_shipped_trick_changes_a_shipped_recipe(trick: str) -> None:
     loaded = load_recipe("atss_r50", tricks=[trick])
-    changed = [key for key, origin in loaded.origins.items() if origin == f"trick {trick}"]
-    assert changed
-    assert loaded.recipe != load_recipe("atss_r50").recipe
+    assert f"trick {trick}" in loaded.origins.values()
+    # What one recipe has by itself (atss_r50: giou) another has not.
+    assert any(
+        load_recipe(name, tricks=[trick]).recipe != load_recipe(name).recipe
+        for name in ("atss_r50", "retinanet_r50")
+    )
 
 
 def test_unknown_trick_names_the_nearest() -> None:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from detcli.data.transforms.sample import Sample, draw
-
-IMAGENET_MEAN = (124, 116, 104)
-"""Fill of new canvas: close to zero after normalisation, like the padding of a batch."""
-
-_MIN_CROP_SOURCE_PX = 8
-"""Below this side a crop could shrink to nothing."""
+from detcli.data.transforms.sample import IMAGENET_MEAN, Sample, draw, draw_index
 
 
 def scaled_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
@@ -44,22 +37,27 @@ class Resize:
 
     def __call__(self, sample: Sample) -> Sample:
         height, width = scaled_size(sample.size, self._short(), self.long)
-        if (height, width) == sample.size:
-            return sample
-        old_height, old_width = sample.size
-        factors = torch.tensor([width / old_width, height / old_height] * 2)
-        return sample.changed(
-            image=F.resize(sample.image, [height, width], antialias=True),
-            boxes=sample.boxes * factors,
-        )
+        return resized(sample, height, width)
 
     def _short(self) -> int:
         if len(self.shorts) == 1:
             return self.shorts[0]
         if self.pick == "choice":
-            return self.shorts[int(draw() * len(self.shorts))]
+            return self.shorts[draw_index(len(self.shorts))]
         low, high = min(self.shorts), max(self.shorts)
-        return low + int(draw() * (high - low + 1))
+        return low + draw_index(high - low + 1)
+
+
+def resized(sample: Sample, height: int, width: int) -> Sample:
+    """The sample at exactly this size, bilinear with anti-aliasing."""
+    if (height, width) == sample.size:
+        return sample
+    old_height, old_width = sample.size
+    factors = torch.tensor([width / old_width, height / old_height] * 2)
+    return sample.changed(
+        image=F.resize(sample.image, [height, width], antialias=True),
+        boxes=sample.boxes * factors,
+    )
 
 
 class Flip:
@@ -110,43 +108,3 @@ class ZoomOut:
         fill = [float(value) for value in IMAGENET_MEAN]
         image = F.pad(sample.image, padding, fill=fill)
         return sample.changed("zoom_out", image=image, boxes=sample.boxes + shift)
-
-
-class IoUCrop:
-    """Crop so that the crop's IoU with its objects exceeds a drawn minimum (SSD).
-
-    An object stays if its centre is in the crop. An ignored region stays if any of it is. An
-    image without objects is left alone.
-    """
-
-    names = ("iou_crop",)
-
-    def __init__(self, prob: float) -> None:
-        self.prob = prob
-        self.choose = v2.RandomIoUCrop()
-
-    def __call__(self, sample: Sample) -> Sample:
-        objects = sample.keep(~sample.ignore)
-        usable = len(objects.boxes) > 0 and min(sample.size) >= _MIN_CROP_SOURCE_PX
-        if draw() >= self.prob or not usable:
-            return sample
-        window = self.choose.make_params([objects.image, objects.tv_boxes()])
-        if not window:  # the drawn option is to leave the image as it is
-            return sample
-        return crop(sample, window["top"], window["left"], window["height"], window["width"])
-
-
-def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut a window out of the image; see IoUCrop for the boxes that stay."""
-    shift = torch.tensor([left, top] * 2, dtype=torch.float32)
-    limit = torch.tensor([width, height] * 2, dtype=torch.float32)
-    moved = sample.boxes - shift
-    inside = _centre_inside(moved, limit) | sample.ignore
-    image = F.crop(sample.image, top, left, height, width)
-    boxes = moved.clamp(min=0).minimum(limit)
-    return sample.changed("iou_crop", image=image, boxes=boxes).keep(inside).without_degenerate()
-
-
-def _centre_inside(boxes: Tensor, limit: Tensor) -> Tensor:
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((centres > 0) & (centres < limit[:2])).all(dim=1)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+
+if TYPE_CHECKING:
+    from detcli.data.transforms.pool import Pool
+
+IMAGENET_MEAN = (124, 116, 104)
+"""Fill of new canvas: close to zero after normalisation, like the padding of a batch."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,59 @@ class Sample:
             self, boxes=self.boxes[rows], labels=self.labels[rows], ignore=self.ignore[rows]
         )
 
+    def with_boxes_of(self, other: Sample) -> Sample:
+        """The image with the boxes of another sample below its own."""
+        return replace(
+            self,
+            boxes=torch.cat([self.boxes, other.boxes]),
+            labels=torch.cat([self.labels, other.labels]),
+            ignore=torch.cat([self.ignore, other.ignore]),
+        )
+
     def without_degenerate(self) -> Sample:
         """Only boxes of positive width and height."""
         solid = (self.boxes[:, 2:] > self.boxes[:, :2]).all(dim=1)
         return self if bool(solid.all()) else self.keep(solid)
 
+    def cut_to_image(self) -> Sample:
+        """Boxes cut to the image: an object stays if its centre is inside, an ignored region if
+        any of it is."""
+        height, width = self.size
+        limit = torch.tensor([width, height] * 2, dtype=torch.float32)
+        centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+        inside = ((centres > 0) & (centres < limit[:2])).all(dim=1) | self.ignore
+        boxes = self.boxes.clamp(min=0).minimum(limit)
+        return self.changed(boxes=boxes).keep(inside).without_degenerate()
+
+
+class Mixing(ABC):
+    """A transform that takes other images of the data set besides its own."""
+
+    names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def __call__(self, sample: Sample, pool: Pool) -> Sample:
+        """The sample, mixed with images of the pool."""
+
 
 def draw() -> float:
     """A uniform number in [0, 1) from torch's generator, the only source of randomness here."""
     return torch.rand(()).item()
+
+
+def draw_between(low: float, high: float) -> float:
+    """A uniform number in [low, high)."""
+    return low + draw() * (high - low)
+
+
+def draw_index(count: int) -> int:
+    """A uniform whole number in [0, count)."""
+    # float32 can round the product up to `count` itself where that is large.
+    return min(int(draw() * count), count - 1)
+
+
+def blank(height: int, width: int) -> Tensor:
+    """(3, height, width) uint8 of the fill colour, channels last in memory like decoded images."""
+    # A row at a time: filling pixel by pixel takes ten times as long.
+    row = torch.tensor(IMAGENET_MEAN, dtype=torch.uint8).repeat(width)
+    return row.expand(height, -1).contiguous().view(height, width, 3).permute(2, 0, 1)

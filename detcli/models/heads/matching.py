@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detcli.assign import IGNORED, Assigner, ignore_inside
+from detcli.ops.boxes import box_area
 from detcli.ops.priors import Priors, priors_inside
 from detcli.types import Target
 
@@ -25,12 +26,14 @@ class Matches(NamedTuple):
 
     labels (B, P) int64: class, num_classes for background, IGNORED for priors without a say;
     positive (M,) int64: rows of the positives in the (B * P) flattened predictions, in order;
-    boxes (M, 4) xyxy: their objects; positives_per_image (B,) int64.
+    boxes (M, 4) xyxy: their objects; image_share (M,): area of these boxes as a share of their
+    image's; positives_per_image (B,) int64.
     """
 
     labels: Tensor
     positive: Tensor
     boxes: Tensor
+    image_share: Tensor
     positives_per_image: Tensor
 
     def prior_index(self) -> Tensor:
@@ -62,7 +65,11 @@ def match_batch(
     labels = matched.where(matched == IGNORED, num_classes)
     labels.view(-1)[positive] = torch.cat([target.labels for target in targets])[objects]
     boxes = torch.cat([target.boxes for target in targets])[objects]
-    return Matches(labels, positive, boxes, is_positive.sum(dim=1))
+    image_areas = boxes.new_tensor(
+        [height * width for height, width in (target.size for target in targets)]
+    )
+    share = box_area(boxes) / image_areas[positive // labels.shape[1]]
+    return Matches(labels, positive, boxes, share, is_positive.sum(dim=1))
 
 
 def _match_image(

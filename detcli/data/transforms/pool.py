@@ -1,0 +1,29 @@
+"""The other images of a data set, for augmentations that mix several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from detcli.data.records import Records
+from detcli.data.transforms.sample import Sample, draw_index
+from detcli.data.transforms.small import images_with, small_boxes
+
+
+class Pool:
+    """The images of a record table; load(position) gives one as it is on disk."""
+
+    def __init__(self, records: Records, load: Callable[[int], Sample]) -> None:
+        self.records = records
+        self.load = load
+        self._small: dict[float, list[int]] = {}
+
+    def any_image(self) -> Sample:
+        """Any image, each as likely, the one that is being augmented included."""
+        return self.load(draw_index(len(self.records)))
+
+    def with_small(self, max_side_px: float) -> list[int]:
+        """Positions of the images with an object smaller than max_side_px (see `small_boxes`)."""
+        if max_side_px not in self._small:
+            chosen = images_with(self.records, small_boxes(self.records, max_side_px))
+            self._small[max_side_px] = chosen.tolist()
+        return self._small[max_side_px]

@@ -1,0 +1,127 @@
+"""The sum of a classification loss over all priors of a batch, and its gradient, in one pass.
+
+Letters: M samples, m samples of a block, K samples with an object, C classes; label C is
+background.
+
+Nearly all samples are background, and their loss has one form in all losses here. Those rows are
+worked on in blocks with a gradient in closed form; the few rows with an object are left to
+autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Entries worked on at a time: on a CPU the intermediate results stay in its cache, elsewhere a
+# block is large enough to fill the device. Nothing of this size is kept beside the gradient.
+CPU_BLOCK = 1 << 18
+DEVICE_BLOCK = 1 << 24
+
+# (logits (K, C), labels (K,), quality (K,) or None) -> (K, C) the loss of each entry
+ObjectTerms: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class DenseSum(torch.autograd.Function):
+    """Sum of scale p^gamma softplus(x), p = sigmoid(x), over the rows of background, and of
+    `object_terms` over the rows with an object; each row times its weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        quality: Tensor | None,
+        weights: Tensor | None,
+        scale: float,
+        gamma: float,
+        object_terms: ObjectTerms,
+    ) -> Tensor:
+        """A scalar in float32 (float64 for float64): logits (M, C), labels (M,) with negatives for
+        rows that do not count, quality (M,) and weights (M,) or None."""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        total = torch.zeros((), dtype=torch.float64, device=logits.device)
+        # float32 also for half precision, in which gradients of easy negatives would vanish
+        # before a loss scale can lift them
+        grad = torch.empty_like(logits, dtype=dtype) if ctx.needs_input_grad[0] else None
+        for part in _blocks(logits):
+            loss = background_terms(
+                logits[part].to(dtype), gamma, None if grad is None else grad[part]
+            )
+            skipped = labels[part] != logits.shape[1]
+            for values in (loss,) if grad is None else (loss, grad[part]):
+                values.mul_(scale)
+                values[skipped] = 0
+                if weights is not None:
+                    values.mul_(weights[part, None])
+            total += loss.sum()
+        rows = _object_rows(logits, labels)
+        with torch.enable_grad():
+            x = logits[rows].to(dtype).requires_grad_()
+            each = object_terms(x, labels[rows], None if quality is None else quality[rows])
+            objects = (each if weights is None else each * weights[rows, None]).sum()
+        if grad is not None:
+            (grad[rows],) = torch.autograd.grad(objects, x)
+        ctx.save_for_backward(grad)
+        ctx.logits_dtype = logits.dtype
+        return (total + objects.detach()).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the logits."""
+        (grad,) = ctx.saved_tensors
+        return (grad * grad_total).to(ctx.logits_dtype), *[None] * 6
+
+
+@torch.no_grad()
+def row_losses(
+    logits: Tensor,
+    labels: Tensor,
+    quality: Tensor | None,
+    scale: float,
+    gamma: float,
+    object_terms: ObjectTerms,
+) -> Tensor:
+    """(M,) what each row adds to the unweighted `DenseSum`, without a gradient; 0 for rows that do
+    not count."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    losses = logits.new_zeros(len(logits), dtype=dtype)
+    for part in _blocks(logits):
+        losses[part] = background_terms(logits[part].to(dtype), gamma, None).sum(dim=1) * scale
+    losses[labels != logits.shape[1]] = 0
+    rows = _object_rows(logits, labels)
+    rated = None if quality is None else quality[rows]
+    losses[rows] = object_terms(logits[rows].to(dtype), labels[rows], rated).sum(dim=1)
+    return losses
+
+
+def background_terms(x: Tensor, gamma: float, slope: Tensor | None) -> Tensor:
+    """p^gamma softplus(x), p = sigmoid(x); its derivative p^gamma (gamma (1 - p) softplus(x) + p)
+    is written into slope if given.
+
+    softplus(x) = -log(1 - p) without its overflow and cancellation.
+    """
+    surprise = F.softplus(x)
+    p = torch.sigmoid(x)
+    focus = p.square() if gamma == 2 else p.pow(gamma)
+    if slope is not None:
+        torch.sub(1, p, out=slope)
+        slope.mul_(surprise).mul_(gamma).add_(p).mul_(focus)
+    return surprise.mul_(focus)
+
+
+def _blocks(logits: Tensor) -> list[slice]:
+    size = CPU_BLOCK if logits.device.type == "cpu" else DEVICE_BLOCK
+    rows = max(1, size // max(1, logits.shape[1]))
+    return [slice(start, start + rows) for start in range(0, len(logits), rows)]
+
+
+def _object_rows(logits: Tensor, labels: Tensor) -> Tensor:
+    """(K,) int64 rows whose label is a class."""
+    return ((labels >= 0) & (labels < logits.shape[1])).nonzero().squeeze(1)

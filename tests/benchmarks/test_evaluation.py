@@ -4,7 +4,6 @@ evaluation), and of its bootstrap beside pycocotools' accumulation."""
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from time import perf_counter
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from detcli.evaluation import METRIC_NAMES, bootstrap, evaluate_coco, match
+from tests.benchmarks.memory import peak_mib
 from tests.evaluation.oracle import large_data_set, run_pycocotools
 from tests.paths import ROOT
 
@@ -22,11 +22,6 @@ RESAMPLES = 1000
 
 def data_set(num_images):
     return large_data_set(0, num_images=num_images, num_classes=80, boxes_per_image=100)
-
-
-def peak_mib() -> float:
-    """Of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure_ours(num_images: int) -> dict[str, float]:
@@ -70,6 +65,7 @@ def theirs() -> dict[str, float]:
 
 
 @pytest.mark.bench
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_evaluation_beside_pycocotools(theirs) -> None:
     ours = in_its_own_process(measure_ours, NUM_IMAGES)
     assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-12)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -25,6 +24,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from tests.benchmarks.memory import peak_mib
 from tests.models.specs import RETINANET_MM, detector, target
 from tests.paths import ROOT
 
@@ -153,10 +153,7 @@ def main(name: str) -> None:
         step = STEPS[name]()
         for _ in range(4):
             step()
-    # not getrusage: after exec that still holds the peak of the parent
-    status = Path("/proc/self/status").read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in status if line.startswith("VmHWM:"))
-    print(int(kilobytes) / 1024)
+    print(peak_mib())
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def command(
     if (target is None) == (predictions is None):
         raise UsageError("eval: expected either a run (or recipe), or --predictions FILE --gt FILE")
     if predictions is not None:
-        found = from_files(predictions, gt, allow_threshold, out)
+        found = from_files(predictions, gt, allow_threshold, out, quiet)
     else:
         assert target is not None
         if gt is not None:
@@ -123,15 +123,17 @@ def command(
 
 
 def from_files(
-    predictions: Path, gt: Path | None, allow_threshold: bool, out: Path | None
+    predictions: Path, gt: Path | None, allow_threshold: bool, out: Path | None, quiet: bool
 ) -> Measured:
     """Measure a predictions file, without torch."""
-    from detcli.engine.prediction_files import load_prediction_files
+    from detcli.engine.prediction_files import doubt_about_scores, load_prediction_files
     from detcli.evaluation import evaluate_coco
 
     files = load_prediction_files(
         [predictions], gt, allow_threshold=allow_threshold, need_truth=True
     )
+    if doubt := doubt_about_scores(files):
+        say(doubt, quiet=quiet)
     truth, detections = files.ground_truth, files.tables[0]
     folder = out if out is not None else predictions.with_name(f"{predictions.stem}_eval")
     return Measured(truth, detections, evaluate_coco(truth, detections), folder)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from detcli.evaluation.plots import COLOURS, STYLES
+
 NO_TERMS = {"kind", "epoch", "step", "lr", "images_per_s", "data_wait", "memory_gib"}
 
 
@@ -26,6 +28,8 @@ def plot_curves(folder: Path) -> Path | None:
     from matplotlib import pyplot as plt
 
     figure, (losses, rate, quality) = plt.subplots(1, 3, figsize=(15, 4.2))
+    for axis in (losses, quality):  # to be told apart without colour, too
+        axis.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for term in [key for key in training[0] if key not in NO_TERMS] if training else ():
         _line(losses, training, term, linewidth=2 if term == "loss" else 1)
     if validated:

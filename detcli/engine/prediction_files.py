@@ -12,7 +12,7 @@ import numpy as np
 from detcli.data.coco import read_coco
 from detcli.errors import DataError, UsageError
 from detcli.evaluation import PredictionsMeta, check_not_thresholded, read_meta
-from detcli.evaluation.files import align, read_columns
+from detcli.evaluation.files import SCORE_LIMIT, align, read_columns
 from detcli.evaluation.formats import Columns
 from detcli.types import Detections, GroundTruth
 
@@ -69,6 +69,19 @@ def load_prediction_files(
     )
     tables = tuple(align(path, column, truth) for path, column in zip(paths, columns, strict=True))
     return PredictionFiles(truth, annotations, tables, metas)
+
+
+def doubt_about_scores(files: PredictionFiles) -> str | None:
+    """A warning where nobody says at which score predictions were cut and it looks as if they
+    were: no file is refused on a guess."""
+    lowest = min((table.scores.min(initial=np.inf) for table in files.tables), default=np.inf)
+    told = all(meta is not None and meta.score_threshold is not None for meta in files.metas)
+    if told or not SCORE_LIMIT < lowest < np.inf:
+        return None
+    return (
+        f"the lowest score is {lowest:g}: if these predictions were cut there, this is not AP, "
+        "since the low-score end of the precision-recall curve is missing"
+    )
 
 
 def _named_annotations(

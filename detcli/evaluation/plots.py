@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".png", ".svg")
 # Six of each. Colours after Okabe and Ito: distinct to colour-blind eyes, dark enough on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56799E", "#8C6D00")
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56799E", "#8C6D00")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _HATCHES = ("", "///", "...", "xx", "\\\\\\", "++")
 _MOST_CURVES = 6  # per panel: more styles than that cannot be told apart
@@ -75,7 +75,7 @@ def plot_precision_recall(curves: Curves, path: str | Path) -> Path:
         name = f"{_shortened(curves.class_names[label])}: AP {ap[label]:.3f}"
         classes.plot(curves.recall, curves.precision[label, 0], label=name, **_line(n))
         best = curves.best_recall[label, 0], curves.best_precision[label, 0]
-        classes.plot(*best, _MARKERS[n], color=_COLOURS[n], markeredgecolor="black", zorder=3,
+        classes.plot(*best, _MARKERS[n], color=COLOURS[n], markeredgecolor="black", zorder=3,
                      clip_on=False)  # fmt: skip
     classes.set_title(f"classes at IoU {curves.iou_thresholds[0]:.2f}, marker: largest F1", size=10)
     for axis in (mean, classes):
@@ -127,7 +127,7 @@ def plot_ap_against_time(rows: Sequence[TimedAP], path: str | Path) -> Path:
     axis = figure.subplots()
     for n, row in enumerate(rows):
         # The markers move on by one after each round of colours.
-        colour, marker = _COLOURS[n % 6], _MARKERS[(n + n // 6) % 6]
+        colour, marker = COLOURS[n % 6], _MARKERS[(n + n // 6) % 6]
         if row.low is not None and row.high is not None:
             axis.vlines(row.ms_per_image, row.low, row.high, color=colour, alpha=0.6)
         axis.plot([row.ms_per_image], [row.AP], marker, color=colour, markersize=7,
@@ -197,8 +197,8 @@ def plot_errors(reports: Mapping[str, ErrorReport], path: str | Path) -> Path:
             gain, count = gains[kind], report.count.get(kind)
             y = position + (n - (len(systems) - 1) / 2) * height
             axis.barh(
-                y, gain or 0.0, 0.88 * height, edgecolor=_COLOURS[n % 6], linewidth=1.2,
-                facecolor="white" if n % 6 else _COLOURS[0], hatch=_HATCHES[n % 6],
+                y, gain or 0.0, 0.88 * height, edgecolor=COLOURS[n % 6], linewidth=1.2,
+                facecolor="white" if n % 6 else COLOURS[0], hatch=_HATCHES[n % 6],
                 label=name if position == 0 else None,
             )  # fmt: skip
             text = "not defined" if gain is None else f"{gain:.3f}"
@@ -307,8 +307,8 @@ def _save(figure: Any, path: str | Path) -> Path:
 
 def _line(colour: int, style: int | None = None) -> dict[str, Any]:
     return {
-        "color": _COLOURS[colour % 6],
-        "linestyle": _STYLES[(colour if style is None else style) % 6],
+        "color": COLOURS[colour % 6],
+        "linestyle": STYLES[(colour if style is None else style) % 6],
     }
 
 

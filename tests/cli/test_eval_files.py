@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from detcli.evaluation import (
@@ -93,3 +94,15 @@ def test_wrong_uses(capsys, measured, arguments, words):
     done = run(capsys, "eval", "--predictions", measured[0], *arguments)
     assert done.code == 2
     assert words in done.err
+
+
+def test_scores_that_look_cut_are_doubted(capsys, measured, tmp_path):
+    path, truth, detections = measured
+    kept = detections.take(np.flatnonzero(detections.scores > 0.3))
+    place = str(path.parent / "truth.json")
+    for threshold, doubted in ((None, True), (0.05, False)):
+        meta = PredictionsMeta(kind="detections", ground_truth=place, score_threshold=threshold)
+        write_predictions(tmp_path / "p.json", kept, truth, meta)
+        done = run(capsys, "eval", "--predictions", tmp_path / "p.json")
+        assert done.code == 0
+        assert ("this is not AP" in done.err) == doubted

@@ -23,7 +23,7 @@ from detcli.data.transforms.cutout import Cutout, hide
 from detcli.data.transforms.policy import POLICIES, AutoAugment
 from detcli.data.transforms.policy_ops import EACH_OBJECT, WHOLE_IMAGE
 from detcli.errors import UsageError
-from detcli.recipe.data import Augment
+from detcli.recipe.augment import Augment
 from tests.data.augmenting import painted, seeded
 from tests.data.build import coco_content, write_coco
 

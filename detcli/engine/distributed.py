@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from detcli.errors import UsageError
+
+STORE = "DETCLI_STORE"  # the file through which the processes of `launch` find each other
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Ranks:
 
 
 def start(device: str | None) -> Ranks:
-    """Join the process group that torchrun describes in the environment, or be alone.
+    """Join the process group that `launch` or torchrun describes in the environment, or be alone.
 
     device: `cpu`, `cuda`, an index such as `1`, or None for CUDA where there is one.
     Raises UsageError when CUDA is asked for and absent.
@@ -37,8 +42,12 @@ def start(device: str | None) -> Ranks:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world_size > 1 and not dist.is_initialized():
+        store = os.environ.get(STORE)
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
+            init_method=f"file://{store}" if store else "env://",
+            rank=rank,
+            world_size=world_size,
             device_id=chosen if chosen.type == "cuda" else None,
         )
     return Ranks(rank, world_size, chosen)
@@ -92,31 +101,38 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def launch(num_processes: int, arguments: list[str]) -> int:
-    """Run `python -m detcli ARGUMENTS` in several processes on this machine; the exit code.
+def launch(num_processes: int, arguments: Sequence[str]) -> int:
+    """Run `python ARGUMENTS` in several processes on this machine; the exit code.
 
-    The rendezvous listens on 127.0.0.1 only. The exit code is that of the first rank that failed.
+    They find each other through a file and talk over the loop-back interface, so that no port is
+    open to other machines. The exit code is that of the first rank that failed.
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id="detcli",
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
-    import sys
-
-    try:
-        elastic_launch(config, sys.executable)("-m", "detcli", *arguments)
-    except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        return int(first.exitcode) if first.exitcode > 0 else 1
-    return 0
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    with tempfile.TemporaryDirectory(prefix="detcli-") as folder:
+        shared = {
+            STORE: f"{folder}/store",
+            "WORLD_SIZE": str(num_processes),
+            "GLOO_SOCKET_IFNAME": loopback,
+            "NCCL_SOCKET_IFNAME": loopback,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
+            or str(max(1, (os.cpu_count() or 1) // num_processes)),
+        }
+        ranks = range(num_processes)
+        context = start_processes(
+            "detcli",
+            sys.executable,
+            args=dict.fromkeys(ranks, ("-u", *arguments)),
+            envs={rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in ranks},
+            logs_specs=DefaultLogsSpecs(),
+        )
+        try:
+            result = context.wait(period=0.2)
+        finally:
+            context.close()
+    failures = [] if result is None else list(result.failures.values())
+    if not failures:
+        return 0
+    first = min(failures, key=lambda failure: failure.timestamp)
+    return int(first.exitcode) if first.exitcode > 0 else 1

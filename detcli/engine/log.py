@@ -101,8 +101,8 @@ class RunLog:
             def advance(more: int) -> None:
                 nonlocal count
                 count += more
-                rate = count / (time.perf_counter() - started)
-                progress.update(task, advance=more, rate=f"{rate:.1f} {unit}/s")
+                rate = rate_in_words(count, time.perf_counter() - started, unit)
+                progress.update(task, advance=more, rate=rate)
 
             yield advance
 
@@ -121,13 +121,20 @@ class _PlainProgress:
         if now - self.said < PLAIN_SECONDS:
             return
         self.said = now
-        rate = (self.done - self.first) / (now - self.started)
+        count, seconds = self.done - self.first, now - self.started
         self.log.console.print(
-            f"{self.what} {self.done}/{self.total}, {rate:.1f} {self.unit}/s, "
-            f"{(self.total - self.done) / rate:.0f} s left",
+            f"{self.what} {self.done}/{self.total}, {rate_in_words(count, seconds, self.unit)}, "
+            f"{(self.total - self.done) * seconds / count:.0f} s left",
             markup=False,
             soft_wrap=True,
         )
+
+
+def rate_in_words(count: int, seconds: float, unit: str) -> str:
+    """Units per second, or where that is less than one, how long each takes."""
+    if count >= seconds:
+        return f"{count / max(seconds, 1e-9):.1f} {unit}/s"
+    return f"{seconds / max(count, 1):.1f} s each"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -23,7 +23,18 @@ class Meter:
         self.device = device
         self.fired: Counter[str] = Counter()
         self.seen = 0  # images since the start of the epoch
+        self._before = 0.0  # seconds of this epoch before it was interrupted
+        self.start()
+
+    def start(self) -> None:
+        """Start, or go on with, an epoch."""
+        self._epoch_started = time.perf_counter()
         self.reset()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in this epoch so far, that before an interruption included."""
+        return self._before + time.perf_counter() - self._epoch_started
 
     def reset(self) -> None:
         """Start a new window."""
@@ -34,17 +45,17 @@ class Meter:
         self._started = time.perf_counter()
 
     def end_epoch(self) -> None:
-        """Forget how often each augmentation fired."""
+        """Forget what belongs to the epoch."""
         self.fired.clear()
-        self.seen = 0
+        self.seen, self._before = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch must remember."""
-        return {"fired": dict(self.fired), "seen": self.seen}
+        return {"fired": dict(self.fired), "seen": self.seen, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.fired = Counter(state["fired"])
-        self.seen = state["seen"]
+        self.seen, self._before = state["seen"], state.get("seconds", 0.0)
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, adding up the time spent waiting for them."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from detcli.types import FloatArray, GroundTruth
 
 LEVEL = 0.95  # of the intervals
-_CHUNK = 16  # resamples per task of a thread; part of what a seed means
+CHUNK = 16  # resamples per task of a thread; part of what a seed means
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,40 @@ def bootstrap(
     measure = Resampled(ground_truth, tables, metrics, per_class=per_class)
     point = measure(np.ones((1, ground_truth.num_images), np.int32))[..., 0]
     parts = []
-    chunks = np.random.SeedSequence(seed).spawn(-(-resamples // _CHUNK))
+    chunks = np.random.SeedSequence(seed).spawn(-(-resamples // CHUNK))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in pool.map(lambda chunk: measure(_draw(ground_truth.num_images, chunk)), chunks):
+        for part in pool.map(
+            lambda chunk: measure(draw_images(ground_truth.num_images, chunk)), chunks
+        ):
             parts.append(part)
             if progress is not None:
-                progress(min(_CHUNK, resamples - _CHUNK * (len(parts) - 1)))
+                progress(min(CHUNK, resamples - CHUNK * (len(parts) - 1)))
     samples = np.concatenate(parts, -1)[..., :resamples]
-    systems = [_estimates(point[s], samples[s]) for s in range(len(tables))]
+    return summarise(
+        point, samples, metrics, class_names=ground_truth.class_names, baseline=baseline, seed=seed
+    )
+
+
+def summarise(
+    point: FloatArray,
+    samples: FloatArray,
+    metrics: Sequence[str],
+    *,
+    class_names: Sequence[str] = (),
+    baseline: int,
+    seed: int,
+) -> Bootstrap:
+    """Estimates and differences of resampled figures.
+
+    point (S, M + C), samples (S, M + C, R): the M metrics, and the AP of each class where the
+    caller measured it (C is 0 otherwise); NaN where a figure is not defined.
+    """
+    systems = [_estimates(point[s], samples[s]) for s in range(len(point))]
     differences = [
         _differences(point[s] - point[baseline], samples[s] - samples[baseline])
-        for s in range(len(tables))
+        for s in range(len(point))
     ]
-    names, count = ground_truth.class_names, len(metrics)
+    names, count = class_names, len(metrics)
     return Bootstrap(
         systems=tuple(dict(zip(metrics, row, strict=False)) for row in systems),
         differences=tuple(dict(zip(metrics, row, strict=False)) for row in differences),
@@ -117,14 +138,32 @@ def bootstrap(
         class_differences=tuple(dict(zip(names, row[count:], strict=False)) for row in differences),
         samples={name: samples[:, m] for m, name in enumerate(metrics)},
         baseline=baseline,
-        resamples=resamples,
+        resamples=samples.shape[-1],
         seed=seed,
     )
 
 
-def _draw(num_images: int, seed: np.random.SeedSequence) -> NDArray[np.int32]:
-    """(_CHUNK, I) how often each image is drawn."""
-    drawn = np.random.default_rng(seed).integers(0, num_images, (_CHUNK, num_images))
+def mean_difference(
+    found: Bootstrap, metric: str, ours: Sequence[int], theirs: Sequence[int]
+) -> Difference:
+    """Mean figure of the systems `ours` minus that of `theirs`, say of the seeds of two recipes,
+    over the same resamples of the images.
+
+    None where one of them is not defined. The interval is over images: how much the systems of
+    one side differ among themselves is not part of it.
+    """
+    values = np.array([row[metric].value for row in found.systems], np.float64)  # None: NaN
+    samples = found.samples[metric]
+    mine, other = list(ours), list(theirs)
+    return _differences(
+        values[mine].mean(keepdims=True) - values[other].mean(keepdims=True),
+        samples[mine].mean(axis=0, keepdims=True) - samples[other].mean(axis=0, keepdims=True),
+    )[0]
+
+
+def draw_images(num_images: int, seed: np.random.SeedSequence) -> NDArray[np.int32]:
+    """(CHUNK, I) how often each image is drawn."""
+    drawn = np.random.default_rng(seed).integers(0, num_images, (CHUNK, num_images))
     counts = [np.bincount(row, minlength=num_images) for row in drawn]
     return np.stack(counts).astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: the gradients of this rank's half of a batch, averaged over the ranks.
+"""Run in two processes: the gradients of this rank's half of a batch, averaged over the ranks.
 
 Arguments: detector name, output file. Rank 1's images have no objects when ends in "empty".
 """

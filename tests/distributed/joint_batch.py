@@ -11,6 +11,7 @@ DETECTORS = {
     "atss": {"assigner": {"name": "atss"}},
     "fcos": {"assigner": {"name": "fcos"}},
     "retinanet": {"assigner": {"name": "max_iou"}},
+    "two heads": {"name": "atss", "auxiliary": {}, "iou_branch": {}},
 }
 
 

@@ -1,36 +1,28 @@
+import ipaddress
 import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from detcli.engine.distributed import launch
 from tests.distributed.joint_batch import DETECTORS, build, joint_batch, total_loss
 from tests.paths import ROOT
 from tests.recipes import write_tiny
 
 
-def torchrun(*arguments):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1",
-        *arguments,
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("kind", ["full", "empty rank"])
-def test_gradients_equal_those_of_the_joint_batch(tmp_path, name, kind):
+def test_gradients_equal_those_of_the_joint_batch(tmp_path, monkeypatch, name, kind):
     """PEERS 11: a rank without objects neither hangs nor shifts the gradients."""
     path = tmp_path / "gradients.pt"
-    torchrun("-m", "tests.distributed.gradients", name, kind, str(path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert launch(2, ["-m", "tests.distributed.gradients", name, kind, str(path)]) == 0
     found = torch.load(path, weights_only=True)
 
     images, targets = joint_batch(kind)
@@ -68,3 +60,50 @@ def test_exit_code_of_a_failing_rank_comes_through(tmp_path):
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
+
+
+def test_no_port_is_open_to_other_machines(tmp_path):
+    recipe = write_tiny(tmp_path, schedule={"epochs": 30})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "detcli", "train", str(recipe), "--gpus", "2", "--device", "cpu",
+         "--out", str(tmp_path / "run"), "--quiet"],
+    )  # fmt: skip
+    try:
+        while not (tmp_path / "run/metrics.jsonl").exists():  # the ranks have found each other
+            assert process.poll() is None
+            time.sleep(0.1)
+        family = children(process.pid)
+        assert len(family) == 3
+        addresses = {address for pid in family for address in listening(pid)}
+    finally:
+        process.terminate()
+        process.wait()
+    assert addresses, "the ranks do not talk to each other"
+    assert all(address.is_loopback for address in addresses), addresses
+
+
+def children(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for path in tasks for child in path.read_text().split()]
+    return [pid, *(each for child in found for each in children(child))]
+
+
+def listening(pid: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Addresses at which a process waits for connections (Linux)."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:  # state LISTEN
+                found.append(address_of(fields[1].split(":")[0]))
+    return found
+
+
+def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """From the kernel's form: 32-bit words in the machine's byte order."""
+    packed = b"".join(bytes.fromhex(text[n : n + 8])[::-1] for n in range(0, len(text), 8))
+    address = ipaddress.ip_address(packed)
+    return getattr(address, "ipv4_mapped", None) or address

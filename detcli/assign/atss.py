@@ -54,6 +54,10 @@ class ATSSAssigner:
         box = positive.nonzero()[:, 0]
         return best_box_per_prior(prior[positive], box, iou[positive], len(priors))
 
+    def relaxed(self, factor: float) -> ATSSAssigner:
+        """The rule with `factor` times as many candidates, and so a lower mean IoU."""
+        return ATSSAssigner(round(self.topk * factor))
+
     def _candidates(self, priors: Priors, boxes: Tensor) -> Tensor:
         """Prior index (G, K) of each box's candidates, level by level."""
         points = box_centers(boxes)

@@ -5,7 +5,7 @@ Letters: P priors, G ground-truth boxes, T prior types, W columns or rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,11 +27,12 @@ class FCOSAssigner:
 
     center_radius: in strides of the level; None: the whole box counts, else only the square of
     this half side around the box's centre, cut at the box's sides. The point must lie strictly
-    inside. Its largest distance to a side of the box must be 4 to 8 strides, both included; the
-    first level has no lower limit and the last one no upper limit.
+    inside. Its largest distance to a side of the box must be range_strides, 4 to 8, both included;
+    the first level has no lower limit and the last one no upper limit.
     """
 
     center_radius: float | None
+    range_strides: tuple[float, float] = RANGE_STRIDES
 
     @torch.no_grad()
     def __call__(self, priors: Priors, boxes: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class FCOSAssigner:
             return torch.full((len(priors),), NEGATIVE, device=boxes.device)
         lines = grid_lines(priors)
         last_level = len(priors.level_sizes) - 1
-        longest = (lines.stride * RANGE_STRIDES[1]).where(lines.level < last_level, torch.inf)
+        longest = (lines.stride * self.range_strides[1]).where(lines.level < last_level, torch.inf)
         left, top, right, bottom = boxes[:, :, None, None].unbind(1)  # (G, 1, 1) each
         columns = self._along(lines.center_x, left, right, lines.stride, longest)
         rows = self._along(lines.center_y, top, bottom, lines.stride, longest)
@@ -53,10 +54,18 @@ class FCOSAssigner:
         x, y = priors.centers[prior].unbind(1)
         left, top, right, bottom = boxes[box].unbind(1)
         farthest = torch.stack([x - left, y - top, right - x, bottom - y]).amax(dim=0)
-        shortest = (priors.strides * RANGE_STRIDES[0])[prior]
+        shortest = (priors.strides * self.range_strides[0])[prior]
         fits = (farthest >= shortest) | (prior < priors.level_sizes[0])
         box, prior = box[fits], prior[fits]
         return best_box_per_prior(prior, box, -box_area(boxes)[box], len(priors))
+
+    def relaxed(self, factor: float) -> FCOSAssigner:
+        """The rule with `factor` times the radius around the centre; where the whole box counts
+        already, with a range of sizes that is wider by `factor` at both ends."""
+        if self.center_radius is not None:
+            return replace(self, center_radius=self.center_radius * factor)
+        low, high = self.range_strides
+        return replace(self, range_strides=(low / factor, high * factor))
 
     def _along(
         self, center: Tensor, low: Tensor, high: Tensor, stride: Tensor, longest: Tensor

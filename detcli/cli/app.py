@@ -34,10 +34,12 @@ VERBS = (
     Verb("tta", "detcli.cli.tta", "Test-time augmentation: its gain and its cost."),
     Verb("nms-compare", "detcli.cli.nms_compare", "Hold suppression and fusion methods together."),
     Verb("compare", "detcli.cli.compare", "Is run B better than A, and is it more than noise?"),
+    Verb("ablate", "detcli.cli.ablate", "Which tricks pay, by how much, and at what cost?"),
     Verb("lr-scale", "detcli.cli.lr_scale", "Which learning rate for this batch size?"),
     Verb("data", "detcli.cli.data", "Look at a data set as the network will see it."),
     Verb("recipes", "detcli.cli.recipes", "List, show, copy, compare and check recipes."),
     Verb("weights", "detcli.cli.weights", "Bring in public checkpoints."),
+    Verb("export", "detcli.cli.export", "Weights for inference alone, checked, timed."),
     Verb("env", "detcli.cli.env", "Versions, processors and accelerators of this machine."),
 )
 

@@ -70,3 +70,63 @@ def preview(
     for name, count in shown.fired.items():
         if count == 0:
             say(f"{name} never acted on these {len(images)} images", quiet=quiet)
+
+
+@app.command()
+def inject(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a checkpoint.")],
+    overrides: Overrides = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images without objects; without it, only patches."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="Where the patches come from.")
+    ] = "train",
+    false_positives: Annotated[
+        int, typer.Option(min=0, help="Wrong detections per image, put there without a label.")
+    ] = 2,
+    objects: Annotated[int, typer.Option(min=0, help="Labelled objects per image.")] = 1,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Wrong detections from this score on.")
+    ] = 0.3,
+    max_patches: Annotated[
+        int, typer.Option(min=1, help="Patches of each kind that are cut out at most.")
+    ] = 1000,
+    places: Annotated[int, typer.Option(min=1, help="Places tried for each patch.")] = 10,
+    threshold: Annotated[
+        float, typer.Option(min=0, help="Least mutual information of patch and place, in nats.")
+    ] = 0.2,
+    blend: Annotated[
+        Literal["poisson", "inpaint"], typer.Option(help="How the seam is hidden.")
+    ] = "poisson",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of DIR.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of patches and places.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a run wrongly detected, and objects, at plausible places of images without objects."""
+    from detcli.engine import distributed, inject
+    from detcli.engine.log import RunLog
+    from detcli.engine.predict import find_images
+
+    files = find_images([str(into)])[:limit] if into is not None else []
+    settings = inject.Settings(false_positives, objects, places, threshold, blend, seed)
+    ranks = distributed.start(device)
+    if ranks.world_size > 1:
+        raise UsageError("data inject: runs in one process; start it without torchrun")
+    log = RunLog(quiet=quiet)
+    with inject.new_folder(out) as folder:
+        patches, category_ids = inject.patches_of_run(
+            run, overrides or (), split, ranks, log, min_score=min_score, max_patches=max_patches,
+            seed=seed,
+        )  # fmt: skip
+        found = inject.write_injected(folder, files, patches, category_ids, settings, log)
+    if as_json:
+        print_json(inject.to_json(out, patches, found))
+    else:
+        print_table(inject.HEADER, inject.table_rows(patches, found))
+        print(f"results: {out}")

@@ -49,7 +49,7 @@ def command(
     if gpus > 1 and "WORLD_SIZE" not in os.environ:
         from detcli.engine.distributed import launch
 
-        raise typer.Exit(launch(gpus, without_gpus(sys.argv[1:])))
+        raise typer.Exit(launch(gpus, ["-m", "detcli", *without_gpus(sys.argv[1:])]))
     folder = resume_folder(recipe, overrides or ()) if resume and recipe else None
     loaded = None
     if folder is None and replay is None:

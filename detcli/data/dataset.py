@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from detcli.data.images import read_image
+from detcli.data.cache import ImageCache, read_pixels
 from detcli.data.records import Records
 from detcli.data.transforms import Pipeline, Pool, Sample
 from detcli.data.transforms.small import boxes_of
-from detcli.errors import DataError
+
+CACHED = "ram_cache"  # how the log counts images that came from the cache
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -18,14 +19,22 @@ class DetectionDataset(Dataset[Sample]):
 
     Item (epoch, index) is a function of (seed, epoch, index) alone: which worker makes it, and
     what that worker made before, does not matter. Indices from the number of images on are images
-    that oversampling shows again. Raises DataError for a file that is broken or has changed since
-    the annotations were read.
+    that oversampling shows again. cache: where the decoded images are, None to decode each time;
+    the items are the same. Raises DataError for a file that is broken or has changed since the
+    annotations were read.
     """
 
-    def __init__(self, records: Records, transforms: Pipeline, seed: int) -> None:
+    def __init__(
+        self,
+        records: Records,
+        transforms: Pipeline,
+        seed: int,
+        cache: ImageCache | None = None,
+    ) -> None:
         self.records = records
         self.transforms = transforms
         self.seed = seed
+        self.cache = cache
         self.pool = Pool(records, self.load)
         oversample = transforms.oversample
         self.extra = np.zeros(0, np.int64) if oversample is None else oversample.extra(records)
@@ -40,8 +49,9 @@ class DetectionDataset(Dataset[Sample]):
 
     @property
     def augmentations(self) -> tuple[str, ...]:
-        """The augmentations that may act on an image, by the names that Batch.fired counts."""
-        return self.transforms.names
+        """What may act on an image, by the names that Batch.fired counts: the augmentations, and
+        `ram_cache` for an image that was not read from disk."""
+        return self.transforms.names if self.cache is None else (CACHED, *self.transforms.names)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
@@ -57,12 +67,8 @@ class DetectionDataset(Dataset[Sample]):
 
     def load(self, index: int) -> Sample:
         """The image and its boxes as they are on disk."""
-        records = self.records
-        path = records.path(index)
-        pixels = read_image(path, apply_exif=bool(records.apply_exif[index]))
-        if pixels.shape[:2] != records.size(index):
-            said, real = (f"{w}x{h}" for h, w in (records.size(index), pixels.shape[:2]))
-            raise DataError(f"{path}: expected {said} as when it was read first, got {real}")
+        records, cache = self.records, self.cache
+        pixels = read_pixels(records, index) if cache is None else cache.pixels(index)
         boxes, ignore = boxes_of(records, index)
         return Sample(
             # A view with channels last in memory, which torchvision resizes fastest.
@@ -70,4 +76,5 @@ class DetectionDataset(Dataset[Sample]):
             boxes=torch.from_numpy(boxes).float(),
             labels=torch.from_numpy(records.labels[records.rows(index)].copy()),
             ignore=torch.from_numpy(ignore),
+            fired=() if cache is None else (CACHED,),
         )

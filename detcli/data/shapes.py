@@ -56,6 +56,7 @@ VARIANTS = {
     "small": Variant((3, 10), (0.06, 0.15), (1, 4), 0.7, 0.06),
     "crowded": Variant((10, 22), (0.14, 0.32), (0, 3), 0.35, 0.02),
     "hard_negatives": Variant((1, 3), (0.22, 0.5), (2, 5), 0.7, 0.3, lookalikes=True),
+    "background": Variant((0, 0), (0.22, 0.5), (0, 0), 0.7, 1.0),
 }
 
 

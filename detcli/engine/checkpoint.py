@@ -51,8 +51,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def weights_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights to use for inference: the moving average where there is one."""
-    weights: dict[str, torch.Tensor] = content.get("ema") or content["model"]
+    """The weights to use for inference: an average where there is one."""
+    mean = (content.get("swa") or {}).get("model")
+    weights: dict[str, torch.Tensor] = content.get("ema") or mean or content["model"]
     return weights
 
 

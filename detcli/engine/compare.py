@@ -3,6 +3,7 @@ held against each other. Never imports torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,18 @@ from detcli.engine.log import RunLog
 from detcli.engine.method_report import difference_cells, difference_json
 from detcli.engine.prediction_files import load_prediction_files
 from detcli.errors import DataError, UsageError
-from detcli.evaluation import Bootstrap, CocoMetrics, bootstrap, coco_metrics, match
+from detcli.evaluation import (
+    OPERATING_METRICS,
+    Bootstrap,
+    CocoMetrics,
+    MatchTable,
+    best_score,
+    bootstrap,
+    coco_metrics,
+    match,
+    operating_points,
+    score_at_recall,
+)
 from detcli.evaluation.plots import Interval, plot_differences
 from detcli.evaluation.report import format_value
 from detcli.recipe import diff_recipes, load_recipe
@@ -30,17 +42,31 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Both sides cut at `scores`, at which each reaches `recall` if that was asked for."""
+
+    scores: tuple[float, float]
+    recall: float | None
+    found: Bootstrap
+
+    @property
+    def label(self) -> str:
+        """What the sides have in common: `score 0.300` or `recall 0.500`."""
+        return f"score {self.scores[0]:.3f}" if self.recall is None else f"recall {self.recall:.3f}"
+
+
+@dataclass(frozen=True)
 class Compared:
     """Metrics of both sides, the paired differences b - a, and the settings that differ.
 
-    classes: name -> AP of a, AP of b; recipe_diff: (key, value in a, value in b), None where not
-    both sides are runs.
+    recipe_diff: (key, value in a, value in b), None where not both sides are runs.
     """
 
     a: Side
     b: Side
     metrics: tuple[CocoMetrics, CocoMetrics]
     differences: Bootstrap
+    points: tuple[Point, ...]
     recipe_diff: list[tuple[str, Any, Any]] | None
     images: int
 
@@ -73,13 +99,18 @@ def compare(
     gt: Path | None,
     log: RunLog,
     *,
+    at_scores: Sequence[float | None] = (),
+    at_recalls: Sequence[float] = (),
     allow_threshold: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Compared:
     """Measure both sides on the same annotations and resample the images for both alike.
 
-    Raises UsageError where the sides belong to different annotations and none are named.
+    at_scores: also compare what is left from these scores on; None is the score at which a's F1
+    is largest. at_recalls: the same, each side from the score where it finds that share of the
+    objects. Raises UsageError where the sides belong to different annotations and none are named,
+    and on a recall that a side does not reach.
     """
     files = load_prediction_files(
         [a.predictions, b.predictions], gt, allow_threshold=allow_threshold, need_truth=True
@@ -95,7 +126,30 @@ def compare(
             truth, tables, metrics=METRICS, per_class=True, resamples=resamples, seed=seed,
             progress=advance,
         )  # fmt: skip
-    return Compared(a, b, (first, second), differences, _recipe_diff(a, b), truth.num_images)
+    cuts = _cuts(tables, at_scores, at_recalls)
+    points = tuple(
+        Point(
+            scores,
+            recall,
+            operating_points(truth, tables, scores=scores, resamples=resamples, seed=seed),
+        )
+        for scores, recall in cuts
+    )
+    found = (first, second), differences, points
+    return Compared(a, b, *found, _recipe_diff(a, b), truth.num_images)
+
+
+def _cuts(
+    tables: Sequence[MatchTable], at_scores: Sequence[float | None], at_recalls: Sequence[float]
+) -> list[tuple[tuple[float, float], float | None]]:
+    """The scores of a and of b, and the recall that they were chosen for."""
+    scores = [best_score(tables[0]) if score is None else score for score in at_scores]
+    fixed = [((score, score), None) for score in scores]
+    even = [
+        ((score_at_recall(tables[0], recall), score_at_recall(tables[1], recall)), recall)
+        for recall in at_recalls
+    ]
+    return [*fixed, *even]
 
 
 def _recipe_diff(a: Side, b: Side) -> list[tuple[str, Any, Any]] | None:
@@ -119,6 +173,19 @@ def metric_rows(compared: Compared) -> list[list[str]]:
             *difference_cells(found[name]),
         ]
         for name in METRICS
+    ]
+
+
+def point_rows(compared: Compared) -> list[list[str]]:
+    """One row of text per score and figure, columns as in METRIC_HEADER."""
+    return [
+        [
+            f"{name.replace('_', ' ')} at {point.label}",
+            *(format_value(side[name].value) for side in point.found.systems),
+            *difference_cells(point.found.differences[1][name]),
+        ]
+        for point in compared.points
+        for name in OPERATING_METRICS
     ]
 
 
@@ -167,6 +234,7 @@ def to_json(compared: Compared) -> dict[str, Any]:
         "per_class": {
             name: difference_json(delta) for name, delta in found.class_differences[1].items()
         },
+        "points": [_point_json(point) for point in compared.points],
         "recipe_diff": [
             {"key": key, "a": old, "b": new} for key, old, new in compared.recipe_diff or ()
         ],
@@ -174,6 +242,19 @@ def to_json(compared: Compared) -> dict[str, Any]:
         "resamples": found.resamples,
         "seed": found.seed,
     }
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    found = point.found
+    figures = {
+        name: {
+            **{key: side[name].value for key, side in zip("ab", found.systems, strict=True)},
+            "delta": difference_json(found.differences[1][name]),
+        }
+        for name in OPERATING_METRICS
+    }
+    scores = dict(zip("ab", point.scores, strict=True))
+    return {"at": point.label, "score": scores, "recall_asked": point.recall, **figures}
 
 
 def write_plots(folder: Path, compared: Compared) -> list[Path]:

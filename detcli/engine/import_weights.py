@@ -20,6 +20,9 @@ RECIPES = {
     ("mmdetection", "fcos"): "fcos_r50_caffe",
     ("torchvision", "retinanet"): "retinanet_r50_torchvision",
     ("torchvision", "fcos"): "fcos_r50_torchvision",
+    ("mmdetection", "ssd300"): "ssd300",
+    ("mmdetection", "ssd512"): "ssd512",
+    ("torchvision", "ssd300"): "ssd300_torchvision",
 }
 
 
@@ -52,8 +55,14 @@ def import_weights(
         raise CheckpointError(f"{out}: exists already; name another file with --out")
     weights = read_weights(file)
     facts = SOURCES[source].recognise(weights, str(file))
-    name = recipe or RECIPES[source, facts.detector]
-    depth = () if recipe else (f"model.backbone.depth={facts.depth}",)
+    kind = f"{facts.detector}{facts.input_px or ''}"
+    name = recipe or RECIPES.get((source, kind))
+    if name is None:
+        raise CheckpointError(
+            f"{file}: no shipped recipe has its architecture ({kind}); name yours with --recipe"
+        )
+    fixed = recipe is not None or facts.depth is None
+    depth = () if fixed else (f"model.backbone.depth={facts.depth}",)
     loaded = load_recipe(name, [*depth, *overrides]).recipe
     if loaded.model.name != facts.detector:
         raise CheckpointError(

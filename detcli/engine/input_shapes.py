@@ -17,7 +17,7 @@ def input_shapes(recipe: Recipe, records: Records) -> set[tuple[int, int]]:
     A batch of images with several shapes takes the largest height and the largest width.
     """
     data = recipe.data
-    shorts = data.resize.short
+    shorts, long = data.resize.short, data.resize.long if data.resize.keep_aspect else None
     if data.resize.pick == "range":
         shorts = tuple(range(shorts[0], shorts[1] + 1))
     sizes = [(int(height), int(width)) for height, width in np.unique(records.sizes, axis=0)]
@@ -25,7 +25,7 @@ def input_shapes(recipe: Recipe, records: Records) -> set[tuple[int, int]]:
         (_padded(height, data.pad_multiple), _padded(width, data.pad_multiple))
         for size in sizes
         for short in shorts
-        for height, width in [scaled_size(size, short, data.resize.long)]
+        for height, width in [scaled_size(size, short, long)]
     }
 
 
@@ -49,7 +49,9 @@ def largest_shape(recipe: Recipe, records: Records) -> tuple[int, int]:
 
 def has_fixed_shape(recipe: Recipe, records: Records) -> bool:
     """Whether every training batch has the same shape."""
-    return len(input_shapes(recipe, records)) == 1 and not recipe.data.augment.changes_size
+    data = recipe.data
+    changes = data.augment.changes_size and data.resize.keep_aspect
+    return len(input_shapes(recipe, records)) == 1 and not changes
 
 
 def most_boxes(recipe: Recipe, records: Records) -> int:

@@ -159,11 +159,15 @@ def _trial(trainer: Trainer) -> Trainer:
         detector=detector,
         model=detector,
         optimizer=optimizer_of(trainer.recipe, detector, trainer.learning_rate.lr),
-        schedule=replace(trainer.schedule, name="step", milestones=(), warmup="none"),
+        schedule=replace(
+            trainer.schedule, name="step", milestones=(), warmup="none", averaging=None
+        ),
         scaler=torch.amp.GradScaler(
             trainer.ranks.device.type, enabled=trainer.recipe.train.amp == "fp16"
         ),
         ema=None,
+        swa=None,
+        distill=None,  # the rate is sought for the detector's own losses
         position=Position(),
     )
 

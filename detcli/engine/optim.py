@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+OFFSETS = ".conv_offset"
+
 
 def build_optimizer(
     model: nn.Module,
@@ -43,9 +45,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters with equal learning rate and decay, one group each.
 
-    `bias_decay` and `bias_lr_mult` concern the biases of convolutions and linear layers;
-    norm scales and shifts are under `norm_decay`. Parts under `backbone.` take
-    `backbone_lr_mult`.
+    `bias_decay` and `bias_lr_mult` concern the biases of convolutions and linear layers, but not
+    of those that predict the offsets of deformable convolutions (as in MMDetection); norm scales
+    and shifts are under `norm_decay`; what a module lists as `undecayed` never decays. Parts
+    under `backbone.` take `backbone_lr_mult`.
     """
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -57,10 +60,11 @@ def parameter_groups(
             is_norm = isinstance(module, nn.GroupNorm | nn.LayerNorm) or hasattr(
                 module, "running_mean"
             )
-            is_bias = name == "bias" and not is_norm
+            is_bias = name == "bias" and not is_norm and not module_name.endswith(OFFSETS)
             mult = backbone_lr_mult if f"{module_name}.".startswith("backbone.") else 1.0
             mult *= bias_lr_mult if is_bias else 1.0
             decays = norm_decay if is_norm else (bias_decay or not is_bias)
+            decays = decays and name not in getattr(module, "undecayed", ())
             members.setdefault((mult, weight_decay if decays else 0.0), []).append(parameter)
     return [
         {"params": parameters, "lr": lr * mult, "lr_mult": mult, "weight_decay": decay}

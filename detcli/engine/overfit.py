@@ -23,7 +23,7 @@ MOST_NAMED = 5  # objects that a line each is spent on
 
 
 def overfit_recipe(recipe: Recipe, num_images: int) -> Recipe:
-    """The recipe with augmentation, weight decay, averaging and decay of the rate switched off,
+    """The recipe with augmentation, weight decay, dropout, averaging and decay of the rate off,
     long enough for `STEPS` optimiser steps on `num_images` images."""
     values = recipe.model_dump(mode="json")
     data, train = values["data"], values["train"]
@@ -36,10 +36,13 @@ def overfit_recipe(recipe: Recipe, num_images: int) -> Recipe:
     )
     epochs = math.ceil(STEPS / steps_per_epoch)
     values["optim"]["weight_decay"] = 0.0
+    if "head" in values["model"]:
+        values["model"]["head"]["dropout"] = None
     warmup = {key: values["schedule"][key] for key in ("warmup", "warmup_ratio", "warmup_steps")}
     warmup["warmup_steps"] = min(warmup["warmup_steps"], STEPS // 10)
     values["schedule"] = {"name": "step", "epochs": epochs, "milestones": [], **warmup}
-    train |= {"ema": None, "eval_every": max(1, epochs // LOOKS), "val_loss": False}
+    train |= {"ema": None, "swa": None, "distill": None}
+    train |= {"eval_every": max(1, epochs // LOOKS), "val_loss": False}
     train["log_every"] = max(1, STEPS // (2 * LOOKS))
     return recipe_from_dict(values, f"{recipe.name} (overfit)")
 

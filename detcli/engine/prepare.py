@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,15 +13,22 @@ from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
 from detcli.engine import checkpoint
+from detcli.engine.blocks import announce_blocks
+from detcli.engine.caching import build_caches
+from detcli.engine.compiled import compiled
+from detcli.engine.distill import Distillation, load_teacher
 from detcli.engine.distributed import Ranks
 from detcli.engine.ema import Ema
 from detcli.engine.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.learning_rate import LearningRate, effective_learning_rate
 from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter
+from detcli.engine.objects import announce_small_objects, decide_class_weights
 from detcli.engine.optim import build_optimizer
-from detcli.engine.schedule import Schedule
+from detcli.engine.schedule import AveragingRate, Schedule
 from detcli.engine.setup import build_eval_loader, build_model, build_train_loader, read_split
+from detcli.engine.student import build_student
+from detcli.engine.swa import Swa
 from detcli.engine.train import Position, Trainer
 from detcli.engine.weights import load_weights
 from detcli.errors import DataError
@@ -48,39 +55,66 @@ def prepare(
     """
     train_records, eval_records = read_both(recipe, log, subset)
     check_augmentations(train_records, recipe.data.augment.model_dump())
-    torch.manual_seed(recipe.train.seed)
-    detector = build_model(
-        recipe, len(train_records.class_names), pretrained=weights is None and not resuming
-    )
-    if weights is not None:
-        load_weights(detector, checkpoint.load(weights), train_records.class_names, log.say)
+    must_act = subset is None  # a handful of images may lack what the whole split has
+    class_weights = decide_class_weights(recipe, train_records, log.say, must_act=must_act)
+    announce_small_objects(recipe, train_records, log.say, must_act=must_act)
+    names = train_records.class_names
+    detector = detector_of(recipe, names, class_weights, weights, log, pretrained=not resuming)
     detector.to(ranks.device)
-    if recipe.train.channels_last:
-        detector.to(memory_format=torch.channels_last)
-    train_loader = build_train_loader(recipe, train_records, ranks)
+    train_cache, eval_cache = build_caches(recipe, (train_records, eval_records), log)
+    train_loader = build_train_loader(recipe, train_records, ranks, train_cache)
     rate = learning_rate(recipe, ranks, explicit_lr)
     announce(recipe, detector, ranks, log, train_loader, rate)
     decide_cudnn_benchmark(recipe, train_records, ranks, log)
     ema = recipe.train.ema
+    model, distill = model_of(recipe, detector, names, ranks, log)
     return Trainer(
         recipe=recipe,
         ranks=ranks,
         folder=folder,
         log=log,
         detector=detector,
-        model=wrap(detector, ranks),
-        optimizer=optimizer_of(recipe, detector, rate.lr),
+        model=wrap(model, ranks),
+        optimizer=optimizer_of(recipe, detector, rate.lr, distill),
         learning_rate=rate,
         schedule=schedule_of(recipe, len(train_loader)),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16"),
         ema=None if ema is None else Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps),
+        swa=swa_of(recipe, detector),
+        distill=distill,
         train_loader=train_loader,
         train_records=train_records,
-        eval_loader=build_eval_loader(recipe, eval_records, ranks),
+        eval_loader=build_eval_loader(recipe, eval_records, ranks, cache=eval_cache),
         eval_records=eval_records,
         meter=Meter(ranks.device),
         position=Position(),
+        class_weights=class_weights,
     )
+
+
+def detector_of(
+    recipe: Recipe,
+    class_names: Sequence[str],
+    class_weights: Sequence[float] | None,
+    weights: Path | None,
+    log: RunLog,
+    *,
+    pretrained: bool,
+) -> nn.Module:
+    """The detector at the start of a run, on the CPU: from `weights`, a checkpoint, where there is
+    one, otherwise with the backbone's public weights where `pretrained`."""
+    torch.manual_seed(recipe.train.seed)
+    detector = build_model(
+        recipe,
+        len(class_names),
+        pretrained=pretrained and weights is None,
+        class_weights=class_weights,
+    )
+    if weights is not None:
+        load_weights(detector, checkpoint.load(weights), class_names, log.say)
+    if recipe.train.channels_last:
+        detector.to(memory_format=torch.channels_last)
+    return detector
 
 
 def read_both(recipe: Recipe, log: RunLog, subset: Subset | None) -> tuple[Records, Records]:
@@ -142,6 +176,51 @@ def announce(
         f"{recipe.schedule.num_epochs} epochs of {steps} steps, schedule {recipe.schedule.name}; "
         f"seed {recipe.train.seed}"
     )
+    announce_blocks(recipe, detector, log.say)
+    announce_precision(recipe, ranks, log)
+    announce_averaging(recipe, log)
+    log.say(loading(recipe, ranks))
+
+
+def announce_precision(recipe: Recipe, ranks: Ranks, log: RunLog) -> None:
+    """Say what low precision means on this device."""
+    if recipe.train.amp == "none":
+        return
+    what = "float16 with a loss scale" if recipe.train.amp == "fp16" else "bfloat16"
+    where = (
+        "on the CPU it saves memory, and time only where the processor computes in it"
+        if ranks.device.type == "cpu"
+        else "on CUDA it saves memory and time"
+    )
+    log.say(
+        f"train.amp {recipe.train.amp}: convolutions and matrix products in {what} from the first "
+        f"step on, weights and losses in float32; {where}"
+    )
+
+
+def announce_averaging(recipe: Recipe, log: RunLog) -> None:
+    """Say which weights will be averaged, and at which rate."""
+    swa, epochs = recipe.train.swa, recipe.schedule.num_epochs
+    if swa is None:
+        return
+    first = swa.first_epoch(epochs)
+    low = f" to {swa.min_lr_ratio:g} in every cycle" if swa.course == "cyclic" else ""
+    log.say(
+        f"swa: from epoch {first + 1} on the rate is {swa.lr_ratio:g}{low} x lr, and the weights "
+        f"of {(epochs - first) // swa.every} epochs are averaged, every {swa.every}"
+    )
+
+
+def loading(recipe: Recipe, ranks: Ranks) -> str:
+    """How batches come to the device, in a sentence."""
+    data = recipe.data
+    workers = "in the training process"
+    if data.workers:
+        alive = "stay alive" if data.persistent_workers else "start anew each epoch"
+        workers = f"{data.workers} workers that {alive}, {data.prefetch_factor} batches ahead each"
+    pinned = "pinned" if data.pin_memory and ranks.device.type == "cuda" else "not pinned"
+    layout = ", channels last" if recipe.train.channels_last else ""
+    return f"loading: {workers}; memory {pinned}{layout}"
 
 
 def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: RunLog) -> None:
@@ -157,18 +236,53 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
     log.say(f"cudnn.benchmark {state} ({why}; train.cudnn_benchmark {asked})")
 
 
-def wrap(detector: nn.Module, ranks: Ranks) -> nn.Module:
+def model_of(
+    recipe: Recipe, detector: nn.Module, class_names: Sequence[str], ranks: Ranks, log: RunLog
+) -> tuple[nn.Module, Distillation | None]:
+    """What the training loop calls, the detector compiled or as a student where the recipe asks
+    for it; and the teacher."""
+    model = compiled(detector, ranks.device, log.say) if recipe.train.compile else detector
+    settings = recipe.train.distill
+    if settings is None:
+        return model, None
+    teacher, fingerprint = load_teacher(settings.teacher, class_names, ranks)
+    student = build_student(model, detector, recipe, teacher.detector, teacher.recipe, ranks.device)
+    extra = sum(parameter.numel() for parameter in student.adapters.parameters())
+    maps = (
+        f"maps x {settings.feature_weight:g} on objects and x {settings.background_weight:g} off "
+        f"them, {extra} parameters of adapters that stay out of the detector"
+    )
+    log.say(
+        f"distill: the teacher is {teacher.recipe.model.name} of {teacher.path}, it is not "
+        f"trained; class scores x {settings.logits_weight:g}, "
+        f"{maps if settings.imitates_maps else 'maps are not compared'}"
+    )
+    return student, Distillation(recipe, teacher, student, fingerprint)
+
+
+def swa_of(recipe: Recipe, detector: nn.Module) -> Swa | None:
+    """The mean of the last weights, where the recipe asks for it."""
+    swa = recipe.train.swa
+    if swa is None:
+        return None
+    first = swa.first_epoch(recipe.schedule.num_epochs)
+    return Swa(detector, first_epoch=first, every=swa.every)
+
+
+def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
     """Data-parallel over ranks, where there are several."""
     if ranks.world_size == 1:
-        return detector
+        return model
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(detector, device_ids=devices)
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
 
-def optimizer_of(recipe: Recipe, detector: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of a recipe over a detector."""
+def optimizer_of(
+    recipe: Recipe, detector: nn.Module, lr: float, distill: Distillation | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of a recipe over a detector, and over its adapters to a teacher."""
     optim = recipe.optim
-    return build_optimizer(
+    optimizer = build_optimizer(
         detector,
         name=optim.name,
         lr=lr,
@@ -183,15 +297,28 @@ def optimizer_of(recipe: Recipe, detector: nn.Module, lr: float) -> torch.optim.
         nesterov=optim.nesterov,
         betas=optim.betas,
     )
+    adapters = [] if distill is None else list(distill.student.adapters.parameters())
+    if adapters:
+        optimizer.add_param_group(
+            {"params": adapters, "lr": lr, "lr_mult": 1.0, "weight_decay": optim.weight_decay}
+        )
+    return optimizer
 
 
 def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
     """The schedule of a recipe for this many batches per epoch."""
+    steps = math.ceil(batches_per_epoch / recipe.train.accumulate)
     values = recipe.schedule.model_dump()
     values |= {
         "epochs": recipe.schedule.num_epochs,
         "milestones": recipe.schedule.milestone_epochs,
     }
-    return Schedule(
-        steps_per_epoch=math.ceil(batches_per_epoch / recipe.train.accumulate), **values
-    )
+    swa, averaging = recipe.train.swa, None
+    if swa is not None:
+        averaging = AveragingRate(
+            first=swa.first_epoch(recipe.schedule.num_epochs) * steps,
+            cycle=swa.every * steps,
+            high=swa.lr_ratio,
+            low=swa.min_lr_ratio if swa.course == "cyclic" else swa.lr_ratio,
+        )
+    return Schedule(steps_per_epoch=steps, averaging=averaging, **values)

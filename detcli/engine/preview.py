@@ -95,10 +95,11 @@ def _items(
     return items[:num_images]
 
 
-def contact_sheet(shown: Preview) -> Pixels:
-    """(H, W, 3) uint8 RGB: the images in rows, objects in the colours of their classes, ignored
-    regions in grey, and below each what acted on it."""
-    columns = math.ceil(math.sqrt(len(shown.seen)))
+def contact_sheet(shown: Preview, columns: int | None = None) -> Pixels:
+    """(H, W, 3) uint8 RGB: the images in rows (of as many as there are rows, if `columns` is not
+    given), objects in the colours of their classes, ignored regions in grey, and below each what
+    acted on it."""
+    columns = columns or math.ceil(math.sqrt(len(shown.seen)))
     rows = math.ceil(len(shown.seen) / columns)
     pictures = [_picture(each.sample, shown.class_names) for each in shown.seen]
     cell_height = max(picture.height for picture in pictures)
@@ -116,9 +117,9 @@ def contact_sheet(shown: Preview) -> Pixels:
     return np.asarray(sheet)
 
 
-def write_sheet(shown: Preview, path: Path) -> None:
+def write_sheet(shown: Preview, path: Path, columns: int | None = None) -> None:
     """The contact sheet as a PNG file. Raises UsageError where it cannot be written."""
-    sheet = Image.fromarray(contact_sheet(shown))
+    sheet = Image.fromarray(contact_sheet(shown, columns))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)

@@ -12,13 +12,33 @@ from typing import Any
 import torch
 
 
+@dataclass(frozen=True)
+class AveragingRate:
+    """The rate from optimiser step `first` on, while weights are averaged (Izmailov et al. 2018).
+
+    It falls on a line from `high` to `low`, multiples of the base rate, in cycles of `cycle`
+    steps, the last of which is at `low`; constant where the two are equal.
+    """
+
+    first: int
+    cycle: int
+    high: float
+    low: float
+
+    def factor(self, step: int) -> float:
+        """The multiple of the base learning rate at this step, counted like `first`."""
+        done = ((step - self.first) % self.cycle + 1) / self.cycle
+        return (1 - done) * self.high + done * self.low
+
+
 @dataclass
 class Schedule:
     """Multiplies the learning rate of an optimiser.
 
     Steps count optimiser steps from 0. `milestones` and `epochs` are epochs. Cosine follows
     Loshchilov and Hutter 2017: floor + (1 - floor)(1 + cos(pi t)) / 2, where t runs from the end
-    of the warm-up to the last step; with restarts in `restarts` cycles of equal length.
+    of the warm-up to the last step; with restarts in `restarts` cycles of equal length. From its
+    first step on `averaging` takes the place of all that.
     """
 
     name: str
@@ -33,6 +53,7 @@ class Schedule:
     warmup: str
     warmup_steps: int
     warmup_ratio: float
+    averaging: AveragingRate | None = None
     plateau: dict[str, Any] = field(
         default_factory=lambda: {"best": None, "waited": 0, "scale": 1.0}
     )
@@ -56,6 +77,8 @@ class Schedule:
         return self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup_steps
 
     def _main(self, step: int) -> float:
+        if self.averaging is not None and step >= self.averaging.first:
+            return self.averaging.factor(step)
         if self.name == "plateau":
             return float(self.plateau["scale"])
         if self.name == "step":
@@ -68,10 +91,13 @@ class Schedule:
             done = 1.0 if done >= 1.0 else (done * self.restarts) % 1.0
         return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
 
-    def end_epoch(self, metrics: dict[str, float | None]) -> str | None:
-        """Tell plateau what was measured; the sentence to log when it lowers the rate."""
+    def end_epoch(self, metrics: dict[str, float | None], epoch: int = 0) -> str | None:
+        """Tell plateau what was measured after this many epochs; the sentence to log when it lowers
+        the rate."""
         if self.name != "plateau":
             return None
+        if self.averaging is not None and epoch * self.steps_per_epoch > self.averaging.first:
+            return None  # the rate is no longer the plateau's
         value = metrics.get(self.monitor)
         if value is None:
             return f"plateau: {self.monitor} was not measured this epoch, the rate stays"

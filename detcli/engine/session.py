@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from detcli.engine import checkpoint, distributed, divergence, overfit, run_folder
+from detcli.engine.averaging import holds
 from detcli.engine.distributed import Ranks
 from detcli.engine.environment import environment
 from detcli.engine.evaluate import Evaluation, autocast, network_input
@@ -135,13 +136,20 @@ def replay(path: Path, ranks: Ranks, *, quiet: bool) -> dict[str, float]:
     """
     content, images, targets = divergence.load_batch(path, ranks.device)
     recipe = recipe_from_dict(content["recipe"], str(path))
-    detector = build_model(recipe, len(content["class_names"]), pretrained=False)
+    detector = build_model(
+        recipe,
+        len(content["class_names"]),
+        pretrained=False,
+        class_weights=content.get("class_weights"),
+    )
     detector.load_state_dict(content["model"])
     detector.to(ranks.device).train()
     torch.manual_seed(content["seed"])
     with autocast(recipe, ranks.device):
         outputs = detector(images, targets)
     losses = detector.loss(outputs, targets)  # type: ignore[operator]
+    if recipe.train.distill is not None:
+        RunLog(quiet=quiet).say(f"{path}: replayed without the terms of its teacher")
     broken = divergence.broken_terms(losses)
     if broken:
         raise divergence.diverged(broken, f"replay of step {content['step'] + 1}", path)
@@ -161,7 +169,7 @@ def run_to_the_end(trainer: Trainer) -> Outcome:
         plot_curves(trainer.folder)
         log.say(
             f"done: best AP {position.best if position.best is not None else 0:.4f} "
-            f"in epoch {position.best_epoch}; {trainer.folder}"
+            f"in epoch {position.best_epoch}; last.pt holds {holds(trainer)}; {trainer.folder}"
         )
     return Outcome(
         folder=trainer.folder,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from detcli.data.cache import ImageCache
 from detcli.data.dataset import DetectionDataset
 from detcli.data.loader import Loader, build_loader
 from detcli.data.read import read_records
@@ -33,16 +35,22 @@ def read_split(recipe: Recipe, split: str, classes: tuple[str, ...] | None = Non
     )
 
 
-def build_train_loader(recipe: Recipe, records: Records, ranks: Ranks) -> Loader:
+def build_train_loader(
+    recipe: Recipe, records: Records, ranks: Ranks, cache: ImageCache | None = None
+) -> Loader:
     """Shuffled, augmented batches of this rank."""
-    return _loader(recipe, _dataset(recipe, records, train=True), ranks, train=True)
+    return _loader(recipe, _dataset(recipe, records, cache, train=True), ranks, train=True)
 
 
 def build_eval_loader(
-    recipe: Recipe, records: Records, ranks: Ranks, batch_per_rank: int | None = None
+    recipe: Recipe,
+    records: Records,
+    ranks: Ranks,
+    batch_per_rank: int | None = None,
+    cache: ImageCache | None = None,
 ) -> Loader:
     """Batches of this rank's share in order, resized only."""
-    dataset = _dataset(recipe, records, train=False)
+    dataset = _dataset(recipe, records, cache, train=False)
     return _loader(recipe, dataset, ranks, train=False, batch_per_rank=batch_per_rank)
 
 
@@ -52,8 +60,12 @@ def build_window_loader(recipe: Recipe, records: Records, windows: Windows, rank
     return _loader(recipe, dataset, ranks, train=False)
 
 
-def _dataset(recipe: Recipe, records: Records, *, train: bool) -> DetectionDataset:
-    return DetectionDataset(records, _transforms(recipe, train=train), seed=recipe.train.seed)
+def _dataset(
+    recipe: Recipe, records: Records, cache: ImageCache | None, *, train: bool
+) -> DetectionDataset:
+    return DetectionDataset(
+        records, _transforms(recipe, train=train), seed=recipe.train.seed, cache=cache
+    )
 
 
 def _transforms(recipe: Recipe, *, train: bool) -> Pipeline:
@@ -89,10 +101,20 @@ def _loader(
     )
 
 
-def build_model(recipe: Recipe, num_classes: int, *, pretrained: bool = True) -> nn.Module:
-    """The detector of a recipe. pretrained=False leaves out the backbone's public weights,
-    where a checkpoint follows anyway."""
+def build_model(
+    recipe: Recipe,
+    num_classes: int,
+    *,
+    pretrained: bool = True,
+    class_weights: Sequence[float] | None = None,
+) -> nn.Module:
+    """The detector of a recipe.
+
+    pretrained=False leaves out the backbone's public weights, where a checkpoint follows anyway.
+    class_weights: what became of the recipe's on the training split; only a loss needs them.
+    """
     keywords: dict[str, Any] = recipe.model.model_dump()
+    keywords["class_loss"]["class_weights"] = class_weights
     if not pretrained:
         keywords["backbone"]["weights"] = None
     return build_detector(keywords.pop("name"), num_classes=num_classes, **keywords)

@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.engine import checkpoint, distributed, divergence
+from detcli.engine.averaging import average_weights, evaluated, holds
+from detcli.engine.distill import Distillation
 from detcli.engine.distributed import Ranks
 from detcli.engine.ema import Ema
 from detcli.engine.evaluate import Evaluation, autocast, evaluate, network_input
 from detcli.engine.learning_rate import LearningRate
 from detcli.engine.log import RunLog
-from detcli.engine.meter import Meter, mean_losses
+from detcli.engine.meter import Meter, mean_losses, peak_memory_gib
 from detcli.engine.predictions import write_measured
 from detcli.engine.schedule import Schedule
+from detcli.engine.swa import Swa
 from detcli.recipe import Recipe
 from detcli.types import Batch, Target
 
@@ -40,7 +43,8 @@ class Position:
 
 @dataclass
 class Trainer:
-    """Everything the loop works with. `model` is `detector`, wrapped when there are many ranks."""
+    """Everything the loop works with. `model` is what the loop calls: `detector`, compiled, as the
+    student of a teacher, and wrapped when there are many ranks, each where it applies."""
 
     recipe: Recipe
     ranks: Ranks
@@ -53,12 +57,15 @@ class Trainer:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     ema: Ema | None
+    swa: Swa | None
+    distill: Distillation | None
     train_loader: Loader
     train_records: Records
     eval_loader: Loader
     eval_records: Records
     meter: Meter
     position: Position
+    class_weights: tuple[float, ...] | None
     stop_at: float | None = None  # AP50 that ends the run (the overfit check)
 
 
@@ -68,7 +75,7 @@ def fit(trainer: Trainer) -> Evaluation | None:
     position, settings = trainer.position, trainer.recipe.train
     while position.epoch < trainer.schedule.epochs:
         trainer.detector.train()
-        trainer.meter.reset()
+        trainer.meter.start()
         for batch in epoch_batches(trainer):
             images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
             seed_step(trainer)
@@ -137,7 +144,12 @@ def compute_losses(
     """Forward in the recipe's precision, losses in float32."""
     with autocast(trainer.recipe, trainer.ranks.device):
         outputs = trainer.model(images, targets)
+    maps: tuple[Tensor, ...] = ()
+    if trainer.distill is not None:
+        outputs, maps = outputs
     losses: dict[str, Tensor] = trainer.detector.loss(outputs, targets)  # type: ignore[operator]
+    if trainer.distill is not None:
+        losses |= trainer.distill.losses(outputs, maps, images, targets)
     return losses
 
 
@@ -205,15 +217,18 @@ def log_step(trainer: Trainer) -> None:
 def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
     """Evaluate, tell the schedule, save; the evaluation and whether to stop early."""
     position, train = trainer.position, trainer.recipe.train
-    report_fired(trainer)
+    report_epoch(trainer)
     position.epoch, position.batch = position.epoch + 1, 0
     is_last = position.epoch == trainer.schedule.epochs
+    if trainer.swa is not None and trainer.swa.is_due(position.epoch):
+        seed_step(trainer)
+        average_weights(trainer, trainer.swa)
     due = is_last or (train.eval_every > 0 and position.epoch % train.eval_every == 0)
     result = measure(trainer) if due else None
     metrics = distributed.from_main(dict(result.metrics.metrics) if result else {})
     if train.val_loss:
         metrics |= validation_loss(trainer)
-    note = trainer.schedule.end_epoch(metrics)
+    note = trainer.schedule.end_epoch(metrics, position.epoch)
     if note:
         trainer.log.say(note)
     ap = metrics.get("AP")
@@ -234,9 +249,13 @@ def write_detections(trainer: Trainer, result: Evaluation) -> None:
     )  # fmt: skip
 
 
-def report_fired(trainer: Trainer) -> None:
-    """Say how often each augmentation acted in this epoch on this rank, also if it never did."""
+def report_epoch(trainer: Trainer) -> None:
+    """Record what the epoch cost, and say how often each augmentation acted on this rank, also if
+    it never did."""
     meter, position = trainer.meter, trainer.position
+    cost = {"seconds": round(meter.seconds, 3), "images": meter.seen * trainer.ranks.world_size}
+    memory = round(peak_memory_gib(trainer.ranks.device), 3)
+    trainer.log.record({"kind": "epoch", "epoch": position.epoch + 1, "memory_gib": memory} | cost)
     names = trainer.train_loader.dataset.augmentations
     if names:
         fired = {name: meter.fired[name] for name in names}
@@ -247,13 +266,12 @@ def report_fired(trainer: Trainer) -> None:
 
 
 def measure(trainer: Trainer) -> Evaluation | None:
-    """Evaluate the averaged weights, or the plain ones where there is no average."""
+    """Evaluate the weights that count."""
     started = time.perf_counter()
     position = trainer.position
-    detector = trainer.detector if trainer.ema is None else trainer.ema.model
     result = evaluate(
-        detector, trainer.recipe, trainer.eval_records, trainer.eval_loader, trainer.ranks,
-        trainer.log,
+        evaluated(trainer), trainer.recipe, trainer.eval_records, trainer.eval_loader,
+        trainer.ranks, trainer.log,
     )  # fmt: skip
     if result is not None:
         seconds = time.perf_counter() - started
@@ -294,8 +312,10 @@ def validation_loss(trainer: Trainer) -> dict[str, float | None]:
 
 def identity(trainer: Trainer) -> dict[str, Any]:
     """What any reader of a file of this run needs to rebuild the detector."""
+    weights = trainer.class_weights
     return {
         "recipe": trainer.recipe.model_dump(mode="json"),
+        "class_weights": None if weights is None else list(weights),
         "class_names": list(trainer.train_records.class_names),
         "category_ids": list(trainer.train_records.category_ids),
     }
@@ -313,6 +333,9 @@ def save(trainer: Trainer, name: str) -> None:
             "kind": "training",
             "model": trainer.detector.state_dict(),
             "ema": None if trainer.ema is None else trainer.ema.model.state_dict(),
+            "holds": holds(trainer),
+            "swa": None if trainer.swa is None else trainer.swa.state_dict(),
+            "distill": None if trainer.distill is None else trainer.distill.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
             "schedule": trainer.schedule.state_dict(),
             "scaler": trainer.scaler.state_dict(),
@@ -330,6 +353,10 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     trainer.detector.load_state_dict(content["model"])
     if trainer.ema is not None:
         trainer.ema.model.load_state_dict(content["ema"] or content["model"])
+    if trainer.swa is not None:
+        trainer.swa.load_state_dict(content["swa"])
+    if trainer.distill is not None:
+        trainer.distill.load_state_dict(content["distill"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.schedule.load_state_dict(content["schedule"])
     trainer.meter.load_state_dict(content["meter"])

@@ -9,6 +9,7 @@ from torch import nn
 
 from detcli.engine.checkpoint import weights_of
 from detcli.errors import CheckpointError
+from detcli.models.backbones.pretrained import starts_fresh
 
 NAMED = 5  # tensors named in a message before "and N more"
 
@@ -21,25 +22,35 @@ def load_weights(
 ) -> None:
     """Copy the tensors of a checkpoint that fit; say what was kept and what starts fresh.
 
-    Tensors of another shape (class heads of another number of classes) start fresh. Raises
-    CheckpointError when the checkpoint is of another detector: names that do not match.
+    Tensors of another shape (class heads of another number of classes) start fresh, and so do
+    attention, offsets, CARAFE, implicit knowledge, an IoU branch and an auxiliary head that are
+    here and were not there. Raises CheckpointError when the checkpoint is of another detector:
+    names that do not match.
     """
     weights, own = weights_of(content), detector.state_dict()
-    missing = [name for name in own if name not in weights]
+    missing = [name for name in own if name not in weights and not _is_added(name)]
     foreign = [name for name in weights if name not in own]
     if missing or foreign:
         raise CheckpointError(
             f"the weights are of another detector ({content['recipe']['model']['name']}): "
             f"missing {_some(missing)}; not in this model {_some(foreign)}"
         )
-    fresh = [name for name in own if own[name].shape != weights[name].shape]
+    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    fresh = [*reshaped, *(name for name in own if name not in weights)]
     detector.load_state_dict({name: own[name] if name in fresh else weights[name] for name in own})
     say(f"weights: {len(own) - len(fresh)} tensors kept; fresh: {_some(fresh)}")
-    if list(class_names) != list(content["class_names"]) and not fresh:
+    if list(class_names) != list(content["class_names"]) and not reshaped:
         say(
             "weights: the class lists differ but have the same length; the class head goes on "
             f"from {_some(content['class_names'])} to {_some(list(class_names))} in this order"
         )
+
+
+def _is_added(name: str) -> bool:
+    """Whether this tensor belongs to a part that is put beside the rest of a network."""
+    beside = ("neck.upsample.", "head.iou.", "auxiliary.")
+    added = name.startswith(beside) or name.endswith((".add", ".multiply"))
+    return added or starts_fresh(name)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ errors, curves, and predictions files.
 Never imports torch; numba is imported when something is evaluated, not before.
 """
 
-from detcli.evaluation.bootstrap import Bootstrap, Difference, Estimate, bootstrap
+from detcli.evaluation.bootstrap import Bootstrap, Difference, Estimate, bootstrap, mean_difference
 from detcli.evaluation.calibration import Calibration, calibration
 from detcli.evaluation.coco import METRIC_NAMES, CocoMetrics, coco_metrics, evaluate_coco
 from detcli.evaluation.confusion import ConfusionMatrix, confusion_matrix
@@ -18,12 +18,19 @@ from detcli.evaluation.files import (
     write_predictions,
 )
 from detcli.evaluation.matching import MatchTable, match
+from detcli.evaluation.operating_point import (
+    OPERATING_METRICS,
+    best_score,
+    operating_points,
+    score_at_recall,
+)
 from detcli.evaluation.verify import verify_with_pycocotools
 from detcli.evaluation.voc import VocMetrics, evaluate_voc
 
 __all__ = [
     "ERROR_KINDS",
     "METRIC_NAMES",
+    "OPERATING_METRICS",
     "SPECIAL_KINDS",
     "Bootstrap",
     "Calibration",
@@ -36,6 +43,7 @@ __all__ = [
     "MatchTable",
     "PredictionsMeta",
     "VocMetrics",
+    "best_score",
     "bootstrap",
     "calibration",
     "check_not_thresholded",
@@ -45,9 +53,12 @@ __all__ = [
     "evaluate_coco",
     "evaluate_voc",
     "match",
+    "mean_difference",
+    "operating_points",
     "precision_recall",
     "read_meta",
     "read_predictions",
+    "score_at_recall",
     "verify_with_pycocotools",
     "write_predictions",
 ]

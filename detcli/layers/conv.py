@@ -22,10 +22,14 @@ class Conv2d(nn.Conv2d):
         kernel_size: int,
         stride: int = 1,
         *,
+        groups: int = 1,
+        dilation: int = 1,
         bias: bool = True,
     ) -> None:
-        padding = kernel_size // 2
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        padding = dilation * (kernel_size // 2)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H / stride, W / stride), sizes rounded up."""
@@ -33,9 +37,12 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As `forward`, with another weight and bias of the same shapes."""
-        if self.stride == (1, 1) and winograd.pays_off(x, weight):
+        whole = self.stride == self.dilation == (1, 1) and self.groups == 1
+        if whole and winograd.pays_off(x, weight):
             return winograd.conv3x3(x, weight, bias)
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return F.conv2d(
+            x, weight, bias, self.stride, self.padding, self.dilation, groups=self.groups
+        )
 
 
 class ConvNorm(nn.Module):
@@ -53,13 +60,14 @@ class ConvNorm(nn.Module):
         kernel_size: int,
         *,
         stride: int = 1,
+        groups: int = 1,
         norm: str = "none",
         bias: bool = False,
         relu: bool = True,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, bias=bias)
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
         self.norm = build_norm(norm, out_channels, eps)
         self.relu = relu
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,25 +23,53 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return self
 
 
+class InstanceNorm2d(nn.GroupNorm):
+    """Each channel of each image by itself: a group norm with groups of one channel.
+
+    A map of a single cell, which PyTorch's own layers refuse, becomes the shift.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__(channels, channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """32 groups of channels, each image by itself; ValueError when they do not divide so."""
+    if channels % GROUPS:
+        raise ValueError(f"norm gn: expected a multiple of {GROUPS} channels, got {channels}")
+    return nn.GroupNorm(GROUPS, channels, eps)
+
+
+def layer_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """All channels and cells of an image together (arXiv 1803.08494, figure 2), not each cell."""
+    return nn.GroupNorm(1, channels, eps)
+
+
+NORMS: dict[str, Callable[[int, float], nn.Module]] = {
+    "bn": nn.BatchNorm2d,
+    "frozen_bn": FrozenBatchNorm2d,
+    "sync_bn": nn.SyncBatchNorm,
+    "gn": group_norm,
+    "ln": layer_norm,
+    "in": InstanceNorm2d,
+}
+
+
 def build_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
     """A norm layer over `channels`, or None for "none".
 
-    name: none | bn | frozen_bn | sync_bn | gn. Raises ValueError for any other, and for a group
-    norm whose channels do not divide into 32 groups.
+    name: none or a key of NORMS. Raises ValueError for any other, and for a group norm whose
+    channels do not divide into 32 groups.
     """
     if name == "none":
         return None
-    if name == "bn":
-        return nn.BatchNorm2d(channels, eps=eps)
-    if name == "frozen_bn":
-        return FrozenBatchNorm2d(channels, eps=eps)
-    if name == "sync_bn":
-        return nn.SyncBatchNorm(channels, eps=eps)
-    if name == "gn":
-        if channels % GROUPS:
-            raise ValueError(f"norm gn: expected a multiple of {GROUPS} channels, got {channels}")
-        return nn.GroupNorm(GROUPS, channels, eps=eps)
-    raise ValueError(f"norm: expected none, bn, frozen_bn, sync_bn or gn, got {name}")
+    if name not in NORMS:
+        raise ValueError(f"norm: expected none, {', '.join(NORMS)}, got {name}")
+    return NORMS[name](channels, eps)
 
 
 def use_running_statistics(module: nn.Module) -> None:

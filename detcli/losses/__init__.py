@@ -23,14 +23,17 @@ from detcli.losses.classification import (
     Varifocal,
 )
 from detcli.losses.mining import HardestNegatives, RankWeights
+from detcli.losses.softmax import AMSoftmax, Softmax, SoftmaxFormula, SoftmaxLoss
 
 __all__ = [
     "BOX_LOSSES",
     "CLASS_LOSSES",
     "MINING",
+    "SOFTMAX_LOSSES",
     "BoxLoss",
     "ClassLoss",
     "Mining",
+    "SoftmaxLoss",
     "build_box_loss",
     "build_class_loss",
     "build_mining",
@@ -47,6 +50,10 @@ CLASS_LOSSES: dict[str, Callable[..., Formula]] = {
     "varifocal": Varifocal,
     "quality_focal": QualityFocal,
 }
+SOFTMAX_LOSSES: dict[str, Callable[..., SoftmaxFormula]] = {
+    "softmax": Softmax,
+    "am_softmax": AMSoftmax,
+}
 
 BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": box.l1_terms,
@@ -62,14 +69,14 @@ BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
 CODE_LOSSES = ("l1", "l2", "smooth_l1")  # compare what the head regresses, the others boxes
 BOX_OPTIONS = {"smooth_l1": "beta", "iou": "form", "focal_eiou": "gamma"}
 
-MINING: dict[str, Callable[[float, float], Mining]] = {
-    "hardest": lambda negatives_per_object, _: HardestNegatives(negatives_per_object),
-    "rank": lambda _, power: RankWeights(power),
-}
+MINING: dict[str, Callable[..., Mining]] = {"hardest": HardestNegatives, "rank": RankWeights}
+MINING_OPTIONS = {"hardest": ("negatives_per_object", "background_images"), "rank": ("power",)}
 
 
-def build_class_loss(name: str, *, weight: float, **keywords: Any) -> ClassLoss:
+def build_class_loss(name: str, *, weight: float, **keywords: Any) -> ClassLoss | SoftmaxLoss:
     """The classification loss of this name; keywords are the fields of its formula."""
+    if name in SOFTMAX_LOSSES:
+        return SoftmaxLoss(SOFTMAX_LOSSES[name](**keywords), weight)
     return ClassLoss(CLASS_LOSSES[name](**keywords), weight)
 
 
@@ -81,7 +88,7 @@ def build_box_loss(name: str, *, weight: float, **options: Any) -> BoxLoss:
     return BoxLoss(terms, on_boxes=name not in CODE_LOSSES, weight=weight)
 
 
-def build_mining(name: str, *, negatives_per_object: float, power: float) -> Mining:
-    """The hard example mining of this name; negatives_per_object acts on hardest alone, power on
-    rank (the recipe sees to that)."""
-    return MINING[name](negatives_per_object, power)
+def build_mining(name: str, **options: Any) -> Mining:
+    """The hard example mining of this name, with those of the options negatives_per_object,
+    background_images and power that it has (the recipe sees to it that the others are not set)."""
+    return MINING[name](**{option: options[option] for option in MINING_OPTIONS[name]})

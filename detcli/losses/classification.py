@@ -43,6 +43,7 @@ class ClassLoss:
 
     formula: Formula
     weight: float
+    num_background: ClassVar[int] = 0  # outputs beside those of the classes
 
     @property
     def needs_quality(self) -> bool:

@@ -19,11 +19,12 @@ class HardestNegatives:
     """Drops easy background (SSD, Liu et al. 2016, "hard negative mining").
 
     negatives_per_object: how many samples of background count in each image for every sample
-    with an object, those with the highest losses; an image without objects keeps as many as one
-    with a single sample (SSD keeps none).
+    with an object, those with the highest losses. background_images: an image without objects
+    keeps as many as one with a single sample; otherwise none, as in SSD.
     """
 
     negatives_per_object: float
+    background_images: bool
 
     def __call__(self, losses: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """Weights (B, P), 0 or 1, from losses (B, P) and labels (B, P) int64.
@@ -33,7 +34,8 @@ class HardestNegatives:
         check_shape("labels", labels, *losses.shape)
         is_negative = labels == num_classes
         is_object = (labels >= 0) & ~is_negative
-        limit = is_object.sum(dim=1, keepdim=True).clamp(min=1) * self.negatives_per_object
+        number = is_object.sum(dim=1, keepdim=True).clamp(min=int(self.background_images))
+        limit = number * self.negatives_per_object
         rank = _ranks(losses, is_negative)
         return (is_object | (is_negative & (rank < limit))).to(losses.dtype)
 

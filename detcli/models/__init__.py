@@ -10,11 +10,13 @@ from torch import nn
 from detcli.models.atss import build_atss
 from detcli.models.fcos import build_fcos
 from detcli.models.retinanet import build_retinanet
+from detcli.models.ssd import build_ssd
 
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "retinanet": build_retinanet,
     "fcos": build_fcos,
     "atss": build_atss,
+    "ssd": build_ssd,
 }
 
 

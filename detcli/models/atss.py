@@ -7,6 +7,7 @@ level. One square anchor per cell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
+from detcli.models.heads.auxiliary import Auxiliary, Lead
 from detcli.models.heads.decode import Selection, decode_image
-from detcli.models.heads.matching import match_batch, positives_of_each_image
+from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
+from detcli.models.heads.matching import (
+    Matches,
+    assign_batch,
+    collect_matches,
+    positives_of_each_image,
+)
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
     Criterion,
@@ -32,6 +40,7 @@ from detcli.models.heads.tower import (
 )
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
+from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
 
@@ -40,17 +49,22 @@ class ATSSOutputs(NamedTuple):
     """Raw predictions, one entry per level.
 
     class_logits (B, C, h, w); boxes (B, 4, h, w): deltas, or with regression "point" distances in
-    strides; centerness (B, 1, h, w): logits; canvas: (height, width) of the padded batch.
+    strides; centerness (B, 1, h, w): logits; iou (B, 1, h, w): logits, empty without an IoU
+    branch; auxiliary: the outputs of the auxiliary head, in training and where there is one;
+    canvas: (height, width) of the padded batch.
     """
 
     class_logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     centerness: tuple[Tensor, ...]
+    iou: tuple[Tensor, ...]
+    auxiliary: tuple[ATSSOutputs, ...]
     canvas: tuple[int, int]
 
 
 class ATSSHead(nn.Module):
-    """Two towers, shared by all levels; centre-ness is on the box tower.
+    """Two towers, shared by all levels; centre-ness and, with `iou`, a predicted IoU are on the
+    box tower.
 
     Each level multiplies its box prediction by a scale that it learns.
     """
@@ -63,27 +77,42 @@ class ATSSHead(nn.Module):
         num_levels: int,
         num_convs: int,
         norm: str,
+        conv: str,
+        implicit: bool,
+        dropout: Mapping[str, Any] | None,
+        iou: bool,
         distances: bool,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.distances = distances
         bias = norm == "none"
-        self.class_tower = build_tower(channels, num_convs=num_convs, norm=norm, bias=bias)
-        self.box_tower = build_tower(channels, num_convs=num_convs, norm=norm, bias=bias)
-        self.class_logits = build_class_prediction(channels, num_classes)
-        self.box = build_prediction(channels, 4)
-        self.centerness = build_prediction(channels, 1)
+        tower = partial(
+            build_tower,
+            channels,
+            num_convs=num_convs,
+            norm=norm,
+            bias=bias,
+            conv=conv,
+            dropout=dropout,
+        )
+        self.class_tower, self.box_tower = tower(), tower()
+        self.class_logits = build_class_prediction(channels, num_classes, implicit=implicit)
+        self.box = build_prediction(channels, 4, implicit=implicit)
+        self.centerness = build_prediction(channels, 1, implicit=implicit)
+        self.iou = build_prediction(channels, 1, implicit=implicit) if iou else None
         self.level_scales = nn.Parameter(torch.ones(num_levels))
 
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, C, h, w), boxes (B, 4, h, w) and centre-ness (B, 1, h, w) of a level."""
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Class logits (B, C, h, w), boxes (B, 4, h, w), centre-ness and predicted IoU
+        (B, 1, h, w) of a level."""
         box_features = self.box_tower(x)
         boxes = self.box(box_features).float() * self.level_scales[level]
         return (
             self.class_logits(self.class_tower(x)),
             F.relu(boxes) if self.distances else boxes,
             self.centerness(box_features),
+            None if self.iou is None else self.iou(box_features),
         )
 
 
@@ -92,7 +121,8 @@ class ATSS(nn.Module):
 
     Class and centre-ness terms are divided by the sum over the images of max(1, positives); the
     box term is weighted by the centre-ness targets and divided by their sum (at least 1).
-    Anchors whose cell lies in the padding of their image take no part.
+    Anchors whose cell lies in the padding of their image take no part. The term of an IoU branch
+    is divided like the class term.
     """
 
     def __init__(
@@ -106,6 +136,8 @@ class ATSS(nn.Module):
         criterion: Criterion,
         centerness_weight: float,
         selection: Selection,
+        iou_branch: IoUBranch | None,
+        auxiliary: Auxiliary | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -116,51 +148,75 @@ class ATSS(nn.Module):
         self.criterion = criterion
         self.centerness_weight = centerness_weight
         self.selection = selection
+        self.iou_branch = iou_branch
+        self.auxiliary = auxiliary
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> ATSSOutputs:
         """Raw predictions for images (B, 3, H, W); targets are not used."""
         maps = self.neck(self.backbone(images))
-        levels = [self.head(features, level) for level, features in enumerate(maps)]
-        logits, boxes, centerness = zip(*levels, strict=True)
-        return ATSSOutputs(logits, boxes, centerness, (images.shape[-2], images.shape[-1]))
+        canvas = (images.shape[-2], images.shape[-1])
+        outputs = _predict(self.head, maps, canvas)
+        if self.auxiliary is None or not self.training:
+            return outputs
+        return outputs._replace(auxiliary=(_predict(self.auxiliary.head, maps, canvas),))
 
     def loss(self, outputs: ATSSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "class", "box" and "centerness", float32 scalars with their weights."""
+        """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
+        with their weights; those of the auxiliary head begin with "aux_"."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             priors = self.anchors(outputs.boxes, outputs.canvas)
-            encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)
-            centerness = flatten_levels(outputs.centerness, 1).flatten()
-            matches = match_batch(
-                self.criterion.assigner,
-                priors,
-                targets,
-                num_classes=self.head.num_classes,
-                inside_only=True,
-            )
-            count = all_rank_mean(positives_of_each_image(matches))
-            positive = priors.take(matches.prior_index())
-            wanted = centerness_target(side_distances(positive.centers, matches.boxes))
-            encoded = encoded[matches.positive]
-            box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
-            center = centerness_loss(centerness[matches.positive], wanted)
-            classes = class_term(
-                self.criterion,
-                outputs.class_logits,
-                matches.labels,
-                self.head.num_classes,
-                box_quality(self.criterion, self.coder, encoded, matches, positive),
-            )
-            return {
-                "class": classes / count,
-                "box": box / all_rank_mean(wanted.sum()).clamp(min=1),
-                "centerness": self.centerness_weight * center / count,
-            }
+            assigner, num_classes = self.criterion.assigner, self.head.num_classes
+            matched = assign_batch(assigner, priors, targets, inside_only=True)
+            matches = collect_matches(matched, targets, num_classes=num_classes)
+            losses = self._head_loss(outputs, priors, matches)
+            if self.auxiliary is not None and outputs.auxiliary:
+                lead = Lead(outputs.class_logits, outputs.boxes, num_classes, self.coder)
+                matched = self.auxiliary.assign(
+                    assigner, priors, targets, fine=matched, lead=lead, inside_only=True
+                )
+                matches = collect_matches(matched, targets, num_classes=num_classes)
+                more = self._head_loss(outputs.auxiliary[0], priors, matches)
+                losses |= self.auxiliary.weighted(more)
+            return losses
+
+    def _head_loss(
+        self, outputs: ATSSOutputs, priors: Priors, matches: Matches
+    ) -> dict[str, Tensor]:
+        """The terms of one head."""
+        encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive]
+        count = all_rank_mean(positives_of_each_image(matches))
+        positive = priors.take(matches.prior_index())
+        seen = self.criterion.seen_boxes(matches.boxes)
+        wanted = centerness_target(side_distances(positive.centers, seen))
+        box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
+        centerness = flatten_levels(outputs.centerness, 1).flatten()[matches.positive]
+        center = centerness_loss(centerness, wanted)
+        classes = class_term(
+            self.criterion,
+            outputs.class_logits,
+            matches.labels,
+            self.head.num_classes,
+            box_quality(self.criterion, self.coder, encoded, matches, positive),
+        )
+        losses = {
+            "class": classes / count,
+            "box": box / all_rank_mean(wanted.sum()).clamp(min=1),
+            "centerness": self.centerness_weight * center / count,
+        }
+        if self.iou_branch is not None:
+            iou = self.iou_branch.loss(outputs.iou, self.coder, encoded, matches, positive)
+            losses["iou"] = iou / count
+        return losses
 
     @torch.no_grad()
     def decode(
         self, outputs: ATSSOutputs, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
-        """Candidates of each image; scores are class probability x centre-ness."""
+        """Candidates of each image; scores are class probability x centre-ness.
+
+        With an IoU branch, class probability^(1 - alpha) x predicted IoU^alpha takes the place of
+        the class probability, and the candidates have the column `iou`.
+        """
         priors = self.anchors(outputs.boxes, outputs.canvas).split()
         scores = [
             flatten_levels((level,), self.head.num_classes).float().sigmoid()
@@ -168,6 +224,9 @@ class ATSS(nn.Module):
         ]
         encoded = [flatten_levels((level,), 4) for level in outputs.boxes]
         centerness = [level.float().sigmoid().flatten(1) for level in outputs.centerness]
+        ious = level_ious(outputs.iou)
+        if self.iou_branch is not None:
+            scores = self.iou_branch.rate(scores, ious)
         return [
             decode_image(
                 [level[image] for level in scores],
@@ -177,6 +236,7 @@ class ATSS(nn.Module):
                 coder=self.coder,
                 selection=self.selection,
                 size=size,
+                columns=iou_column(ious, image),
             )
             for image, size in enumerate(image_sizes)
         ]
@@ -197,23 +257,40 @@ def build_atss(
     centerness_weight: float,
     score_threshold: float,
     topk_per_level: int,
+    iou_branch: Mapping[str, float] | None,
+    auxiliary: Mapping[str, Any] | None,
+    enlarge_small: Mapping[str, float] | None,
 ) -> ATSS:
     """ATSS from the model section of a recipe."""
     trunk, pyramid = build_pyramid(backbone, neck)
     distances = regression == "point"
+    build_head = partial(
+        ATSSHead,
+        pyramid.out_channels,
+        num_classes=num_classes,
+        num_levels=len(pyramid.strides),
+        distances=distances,
+        iou=iou_branch is not None,
+        **head,
+    )
     return ATSS(
         trunk,
         pyramid,
-        ATSSHead(
-            pyramid.out_channels,
-            num_classes=num_classes,
-            num_levels=len(pyramid.strides),
-            distances=distances,
-            **head,
-        ),
+        build_head(),
         anchors=PriorGrid(square_shapes(pyramid.strides, anchor_scale), pyramid.strides),
         coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(delta_stds),
-        criterion=build_criterion(assigner=assigner, class_loss=class_loss, box_loss=box_loss),
+        criterion=build_criterion(
+            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
+        ),
         centerness_weight=centerness_weight,
         selection=Selection(score_threshold, topk_per_level),
+        iou_branch=IoUBranch(**iou_branch) if iou_branch else None,
+        auxiliary=Auxiliary(build_head(), **auxiliary) if auxiliary else None,
     )
+
+
+def _predict(head: nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]) -> ATSSOutputs:
+    levels = [head(features, level) for level, features in enumerate(maps)]
+    logits, boxes, centerness, ious = zip(*levels, strict=True)
+    iou = tuple(level for level in ious if level is not None)
+    return ATSSOutputs(logits, boxes, centerness, iou, (), canvas)

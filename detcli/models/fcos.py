@@ -7,6 +7,7 @@ level. One point per cell.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
+from detcli.models.heads.auxiliary import Auxiliary, Lead
 from detcli.models.heads.decode import Selection, decode_image
-from detcli.models.heads.matching import match_batch
+from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
+from detcli.models.heads.matching import Matches, assign_batch, collect_matches
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
     Criterion,
@@ -32,6 +35,7 @@ from detcli.models.heads.tower import (
 )
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
+from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
 
@@ -43,17 +47,21 @@ class FCOSOutputs(NamedTuple):
 
     class_logits (B, C, h, w); boxes (B, 4, h, w): distances in pixels, or in strides where the
     detector says so, or with regression "box" deltas; centerness (B, 1, h, w): logits;
-    canvas: (height, width) of the padded batch.
+    iou (B, 1, h, w): logits, empty without an IoU branch; auxiliary: the outputs of the auxiliary
+    head, in training and where there is one; canvas: (height, width) of the padded batch.
     """
 
     class_logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     centerness: tuple[Tensor, ...]
+    iou: tuple[Tensor, ...]
+    auxiliary: tuple[FCOSOutputs, ...]
     canvas: tuple[int, int]
 
 
 class FCOSHead(nn.Module):
-    """Two towers, shared by all levels; centre-ness is on one of them.
+    """Two towers, shared by all levels; centre-ness is on one of them, with `iou` a predicted IoU
+    on the box tower.
 
     Each level multiplies its box prediction by a scale that it learns; `activation` then makes
     distances of it.
@@ -67,8 +75,12 @@ class FCOSHead(nn.Module):
         num_levels: int,
         num_convs: int,
         norm: str,
+        conv: str,
+        implicit: bool,
+        dropout: Mapping[str, Any] | None,
         conv_bias: bool,
         centerness_on: str,
+        iou: bool,
         activation: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
@@ -76,15 +88,25 @@ class FCOSHead(nn.Module):
         self.centerness_on = centerness_on
         self.activation = activation
         bias = conv_bias or norm == "none"
-        self.class_tower = build_tower(channels, num_convs=num_convs, norm=norm, bias=bias)
-        self.box_tower = build_tower(channels, num_convs=num_convs, norm=norm, bias=bias)
-        self.class_logits = build_class_prediction(channels, num_classes)
-        self.box = build_prediction(channels, 4)
-        self.centerness = build_prediction(channels, 1)
+        tower = partial(
+            build_tower,
+            channels,
+            num_convs=num_convs,
+            norm=norm,
+            bias=bias,
+            conv=conv,
+            dropout=dropout,
+        )
+        self.class_tower, self.box_tower = tower(), tower()
+        self.class_logits = build_class_prediction(channels, num_classes, implicit=implicit)
+        self.box = build_prediction(channels, 4, implicit=implicit)
+        self.centerness = build_prediction(channels, 1, implicit=implicit)
+        self.iou = build_prediction(channels, 1, implicit=implicit) if iou else None
         self.level_scales = nn.Parameter(torch.ones(num_levels))
 
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, C, h, w), boxes (B, 4, h, w) and centre-ness (B, 1, h, w) of a level."""
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Class logits (B, C, h, w), boxes (B, 4, h, w), centre-ness and predicted IoU
+        (B, 1, h, w) of a level."""
         class_features, box_features = self.class_tower(x), self.box_tower(x)
         on_box = self.centerness_on == "box"
         boxes = self.box(box_features).float() * self.level_scales[level]
@@ -92,6 +114,7 @@ class FCOSHead(nn.Module):
             self.class_logits(class_features),
             self.activation(boxes),
             self.centerness(box_features if on_box else class_features),
+            None if self.iou is None else self.iou(box_features),
         )
 
 
@@ -100,7 +123,7 @@ class FCOS(nn.Module):
 
     Class and centre-ness terms are divided by the positives of the whole batch (at least 1); the
     box term is weighted by the centre-ness targets and divided by their sum. Points in the
-    padding count as background.
+    padding count as background. The term of an IoU branch is divided like the class term.
     """
 
     def __init__(
@@ -115,6 +138,8 @@ class FCOS(nn.Module):
         centerness_weight: float,
         selection: Selection,
         score: str,
+        iou_branch: IoUBranch | None,
+        auxiliary: Auxiliary | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -126,45 +151,65 @@ class FCOS(nn.Module):
         self.centerness_weight = centerness_weight
         self.selection = selection
         self.score = score
+        self.iou_branch = iou_branch
+        self.auxiliary = auxiliary
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> FCOSOutputs:
         """Raw predictions for images (B, 3, H, W); targets are not used."""
         maps = self.neck(self.backbone(images))
-        levels = [self.head(features, level) for level, features in enumerate(maps)]
-        logits, boxes, centerness = zip(*levels, strict=True)
-        return FCOSOutputs(logits, boxes, centerness, (images.shape[-2], images.shape[-1]))
+        canvas = (images.shape[-2], images.shape[-1])
+        outputs = _predict(self.head, maps, canvas)
+        if self.auxiliary is None or not self.training:
+            return outputs
+        return outputs._replace(auxiliary=(_predict(self.auxiliary.head, maps, canvas),))
 
     def loss(self, outputs: FCOSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "class", "box" and "centerness", float32 scalars with their weights."""
+        """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
+        with their weights; those of the auxiliary head begin with "aux_"."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             points = self.points(outputs.boxes, outputs.canvas)
-            encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)
-            centerness = flatten_levels(outputs.centerness, 1).flatten()
-            matches = match_batch(
-                self.criterion.assigner,
-                points,
-                targets,
-                num_classes=self.head.num_classes,
-                inside_only=False,
-            )
-            count = all_rank_mean(matches.positives_per_image.sum().float()).clamp(min=1)
-            positive = points.take(matches.prior_index())
-            wanted = centerness_target(side_distances(positive.centers, matches.boxes))
-            encoded = encoded[matches.positive]
-            box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
-            center = centerness_loss(centerness[matches.positive], wanted)
-            classes = class_term(
-                self.criterion,
-                outputs.class_logits,
-                matches.labels,
-                self.head.num_classes,
-                box_quality(self.criterion, self.coder, encoded, matches, positive),
-            )
-            return {
-                "class": classes / count,
-                "box": box / all_rank_mean(wanted.sum()).clamp(min=MIN_CENTERNESS),
-                "centerness": self.centerness_weight * center / count,
-            }
+            assigner, num_classes = self.criterion.assigner, self.head.num_classes
+            matched = assign_batch(assigner, points, targets, inside_only=False)
+            matches = collect_matches(matched, targets, num_classes=num_classes)
+            losses = self._head_loss(outputs, points, matches)
+            if self.auxiliary is not None and outputs.auxiliary:
+                lead = Lead(outputs.class_logits, outputs.boxes, num_classes, self.coder)
+                matched = self.auxiliary.assign(
+                    assigner, points, targets, fine=matched, lead=lead, inside_only=False
+                )
+                matches = collect_matches(matched, targets, num_classes=num_classes)
+                more = self._head_loss(outputs.auxiliary[0], points, matches)
+                losses |= self.auxiliary.weighted(more)
+            return losses
+
+    def _head_loss(
+        self, outputs: FCOSOutputs, points: Priors, matches: Matches
+    ) -> dict[str, Tensor]:
+        """The terms of one head."""
+        encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive]
+        count = all_rank_mean(matches.positives_per_image.sum().float()).clamp(min=1)
+        positive = points.take(matches.prior_index())
+        seen = self.criterion.seen_boxes(matches.boxes)
+        wanted = centerness_target(side_distances(positive.centers, seen))
+        box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
+        centerness = flatten_levels(outputs.centerness, 1).flatten()[matches.positive]
+        center = centerness_loss(centerness, wanted)
+        classes = class_term(
+            self.criterion,
+            outputs.class_logits,
+            matches.labels,
+            self.head.num_classes,
+            box_quality(self.criterion, self.coder, encoded, matches, positive),
+        )
+        losses = {
+            "class": classes / count,
+            "box": box / all_rank_mean(wanted.sum()).clamp(min=MIN_CENTERNESS),
+            "centerness": self.centerness_weight * center / count,
+        }
+        if self.iou_branch is not None:
+            iou = self.iou_branch.loss(outputs.iou, self.coder, encoded, matches, positive)
+            losses["iou"] = iou / count
+        return losses
 
     @torch.no_grad()
     def decode(
@@ -173,7 +218,9 @@ class FCOS(nn.Module):
         """Candidates of each image.
 
         score "product": selected by class probability, then multiplied by the centre-ness;
-        "sqrt_product": selected by the square root of that product, as in torchvision.
+        "sqrt_product": selected by the square root of that product, as in torchvision. With an
+        IoU branch, class probability^(1 - alpha) x predicted IoU^alpha takes the place of the
+        class probability in both, and the candidates have the column `iou`.
         """
         points = self.points(outputs.boxes, outputs.canvas).split()
         scores = [
@@ -182,6 +229,9 @@ class FCOS(nn.Module):
         ]
         encoded = [flatten_levels((level,), 4) for level in outputs.boxes]
         centerness = [level.float().sigmoid().flatten(1) for level in outputs.centerness]
+        ious = level_ious(outputs.iou)
+        if self.iou_branch is not None:
+            scores = self.iou_branch.rate(scores, ious)
         multiply_later = self.score == "product"
         if not multiply_later:
             scores = [
@@ -197,6 +247,7 @@ class FCOS(nn.Module):
                 coder=self.coder,
                 selection=self.selection,
                 size=size,
+                columns=iou_column(ious, image),
             )
             for image, size in enumerate(image_sizes)
         ]
@@ -222,6 +273,9 @@ def build_fcos(
     score: str,
     score_threshold: float,
     topk_per_level: int,
+    iou_branch: Mapping[str, float] | None,
+    auxiliary: Mapping[str, Any] | None,
+    enlarge_small: Mapping[str, float] | None,
 ) -> FCOS:
     """FCOS from the model section of a recipe.
 
@@ -237,17 +291,20 @@ def build_fcos(
         activation = F.relu if stride_units else torch.exp
     else:
         coder, activation = DeltaCoder(delta_stds), _identity
+    build_head = partial(
+        FCOSHead,
+        pyramid.out_channels,
+        num_classes=num_classes,
+        num_levels=len(pyramid.strides),
+        centerness_on=centerness_on,
+        activation=activation,
+        iou=iou_branch is not None,
+        **head,
+    )
     return FCOS(
         trunk,
         pyramid,
-        FCOSHead(
-            pyramid.out_channels,
-            num_classes=num_classes,
-            num_levels=len(pyramid.strides),
-            centerness_on=centerness_on,
-            activation=activation,
-            **head,
-        ),
+        build_head(),
         points=PriorGrid(
             square_shapes(pyramid.strides, anchor_scale),
             pyramid.strides,
@@ -255,11 +312,22 @@ def build_fcos(
             fit_grid=fit_grid,
         ),
         coder=coder,
-        criterion=build_criterion(assigner=assigner, class_loss=class_loss, box_loss=box_loss),
+        criterion=build_criterion(
+            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
+        ),
         centerness_weight=centerness_weight,
         selection=Selection(score_threshold, topk_per_level),
         score=score,
+        iou_branch=IoUBranch(**iou_branch) if iou_branch else None,
+        auxiliary=Auxiliary(build_head(), **auxiliary) if auxiliary else None,
     )
+
+
+def _predict(head: nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]) -> FCOSOutputs:
+    levels = [head(features, level) for level, features in enumerate(maps)]
+    logits, boxes, centerness, ious = zip(*levels, strict=True)
+    iou = tuple(level for level in ious if level is not None)
+    return FCOSOutputs(logits, boxes, centerness, iou, (), canvas)
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ class Column:
     positive: bool = False
 
 
-# Method -> the column without which it cannot work. No shipped recipe writes one yet.
+# Method -> the column without which it cannot work.
 NEEDED: dict[str, Column] = {
     "iou_guided": Column(
         "iou",
         "predicted IoU of the box with its object",
-        "a detector with a predicted-IoU branch",
+        "a detector with model.iou_branch",
     ),
     "softer": Column(
         "sigma",

@@ -111,6 +111,38 @@ class CopyPaste(Section):
     copies: int = Field(3, gt=0, le=100, description="Copies per image at most")
 
 
+class DuckInjection(Section):
+    """Wrong detections and objects of a folder of patches at plausible places (note 002)."""
+
+    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    patches: str = Field(
+        min_length=1,
+        description="Folder of patches that `detcli data inject` wrote, from the current folder",
+    )
+    negatives: int = Field(
+        2, ge=0, le=100, description="Wrong detections per image at most, put there without a label"
+    )
+    objects: int = Field(1, ge=0, le=100, description="Labelled objects per image at most")
+    places: int = Field(10, gt=0, le=1000, description="Places that are tried for each patch")
+    threshold: float = Field(
+        0.2, ge=0, description="Least mutual information of patch and place, in nats"
+    )
+    blend: Literal["poisson", "inpaint"] = Field(
+        "poisson", description="How the seam is hidden; inpaint leaves the colours as they are"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.negatives == self.objects == 0:
+            yield "negatives", "negatives and objects are both 0: nothing is injected"
+
+
+class Poisson(Section):
+    """Objects of another image, blended in at free places (note 002, for small data sets)."""
+
+    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    objects: int = Field(2, gt=0, le=100, description="Objects per image at most")
+
+
 class Oversample(Section):
     """Images with small objects several times per epoch (Kisantal et al. 2019)."""
 
@@ -163,6 +195,8 @@ class Augment(Section):
 
     oversample: Oversample | None = Field(None, description="Repeat images; null: off")
     chips: Chips | None = Field(None, description="Windows in place of images; null: off")
+    duck_injection: DuckInjection | None = Field(None, description="Patches; null: off")
+    poisson: Poisson | None = Field(None, description="Objects of other images; null: off")
     copy_paste: CopyPaste | None = Field(None, description="Copies of small objects; null: off")
     mosaic: Mosaic | None = Field(None, description="Four images in one; null: off")
     mixup: Mixup | None = Field(None, description="Blend two images; null: off")

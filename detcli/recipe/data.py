@@ -31,8 +31,9 @@ class Split(Section):
 class Shapes(Section):
     """The generated data set (format shapes)."""
 
-    variant: Literal["plain", "small", "crowded", "hard_negatives"] = Field(
-        "plain", description="What is drawn: ordinary, small or crowded objects, or more clutter"
+    variant: Literal["plain", "small", "crowded", "hard_negatives", "background"] = Field(
+        "plain",
+        description="What is drawn: ordinary, small or crowded objects, more clutter, or nothing",
     )
     num_train: int = Field(300, gt=0, description="Number of training images")
     num_val: int = Field(60, gt=0, description="Number of validation images")
@@ -47,12 +48,15 @@ class Shapes(Section):
 
 
 class Resize(Section):
-    """Aspect-preserving resize by the short side, limited by the long side."""
+    """Aspect-preserving resize by the short side, limited by the long side, or to squares."""
 
     short: Integers = Field(
         (800,), min_length=1, description="Short sides in pixels; training picks one per image"
     )
     long: int = Field(1333, gt=0, description="The long side never exceeds this many pixels")
+    keep_aspect: bool = Field(
+        True, description="false: every image becomes a square of `short`, whatever its shape (SSD)"
+    )
     pick: Literal["choice", "range"] = Field(
         "choice", description="Draw one of `short`, or any integer between its two numbers"
     )
@@ -68,6 +72,10 @@ class Resize(Section):
                 "short",
                 f"pick: range needs two numbers, the smaller first, got {list(self.short)}",
             )
+        if not self.keep_aspect:
+            if self.long != type(self).model_fields["long"].default:
+                yield "long", "does nothing with keep_aspect false; remove it"
+            return
         if self.long < max(self.short):
             yield "long", f"expected at least the short side {max(self.short)}, got {self.long}"
         if self.eval_short is not None and self.long < self.eval_short:
@@ -107,6 +115,9 @@ class Data(Section):
     pin_memory: bool = Field(True, description="Page-locked batches; acts on CUDA only")
     prefetch_factor: int = Field(2, gt=0, description="Batches that each worker keeps ready")
     persistent_workers: bool = Field(True, description="Keep the workers from epoch to epoch")
+    cache: Literal["none", "ram"] = Field(
+        "none", description="ram: training and evaluation keep the decoded images in memory"
+    )
     group_by_aspect: bool = Field(
         True, description="Training batches hold only portrait or only landscape images"
     )
@@ -114,6 +125,9 @@ class Data(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.std) <= 0:
             yield "std", f"expected numbers greater than 0, got {list(self.std)}"
+        default = Data.model_fields["prefetch_factor"].default
+        if self.prefetch_factor != default and self.workers == 0:
+            yield "prefetch_factor", "acts only with workers of 1 or more, but workers is 0"
         yield from self._class_problems()
         if self.format == "shapes":
             if self.shapes is None:

@@ -17,7 +17,7 @@ from detcli.recipe.layers import Layers, parse_override
 from detcli.recipe.reading import Dumper, one_line, read_file, read_text
 from detcli.recipe.schema import Recipe
 from detcli.recipe.section import flatten, plain
-from detcli.recipe.tricks import Trick, check_choice, check_needs, read_trick
+from detcli.recipe.tricks import Trick, check_choice, check_early, check_needs, read_trick
 
 # What a recipe says about itself; everything else is a setting.
 DESCRIPTIONS = ("name", "about", "expected")
@@ -80,6 +80,8 @@ def _resolve(
             layers.report(str(error), (order, 0))
     layers.apply(settings)
     for line in check_choice(chosen):
+        layers.report(line, (top, 0))
+    for line in check_early(chosen, layers.values):
         layers.report(line, (top, 0))
     recipe = layers.validate()
     unmet = check_needs(chosen, recipe)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
+from pydantic_core import PydanticCustomError
 
 from detcli.recipe.section import Section
+
+# Annotated, because a bare dict[...] counts as a class in Python 3.10.
+WeightsByName = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Ohem(Section):
@@ -18,10 +23,19 @@ class Ohem(Section):
     negatives_per_object: float = Field(
         3.0, gt=0, description="hardest: samples of background kept for each sample of an object"
     )
+    background_images: bool = Field(
+        True,
+        description="hardest: an image without objects keeps as many as one with a single sample; "
+        "false: none (SSD)",
+    )
     power: float = Field(
         1.0, gt=0, description="rank: weight (1 + power) (1 - r)^power, r 0 for the hardest, to 1"
     )
-    acts_with: ClassVar = {"negatives_per_object": ("hardest",), "power": ("rank",)}
+    acts_with: ClassVar = {
+        "negatives_per_object": ("hardest",),
+        "background_images": ("hardest",),
+        "power": ("rank",),
+    }
 
 
 class ClassLoss(Section):
@@ -29,6 +43,30 @@ class ClassLoss(Section):
 
     weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
     ohem: Ohem | None = Field(None, description="Hard example mining; null: all samples alike")
+    class_weights: Literal["inverse", "effective"] | WeightsByName | None = Field(
+        None,
+        description="Weight of an object by its class: one over the number of objects, over the "
+        "effective number (Cui et al. 2019), or {class name: weight}; scaled to a mean of 1",
+    )
+    class_beta: float = Field(
+        0.999, gt=0, lt=1, description="effective: n objects count as (1 - this^n) / (1 - this)"
+    )
+
+    @field_validator("class_weights", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValueError:
+            raise PydanticCustomError(
+                "class_weights",
+                "Input should be inverse, effective, or weights greater than 0 by class name",
+            ) from None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        default = type(self).model_fields["class_beta"].default
+        if self.class_weights != "effective" and self.class_beta != default:
+            yield "class_beta", "acts only with class_weights effective; remove it"
 
 
 class FocalLoss(ClassLoss):
@@ -68,6 +106,31 @@ class QualityFocalLoss(ClassLoss):
     gamma: float = Field(2.0, ge=0, description="Power of the distance to the target")
 
 
+SSD_MINING = Ohem(name="hardest", background_images=False)
+
+
+class SoftmaxLoss(ClassLoss):
+    """Cross entropy of a soft-max over the classes and background (SSD, Liu et al. 2016)."""
+
+    name: Literal["softmax"] = Field(description="Classification loss")
+    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: all alike")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Samples of objects: this share of the target goes to all"
+    )
+
+
+class AmSoftmaxLoss(ClassLoss):
+    """Soft-max of cosines with an additive margin (AM-Softmax, Wang et al. 2018)."""
+
+    name: Literal["am_softmax"] = Field(description="Classification loss")
+    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: all alike")
+    margin: float = Field(
+        0.35, ge=0, lt=2, description="Cosine by which an object's class must exceed all others"
+    )
+    scale: float = Field(30.0, gt=0, description="Logits are this x cosine")
+
+
+AnySoftmaxLoss = Annotated[SoftmaxLoss | AmSoftmaxLoss, Field(discriminator="name")]
 AnyClassLoss = Annotated[
     FocalLoss | BceLoss | VarifocalLoss | QualityFocalLoss, Field(discriminator="name")
 ]

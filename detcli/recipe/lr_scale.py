@@ -9,7 +9,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from detcli.recipe.network import Backbone
 from detcli.recipe.schema import Recipe
+from detcli.recipe.ssd import VggBackbone
 
 RULES = ("linear", "sqrt", "none")
 SOURCES = {
@@ -143,12 +145,7 @@ def lr_expression(lr: float, base_batch: int, batch: int, rule: str) -> str:
 
 def base_of(recipe: Recipe) -> Base:
     """What a recipe is tuned to."""
-    optim, schedule, ema, backbone = (
-        recipe.optim, recipe.schedule, recipe.train.ema, recipe.model.backbone,
-    )  # fmt: skip
-    uses_batch = (
-        backbone.norm in ("bn", "sync_bn") and not backbone.norm_eval and backbone.frozen_stages < 4
-    )
+    optim, schedule, ema = recipe.optim, recipe.schedule, recipe.train.ema
     return Base(
         optimizer=optim.name,
         lr=optim.lr,
@@ -164,8 +161,18 @@ def base_of(recipe: Recipe) -> Base:
         warmup_steps=0 if schedule.warmup == "none" else schedule.warmup_steps,
         ema_decay=None if ema is None else ema.decay,
         ema_warmup_steps=None if ema is None else ema.warmup_steps,
-        batch_stats=backbone.norm if uses_batch else None,
+        batch_stats=_batch_stats(recipe.model.backbone),
     )
+
+
+def _batch_stats(backbone: Backbone | VggBackbone) -> str | None:
+    """The norm of the backbone if it computes statistics of each batch."""
+    if isinstance(backbone, VggBackbone):
+        return None  # it has no norms
+    uses_batch = (
+        backbone.norm in ("bn", "sync_bn") and not backbone.norm_eval and backbone.frozen_stages < 4
+    )
+    return backbone.norm if uses_batch else None
 
 
 def scale(base: Base, step: StepBatch, images: int | None) -> Scaled:

@@ -8,11 +8,52 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detcli.recipe.losses import AnyClassLoss, BoxLoss, FocalLoss
-from detcli.recipe.network import NORM_GROUPS, Backbone, FcosHead, Head, Neck, RetinaNetHead
-from detcli.recipe.priors import Anchors, Assigner, AtssAssigner, FcosAssigner, MaxIouAssigner
+from detcli.recipe.network import (
+    BOTTLENECK,
+    CONV_DIVISOR,
+    NORM_GROUPS,
+    Backbone,
+    FcosHead,
+    Head,
+    Neck,
+    RetinaNetHead,
+)
+from detcli.recipe.priors import (
+    DELTA_STDS,
+    Anchors,
+    Assigner,
+    AtssAssigner,
+    EnlargedObjects,
+    FcosAssigner,
+    MaxIouAssigner,
+    delta_problems,
+)
 from detcli.recipe.section import Quadruple, Section
+from detcli.recipe.ssd import Ssd
 
-DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
+
+class IouBranch(Section):
+    """A predicted IoU for every box (Wu et al. 2020; PP-YOLO, Long et al. 2020)."""
+
+    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    alpha: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Score: class probability^(1 - this) x predicted IoU^this; 0: only the column",
+    )
+
+
+class Auxiliary(Section):
+    """A second head on the same maps, in training only (YOLOv7, Wang et al. 2022)."""
+
+    weight: float = Field(0.25, gt=0, description="Multiple of its losses in the sum")
+    relax: float = Field(
+        2.0, gt=1, description="How much looser its assignment is: thresholds / this, reach x this"
+    )
+    topk: int = Field(
+        20, gt=0, description="An object keeps the sum of its best so many IoUs of looser positives"
+    )
 
 
 class Detector(Section):
@@ -29,6 +70,15 @@ class Detector(Section):
         0.05, ge=0, lt=1, description="Candidates must have a higher class score"
     )
     topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+    iou_branch: IouBranch | None = Field(
+        None, description="Predict the IoU of each box with its object; null: off"
+    )
+    auxiliary: Auxiliary | None = Field(
+        None, description="A coarser second head beside the one that is kept; null: off"
+    )
+    enlarge_small: EnlargedObjects | None = Field(
+        None, description="Small objects are assigned by a larger box; null: off"
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         channels = self.neck.out_channels
@@ -38,6 +88,8 @@ class Detector(Section):
                 f"head.norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple "
                 f"of {NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}",
             )
+        elif (reason := _misfit(self.head, channels)) is not None:
+            yield "neck.out_channels", f"head.conv {self.head.conv} {reason}, got {channels}"
 
 
 class RetinaNet(Detector):
@@ -98,7 +150,7 @@ class Fcos(Detector):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from _delta_problems(self.delta_stds, self.regression)
+        yield from delta_problems(self.delta_stds, self.regression)
         if self.regression == "box" and self.stride_units:
             yield "stride_units", "acts only with regression point, but regression is box"
 
@@ -119,14 +171,19 @@ class Atss(Detector):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from _delta_problems(self.delta_stds, self.regression)
+        yield from delta_problems(self.delta_stds, self.regression)
 
 
-def _delta_problems(stds: tuple[float, ...], regression: str) -> Iterator[tuple[str, str]]:
-    if min(stds) <= 0:
-        yield "delta_stds", f"expected numbers greater than 0, got {list(stds)}"
-    if regression == "point" and stds != DELTA_STDS:
-        yield "delta_stds", "acts only with regression box, but regression is point; remove it"
+def _misfit(head: Head, channels: int) -> str | None:
+    """Why the kind of the head's convolutions cannot have this many channels."""
+    divisor = CONV_DIVISOR.get(head.conv, 1)
+    if channels % divisor:
+        return f"needs a multiple of {divisor}"
+    groups = NORM_GROUPS * BOTTLENECK
+    in_groups = head.conv == "bottleneck" and head.norm == "gn"
+    if in_groups and (channels % groups or channels == groups):
+        return f"with norm gn needs a multiple of {groups} from {2 * groups} on"
+    return None
 
 
-Model = Annotated[RetinaNet | Fcos | Atss, Field(discriminator="name")]
+Model = Annotated[RetinaNet | Fcos | Atss | Ssd, Field(discriminator="name")]

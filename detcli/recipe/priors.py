@@ -9,6 +9,8 @@ from pydantic import Field
 
 from detcli.recipe.section import Numbers, Section, SizesPerLevel
 
+DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
+
 
 class Anchors(Section):
     """Anchor boxes of each cell, centred on the cell's corner at (x, y) x stride."""
@@ -41,6 +43,23 @@ class Anchors(Section):
             yield "sizes", "expected numbers greater than 0"
 
 
+class SmallObjects(Section):
+    """Lower IoU thresholds for small objects (note 003, small objects 5)."""
+
+    max_side_px: float = Field(
+        gt=0, description="Objects of less area than this squared, in pixels of the network input"
+    )
+    positive_iou: float = Field(gt=0, le=1, description="From this IoU on: positive")
+    negative_iou: float = Field(gt=0, le=1, description="Below this IoU: negative")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.negative_iou > self.positive_iou:
+            yield (
+                "negative_iou",
+                f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
+            )
+
+
 class MaxIouAssigner(Section):
     """Positive and negative anchors by IoU thresholds (Ren et al. 2015)."""
 
@@ -50,6 +69,12 @@ class MaxIouAssigner(Section):
     min_positive_iou: float = Field(
         0.0, ge=0, le=1, description="A box's best anchor is positive from this IoU on"
     )
+    small: SmallObjects | None = Field(
+        None, description="Lower thresholds for small objects; null: one rule for all"
+    )
+    single_best: bool = Field(
+        False, description="A box takes one best anchor, and not all that are equally good (SSD)"
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.negative_iou > self.positive_iou:
@@ -57,6 +82,26 @@ class MaxIouAssigner(Section):
                 "negative_iou",
                 f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
             )
+        if self.small is None:
+            return
+        own = (self.positive_iou, self.negative_iou)
+        low = (self.small.positive_iou, self.small.negative_iou)
+        if low == own:
+            yield "small", "its thresholds are those of all objects: it would do nothing"
+        for key, value, limit in zip(("positive_iou", "negative_iou"), low, own, strict=True):
+            if value > limit:
+                yield f"small.{key}", f"expected at most that of all objects ({limit}), got {value}"
+
+
+class EnlargedObjects(Section):
+    """Small objects that the assigner sees larger than they are (note 003, small objects 7)."""
+
+    max_side_px: float = Field(
+        gt=0, description="Objects of less area than this squared, in pixels of the network input"
+    )
+    factor: float = Field(
+        gt=1, description="Both sides grow by this about the centre; the regressed box stays"
+    )
 
 
 class AtssAssigner(Section):
@@ -76,3 +121,11 @@ class FcosAssigner(Section):
 
 
 Assigner = Annotated[MaxIouAssigner | AtssAssigner | FcosAssigner, Field(discriminator="name")]
+
+
+def delta_problems(stds: tuple[float, ...], regression: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with the deviations of coded offsets."""
+    if min(stds) <= 0:
+        yield "delta_stds", f"expected numbers greater than 0, got {list(stds)}"
+    if regression == "point" and stds != DELTA_STDS:
+        yield "delta_stds", "acts only with regression box, but regression is point; remove it"

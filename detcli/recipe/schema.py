@@ -47,16 +47,65 @@ class Recipe(Section):
     eval: Eval = Field(Eval(), description="Evaluation during and after training")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from self._vgg_problems()
         if self.data.format != "shapes" and getattr(self.data, self.eval.split) is None:
             yield "eval.split", f"data.{self.eval.split} is not set"
         if self.data.format == "shapes" and self.eval.split == "test":
             yield "eval.split", "format shapes has only train and val"
+        guided = self.postprocess.method == "iou_guided"
+        if guided and getattr(self.model, "iou_branch", None) is None:
+            yield "postprocess.method", "iou_guided needs a predicted IoU: set model.iou_branch"
+        yield from self._swa_problems()
+        if getattr(getattr(self.model, "head", None), "norm", None) == "bn":
+            yield from self._batch_norm_problems()
+        yield from self._rep_problems()
         if self.schedule.name != "plateau":
             return
         if self.schedule.monitor == "loss" and not self.train.val_loss:
             yield "schedule.monitor", "loss is only measured with train.val_loss: true"
         if self.schedule.monitor == "AP" and self.train.eval_every == 0:
             yield "schedule.monitor", "AP is only measured with train.eval_every of 1 or more"
+
+    def _vgg_problems(self) -> Iterator[tuple[str, str]]:
+        backbone = self.model.backbone
+        if backbone.name != "vgg16" or backbone.weights != "imagenet":
+            return
+        if set(self.data.std) != {1.0}:
+            yield (
+                "data.std",
+                "these VGG-16 weights are for images of 0 to 255 less their mean: expected "
+                f"[1.0, 1.0, 1.0], got {list(self.data.std)}",
+            )
+
+    def _swa_problems(self) -> Iterator[tuple[str, str]]:
+        swa, epochs = self.train.swa, self.schedule.num_epochs
+        if swa is None:
+            return
+        left = epochs - swa.first_epoch(epochs)
+        if left % swa.every or left // swa.every < 2:
+            yield (
+                "train.swa.every",
+                f"after epoch {epochs - left} of {epochs} there are {left} epochs: expected "
+                f"2 or more times {swa.every}, so that there are models to average; change start",
+            )
+
+    def _batch_norm_problems(self) -> Iterator[tuple[str, str]]:
+        if self.data.batch_per_rank == 1:
+            yield (
+                "model.head.norm",
+                "bn takes its statistics from the images of a rank, but data.batch_per_rank is 1; "
+                "take gn, or sync_bn on several ranks",
+            )
+
+    def _rep_problems(self) -> Iterator[tuple[str, str]]:
+        for part in ("neck", "head"):
+            kind = getattr(getattr(self.model, part, None), "conv", None)
+            if kind == "rep" and self.data.batch_per_rank == 1:
+                yield (
+                    f"model.{part}.conv",
+                    "rep has batch norms, which need several images per rank, but "
+                    "data.batch_per_rank is 1",
+                )
 
 
 def json_schema() -> dict[str, Any]:

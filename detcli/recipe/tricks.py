@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +84,22 @@ def check_choice(tricks: Sequence[Trick]) -> list[str]:
 
 def check_needs(tricks: Sequence[Trick], recipe: Recipe) -> list[str]:
     """One line for each condition of a trick that the resolved recipe does not meet."""
-    values = flatten(plain(recipe))
+    return _unmet(tricks, flatten(plain(recipe)), all_set=True)
+
+
+def check_early(tricks: Sequence[Trick], values: Mapping[str, Any]) -> list[str]:
+    """As `check_needs`, of the values set so far, which need not make a valid recipe: what has no
+    value yet is left to that. A detector that lacks a trick's keys is thereby called by name."""
+    return _unmet(tricks, flatten(values), all_set=False)
+
+
+def _unmet(tricks: Sequence[Trick], values: dict[str, Any], *, all_set: bool) -> list[str]:
     lines = []
     for trick in tricks:
         for key, wanted in trick.info.needs.items():
             got = values.get(key, _section_or_none(values, key))
+            if got is None and key not in values and not all_set:
+                continue
             if not _meets(got, wanted):
                 lines.append(
                     f"trick {trick.name} needs {key} to be {_in_words(wanted)}, "

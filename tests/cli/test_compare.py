@@ -52,6 +52,31 @@ def test_tables_for_people(capsys, runs, tmp_path):
     assert (tmp_path / "differences.png").stat().st_size > 5000
 
 
+def test_false_positives_at_a_score(capsys, runs):
+    arguments = ["compare", runs / "good", runs / "bad", "--bootstrap", 50]
+    scores = ["--at-score", "0.3", "--at-score", "best"]
+    found = json.loads(run(capsys, *arguments, *scores, "--json").out)
+    fixed, best = found["points"]
+    assert fixed["score"] == {"a": 0.3, "b": 0.3}
+    assert 0 < best["score"]["a"] == best["score"]["b"] < 1
+    for point in (fixed, best):
+        figures = point["false_positives_per_image"]
+        assert figures["delta"]["value"] == pytest.approx(figures["b"] - figures["a"])
+        assert figures["delta"]["low"] < figures["delta"]["value"] < figures["delta"]["high"]
+    assert fixed["recall"]["delta"]["high"] < 0
+    shown = run(capsys, *arguments, *scores).out
+    assert "false positives per image at score 0.300" in shown
+    (even,) = json.loads(run(capsys, *arguments, "--at-recall", 0.5, "--json").out)["points"]
+    assert even["score"]["a"] > even["score"]["b"]
+    assert abs(even["recall"]["a"] - even["recall"]["b"]) < 0.01
+    assert even["false_positives_per_image"]["delta"]["low"] > 0
+    assert json.loads(run(capsys, *arguments, "--json").out)["points"] == []
+    for wrong in ("1.5", "high", "nan"):
+        done = run(capsys, *arguments, "--at-score", wrong)
+        assert (done.code, len(done.err.splitlines())) == (2, 1)
+        assert "expected best, or a number from 0 to 1" in done.err
+
+
 def test_a_run_against_itself_is_not_distinguishable(capsys, runs):
     done = run(capsys, "compare", runs / "good", runs / "good", "--json", "--bootstrap", 50)
     delta = json.loads(done.out)["delta"]["AP"]

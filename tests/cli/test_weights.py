@@ -21,17 +21,20 @@ def mmdetection_state(name):
 
 
 @needs_shared
-def test_an_mmdetection_checkpoint_comes_in_and_predicts(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("fixture", "recipe"), [("mm_atss_r50", "atss_r50"), ("mm_ssd300", "ssd300")]
+)
+def test_an_mmdetection_checkpoint_comes_in_and_predicts(fixture, recipe, tmp_path, capsys):
     """A published file holds more than tensors by name: meta, wrapped state."""
-    source = tmp_path / "atss_r50_fpn_1x_coco.pth"
-    torch.save({"meta": {"epoch": 12}, "state_dict": mmdetection_state("mm_atss_r50")}, source)
-    out = tmp_path / "atss.pt"
+    source = tmp_path / "published_1x_coco.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": mmdetection_state(fixture)}, source)
+    out = tmp_path / "imported.pt"
     done = run(capsys, "weights", "import", source, "--from", "mmdetection", "--out", out, "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)
-    assert document["recipe"] == "atss_r50"
+    assert document["recipe"] == recipe
     assert len(document["classes"]) == 80
-    assert document["tensors"] == len(mmdetection_state("mm_atss_r50"))
+    assert document["tensors"] == len(mmdetection_state(fixture))
 
     photo = sorted((SHARED / "data" / "demo-photos").glob("*.jpg"))[0]
     seen = run(capsys, "predict", out, photo, "--out", tmp_path / "p", "--json", "--quiet")

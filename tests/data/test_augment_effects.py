@@ -30,6 +30,7 @@ from tests.data.build import coco_content, write_coco
 RESIZE: dict[str, Any] = {"short": [40], "long": 80, "pick": "choice", "eval_short": None}
 EVERYTHING: dict[str, Any] = {
     "oversample": {"ratio": 3, "max_side_px": 12.5},
+    "poisson": {"prob": 0.5, "objects": 1},
     "copy_paste": {"prob": 0.7, "max_side_px": 20.0, "copies": 2},
     "mosaic": {"prob": 0.5, "scale": (0.5, 1.0)},
     "mixup": {"prob": 0.5, "alpha": 1.5},
@@ -218,7 +219,7 @@ def test_what_cannot_act_is_refused_with_the_reason(
 def test_several_refusals_are_several_lines(records: Records) -> None:
     with pytest.raises(UsageError) as caught:
         check_augmentations(only(records, [6]), EVERYTHING)
-    assert len(str(caught.value).splitlines()) == 5
+    assert len(str(caught.value).splitlines()) == 6
 
 
 def test_what_can_act_is_accepted(records: Records) -> None:

@@ -86,7 +86,7 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
         write_shapes(str(tmp_path / "file"), **BASE)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "background"])
 def test_variants_are_what_they_say(variant: str) -> None:
     scenes = [make_scene(variant, (128, 128), np.random.default_rng([7, i])) for i in range(40)]
     counts = [len(scene.labels) for scene in scenes]
@@ -103,6 +103,16 @@ def test_variants_are_what_they_say(variant: str) -> None:
         assert max(counts) <= VARIANTS[variant].objects[1]
     if variant == "hard_negatives":
         assert counts.count(0) >= 6
+
+
+def test_the_background_holds_nothing() -> None:
+    """Smooth but for noise: no edge of a shape, whose contrast is at least 70."""
+    for number in range(40):
+        scene = make_scene("background", (128, 128), np.random.default_rng([7, number]))
+        assert scene.boxes_xywh == []
+        coarse = scene.pixels.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
+        steps = np.linalg.norm(np.diff(coarse, axis=1), axis=2)
+        assert np.quantile(steps, 0.99) < 70
 
 
 @pytest.mark.parametrize("name", CLASSES)

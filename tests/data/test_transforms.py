@@ -86,6 +86,19 @@ def test_sizes_equal_mmdetection(size: tuple[int, int], expected: tuple[int, int
     assert scaled_size(size, 800, 1333) == expected
 
 
+@SETTINGS
+@given(sample=marked_samples(), short=st.integers(20, 200))
+def test_squares_whatever_the_shape(sample: Sample, short: int) -> None:
+    resize = {"short": [short], "long": 9, "pick": "choice", "eval_short": None}
+    pipeline = build_transforms(
+        resize=resize | {"keep_aspect": False}, augment={"flip": None}, train=True
+    )
+    squashed = pipeline(sample)
+    assert squashed.size == (short, short)
+    scale = short / min(sample.size)
+    assert torch.allclose(squashed.boxes[0], measured(squashed), atol=0.6 + 0.6 * scale)
+
+
 def test_multi_scale_draws_what_it_may() -> None:
     sample = Sample(
         torch.zeros(3, 50, 100, dtype=torch.uint8), torch.zeros(0, 4), *[torch.zeros(0)] * 2

@@ -31,6 +31,14 @@ def test_one_size_of_image_and_one_short_side_is_one_shape(tmp_path):
     assert has_fixed_shape(wanted, table)
 
 
+def test_squares_are_one_shape_whatever_the_images_and_crops(tmp_path):
+    sides = {"resize": {"short": [75], "long": 1333, "keep_aspect": False}, "pad_multiple": 1}
+    wanted = recipe(**sides, augment={"iou_crop": {"prob": 0.5}})
+    table = records(tmp_path, (48, 80), (200, 60))
+    assert input_shapes(wanted, table) == {(75, 75)}
+    assert has_fixed_shape(wanted, table)
+
+
 @pytest.mark.parametrize(
     "data",
     [

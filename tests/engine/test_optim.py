@@ -1,7 +1,11 @@
+import pytest
 import torch
 from torch import nn
 
 from detcli.engine.optim import parameter_groups
+from detcli.layers.attention import build_attention
+from detcli.layers.deform import DeformConv2d
+from detcli.layers.norm import NORMS, build_norm
 
 ALL = {
     "backbone_lr_mult": 1.0, "norm_decay": True, "bias_decay": True, "bias_lr_mult": 1.0,
@@ -41,6 +45,37 @@ def test_biases_and_norms_are_told_apart():
     assert found["head.1.weight"] == (1.0, 0.0)
 
 
+def test_offsets_of_deformable_convolutions_have_no_bias_of_that_kind():
+    net = DeformConv2d(4, 4, modulated=True)
+    options = ALL | {"bias_lr_mult": 2.0, "bias_decay": False}
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in parameter_groups(nn.Sequential(net), lr=1.0, weight_decay=0.1, **options)
+        for parameter in group["params"]
+    }
+    assert found[id(net.bias)] == (2.0, 0.0)
+    assert found[id(net.conv_offset.bias)] == found[id(net.conv_offset.weight)] == (1.0, 0.1)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_every_norm_is_one(name):
+    norm = build_norm(name, 32)
+    options = ALL | {"bias_lr_mult": 2.0, "bias_decay": False, "norm_decay": False}
+    groups = parameter_groups(nn.Sequential(norm), lr=1.0, weight_decay=0.1, **options)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == (
+        [] if name == "frozen_bn" else [(1.0, 0.0)]
+    )
+
+
+@pytest.mark.parametrize(("name", "num_norms"), [("se", 0), ("cbam", 1), ("gc", 1)])
+def test_norms_inside_attention_are_norms(name, num_norms):
+    part = build_attention(name, 32, reduction=4, fusion="add")
+    options = ALL | {"norm_decay": False}
+    groups = parameter_groups(part, lr=1.0, weight_decay=0.1, **options)
+    spared = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
+    assert len(spared) == 2 * num_norms
+
+
 def test_frozen_parameters_are_left_out():
     net = Net()
     net.backbone.requires_grad_(False)
@@ -48,3 +83,15 @@ def test_frozen_parameters_are_left_out():
                for p in group["params"]]  # fmt: skip
     assert len(members) == 4
     assert all(isinstance(member, torch.Tensor) and member.requires_grad for member in members)
+
+
+def test_what_a_module_lists_does_not_decay():
+    net = Net()
+    net.head[0].undecayed = ("weight",)
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **ALL)
+        for parameter in group["params"]
+    }
+    assert decays[id(net.head[0].weight)] == 0.0
+    assert decays[id(net.head[0].bias)] == decays[id(net.backbone[0].weight)] == 0.1

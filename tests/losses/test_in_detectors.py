@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from detcli.assign import IGNORED
-from detcli.losses import BOX_LOSSES, CLASS_LOSSES, MINING
-from detcli.models import DETECTORS
+from detcli.losses import BOX_LOSSES, CLASS_LOSSES, MINING, SOFTMAX_LOSSES
+from detcli.models import DETECTORS, ssd
 from detcli.models.heads.matching import Matches
 from detcli.models.heads.terms import box_quality, box_term, build_criterion, class_term
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.types import Target
-from tests.models.specs import SMALL, detector, section, target
+from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, section, target, thin_vgg
 
 CANVAS = (64, 96)
 NUM_CLASSES = 3
@@ -37,7 +37,10 @@ def _one_thread() -> Iterator[None]:
 @functools.cache
 def forward(name: str) -> tuple[nn.Module, Any]:
     """A small detector and its outputs for two images of noise, once per detector."""
-    model = detector(name, SMALL, TINY, num_classes=NUM_CLASSES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ssd.BACKBONES, "vgg16", thin_vgg)
+        tiny = TINY if name in FPN_DETECTORS else {}
+        model = detector(name, SMALL_OF[name], tiny, num_classes=NUM_CLASSES)
     images = torch.randn(2, 3, *CANVAS, generator=torch.Generator().manual_seed(3))
     return model, model(images)
 
@@ -52,7 +55,8 @@ def losses_of(name: str, targets: list[Target], **changes: Any) -> dict[str, Ten
 
 def criterion(name: str, **changes: Any):
     keywords = section(name, changes)
-    return build_criterion(**{key: keywords[key] for key in ("assigner", "class_loss", "box_loss")})
+    keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
+    return build_criterion(**{key: keywords[key] for key in keys})
 
 
 def some_targets() -> list[Target]:
@@ -66,9 +70,11 @@ def no_targets() -> list[Target]:
     return [target([], [], CANVAS), target([], [], (64, 64))]
 
 
-CHOICES = [
+BOX_CHOICES: list[dict[str, Any]] = [
     *({"box_loss": {"name": name}} for name in BOX_LOSSES),
     {"box_loss": {"name": "iou", "form": "linear", "small_box_factor": 1.5}},
+]
+SIGMOID_CHOICES: list[dict[str, Any]] = [
     *({"class_loss": {"name": name}} for name in CLASS_LOSSES),
     {"class_loss": {"name": "bce", "label_smoothing": 0.1}},
     *({"class_loss": {"name": "focal", "ohem": {"name": name}}} for name in MINING),
@@ -76,8 +82,19 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-@pytest.mark.parametrize("changes", CHOICES, ids=str)
+SOFTMAX_CHOICES: list[dict[str, Any]] = [
+    *({"class_loss": {"name": name}} for name in SOFTMAX_LOSSES),
+    *({"class_loss": {"name": name, "ohem": None}} for name in SOFTMAX_LOSSES),
+    {"class_loss": {"name": "softmax", "label_smoothing": 0.1}},
+    {"class_loss": {"name": "softmax", "ohem": {"name": "rank"}}},
+]
+CASES = [
+    *((name, changes) for name in FPN_DETECTORS for changes in (*BOX_CHOICES, *SIGMOID_CHOICES)),
+    *(("ssd", changes) for changes in (*BOX_CHOICES, *SOFTMAX_CHOICES)),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES, ids=str)
 def test_finite_and_reaching_every_parameter(name: str, changes: dict[str, Any]) -> None:
     model, outputs = forward(name)
     raw = [level for field in outputs[:-1] for level in field]

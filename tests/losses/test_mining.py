@@ -12,8 +12,19 @@ from detcli.losses import MINING, build_mining
 CLASSES = 3
 
 
-def mining(name: str, *, negatives_per_object: float = 3.0, power: float = 1.0):
-    return build_mining(name, negatives_per_object=negatives_per_object, power=power)
+def mining(
+    name: str,
+    *,
+    negatives_per_object: float = 3.0,
+    background_images: bool = True,
+    power: float = 1.0,
+):
+    return build_mining(
+        name,
+        negatives_per_object=negatives_per_object,
+        background_images=background_images,
+        power=power,
+    )
 
 
 images = st.lists(
@@ -35,13 +46,15 @@ def columns(image) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(images, st.sampled_from([0.5, 1.0, 3.0]))
-def test_hardest_equals_a_plain_loop(image, ratio: float) -> None:
+@given(images, st.sampled_from([0.5, 1.0, 3.0]), st.booleans())
+def test_hardest_equals_a_plain_loop(image, ratio: float, background_images: bool) -> None:
     objects = sum(0 <= label < CLASSES for _, label in image)
     negatives = plain_order(image, lambda label: label == CLASSES)
-    kept = [place for rank, place in enumerate(negatives) if rank < ratio * max(1, objects)]
+    count = ratio * max(int(background_images), objects)
+    kept = [place for rank, place in enumerate(negatives) if rank < count]
     want = [float(0 <= label < CLASSES or place in kept) for place, (_, label) in enumerate(image)]
-    got = mining("hardest", negatives_per_object=ratio)(*columns(image), CLASSES)
+    mined = mining("hardest", negatives_per_object=ratio, background_images=background_images)
+    got = mined(*columns(image), CLASSES)
     assert got.tolist() == [want]
 
 

@@ -49,15 +49,20 @@ class Fixture:
 
     def error(self, name: str, mine: Tensor) -> float:
         """Largest difference from a stored array, as a share of its largest value."""
-        got = mine.detach().float().numpy()
-        if name in self.arrays:
-            want = self.arrays[name]
-            assert want.shape == got.shape, (name, want.shape, got.shape)
-        else:
-            assert tuple(self.arrays[f"{name}.shape"]) == got.shape
-            want = self.arrays[f"{name}.val"]
-            got = got.ravel()[self.arrays[f"{name}.idx"]]
-        return float(np.abs(want - got).max() / max(np.abs(want).max(), 1e-12))
+        return relative_error(self.arrays, name, mine)
+
+
+def relative_error(arrays: dict[str, np.ndarray], name: str, mine: Tensor) -> float:
+    """Largest difference from a stored array, whole or sampled, as a share of its largest value."""
+    got = mine.detach().float().numpy()
+    if name in arrays:
+        want = arrays[name]
+        assert want.shape == got.shape, (name, want.shape, got.shape)
+    else:
+        assert tuple(arrays[f"{name}.shape"]) == got.shape
+        want = arrays[f"{name}.val"]
+        got = got.ravel()[arrays[f"{name}.idx"]]
+    return float(np.abs(want - got).max() / max(np.abs(want).max(), 1e-12))
 
 
 def num_agreeing(want: tuple[Tensor, Tensor, Tensor], got: tuple[Tensor, Tensor, Tensor]) -> int:

@@ -8,10 +8,17 @@ import torch
 from torch import nn
 
 from detcli.models import build_detector
+from detcli.models.backbones.vgg import VGG16
 from detcli.recipe import model as schema
+from detcli.recipe.ssd import Ssd
 from detcli.types import Target
 
-SECTIONS = {"retinanet": schema.RetinaNet, "fcos": schema.Fcos, "atss": schema.Atss}
+SECTIONS: dict[str, Any] = {
+    "retinanet": schema.RetinaNet,
+    "fcos": schema.Fcos,
+    "atss": schema.Atss,
+    "ssd": Ssd,
+}
 
 RETINANET_MM = {"neck": {"extra_from": "c5"}}
 ATSS_MM: dict[str, Any] = {}
@@ -55,6 +62,27 @@ SMALL = {
     "neck": {"out_channels": 64},
     "head": {"num_convs": 1, "norm": "gn"},
 }
+# The same with levels that images of 64 pixels have room for.
+SMALL_SSD = {
+    "neck": {"out_channels": [64, 64], "strides": [2, 2], "paddings": [1, 1]},
+    "anchors": {
+        "sizes": [16, 32, 64, 96, 128],
+        "ratios": [[2], [2, 3], [2], [2]],
+        "strides": [8, 16, 32, 64],
+    },
+}
+SMALL_OF: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("retinanet", "fcos", "atss"), SMALL),
+    "ssd": SMALL_SSD,
+}
+
+
+def thin_vgg(*, frozen_stages: int, weights: None) -> VGG16:
+    """A VGG-16 with few channels, in the place of the real one."""
+    return VGG16(channels=(16, 16, 32, 64, 64), fc_channels=64, frozen_stages=frozen_stages)
+
+
+FPN_DETECTORS = tuple(name for name, small in SMALL_OF.items() if small is SMALL)
 
 
 def section(name: str, *changes: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ def backbone(depth: int = 18, **changes: object) -> ResNet:
         "norm_eps": 1e-5,
         "norm_eval": True,
         "frozen_stages": 1,
+        "attention": None,
+        "dcn": None,
+        "dilation": None,
         "weights": None,
     }
     torch.manual_seed(0)
@@ -101,7 +104,7 @@ def test_train_and_eval_and_train_again() -> None:
     assert not model.stages[0][0].conv1.norm.training
 
 
-@pytest.mark.parametrize("norm", ["sync_bn", "gn", "frozen_bn"])
+@pytest.mark.parametrize("norm", ["sync_bn", "gn", "frozen_bn", "ln", "in"])
 def test_other_norms_run(norm: str) -> None:
     maps = backbone(norm=norm, norm_eval=False)(torch.randn(2, 3, 64, 64))
     assert [level.shape[1] for level in maps] == [64, 128, 256, 512]
@@ -139,6 +142,8 @@ def pyramid(**changes: object) -> FPN:
         "max_level": 7,
         "extra_from": "p5",
         "extra_relu": False,
+        "upsample": "nearest",
+        "conv": "plain",
     }
     return FPN((8, 16, 24, 40), **{**keywords, **changes})
 

@@ -128,12 +128,13 @@ FAULTS = {
     "an unknown detector": (
         "{name: atss}",
         "{name: ats}",
-        "small.yaml:8: model.name: expected retinanet, fcos or atss, got 'ats'; did you mean atss?",
+        "small.yaml:8: model.name: expected retinanet, fcos, atss or ssd, got 'ats'; "
+        "did you mean atss?",
     ),
     "no detector": (
         "{name: atss}",
         "{topk_per_level: 5}",
-        "small.yaml:8: model.name: required, but not set; expected retinanet, fcos or atss",
+        "small.yaml:8: model.name: required, but not set; expected retinanet, fcos, atss or ssd",
     ),
     "a word for a section": ("{name: atss}", "atss", "small.yaml:8: model: expected a section"),
     "a key of another detector": (

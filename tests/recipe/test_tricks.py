@@ -75,6 +75,14 @@ def test_needs_look_at_the_resolved_recipe(
         assert lines_of(tmp_path, MINIMAL, tricks=("picky",)) == [f"trick picky needs {unmet}"]
 
 
+def test_needs_are_named_beside_what_the_schema_refuses(overlays: Path, tmp_path: Path) -> None:
+    """Only what is set so far counts: train.val_loss may yet have the wanted value."""
+    write(overlays, "picky", "needs: {model.name: fcos, train.val_loss: true}\nmodel: {neckk: 1}\n")
+    first, second = lines_of(tmp_path, MINIMAL, tricks=("picky",))
+    assert "model.neckk: unknown key" in first
+    assert second == "trick picky needs model.name to be fcos, but it is 'retinanet'"
+
+
 def test_needs_can_be_met_on_the_command_line(overlays: Path, tmp_path: Path) -> None:
     write(overlays, "picky", "needs: {train.val_loss: true}\n")
     load(tmp_path, MINIMAL, "train.val_loss=true", tricks=("picky",))
@@ -111,14 +119,39 @@ def test_a_choice_made_by_a_trick_drops_keys_with_a_note(overlays: Path, tmp_pat
     assert "schedule is now cosine, which does not use schedule.milestones" in loaded.notes[0]
 
 
+# What one of them has by itself (atss_r50: giou; sgd; 1x) another has not.
+AT_HOME = ("atss_r50", "retinanet_r50", "fcos_r50_caffe_mstrain_2x", "atss_r18_bccd")
+# Where a trick is at home that ATSS refuses.
+ONLY_FOR = {"small-iou": ("retinanet_r50",), "am-softmax": ("ssd300",)}
+
+# What a trick needs besides, on the command line.
+TOGETHER_WITH = {
+    "distill": ["train.distill.teacher=runs/teacher/1"],
+    "sgd-from-scratch": ["model.backbone.weights=null"],
+}
+# What they switch on is on unless a recipe says otherwise, which no shipped one does.
+ON_BY_DEFAULT = {"pin-memory": "pin_memory", "persistent-workers": "persistent_workers"}
+
+
+@pytest.mark.parametrize("trick", ON_BY_DEFAULT)
+def test_a_trick_turns_on_what_a_recipe_turns_off(trick: str, tmp_path: Path) -> None:
+    key = ON_BY_DEFAULT[trick]
+    off = MINIMAL.replace("{variant: plain}}", f"{{variant: plain}}, {key}: false}}")
+    assert getattr(load(tmp_path, off).recipe.data, key) is False
+    assert getattr(load(tmp_path, off, tricks=(trick,)).recipe.data, key) is True
+
+
 @pytest.mark.parametrize("trick", SHIPPED)
 def test_every_shipped_trick_changes_a_shipped_recipe(trick: str) -> None:
-    loaded = load_recipe("atss_r50", tricks=[trick])
+    names = ONLY_FOR.get(trick, AT_HOME)
+    given = TOGETHER_WITH.get(trick, [])
+    loaded = load_recipe(names[0], given, tricks=[trick])
     assert f"trick {trick}" in loaded.origins.values()
-    # What one recipe has by itself (atss_r50: giou) another has not.
+    if trick in ON_BY_DEFAULT:
+        return
     assert any(
-        load_recipe(name, tricks=[trick]).recipe != load_recipe(name).recipe
-        for name in ("atss_r50", "retinanet_r50")
+        load_recipe(name, given, tricks=[trick]).recipe != load_recipe(name).recipe
+        for name in names
     )
 
 

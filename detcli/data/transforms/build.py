@@ -10,10 +10,12 @@ from detcli.data.transforms.chips import Chips
 from detcli.data.transforms.colour import Blur, ColourJitter, Photometric
 from detcli.data.transforms.crop import IoUCrop, SafeCrop
 from detcli.data.transforms.cutout import Cutout
+from detcli.data.transforms.duck import DuckInjection
 from detcli.data.transforms.geometry import Flip, Resize, ZoomOut
 from detcli.data.transforms.mix import Mixup, Mosaic
 from detcli.data.transforms.oversample import Oversample
 from detcli.data.transforms.paste import CopyPaste
+from detcli.data.transforms.poisson import Poisson
 from detcli.data.transforms.policy import AutoAugment
 from detcli.data.transforms.pool import Pool
 from detcli.data.transforms.sample import Mixing, Sample
@@ -22,6 +24,8 @@ Step = Callable[[Sample], Sample] | Mixing
 
 BEFORE_RESIZE: dict[str, Any] = {
     "chips": Chips,
+    "duck_injection": DuckInjection,
+    "poisson": Poisson,
     "copy_paste": CopyPaste,
     "mosaic": Mosaic,
     "mixup": Mixup,
@@ -71,12 +75,15 @@ def build_transforms(
 ) -> Pipeline:
     """The pipeline of a split.
 
-    resize: short (list), long, pick, eval_short (None = the largest of short). augment: keywords
+    resize: short (list), long, pick, eval_short (None = the largest of short), and keep_aspect,
+    which false makes every image a square and is true if left out. augment: keywords
     of each augmentation by its name, None if it is off: those of BEFORE_RESIZE, then flip,
     cutout, and oversample, which acts on the plan of the epoch. Outside training only the resize
-    to eval_short. Raises UsageError for albumentations that are not there.
+    to eval_short. Raises UsageError for albumentations that are not there, DataError for patches
+    that cannot be read.
     """
-    short, long = resize["short"], resize["long"]
+    short = resize["short"]
+    long = resize["long"] if resize.get("keep_aspect", True) else None
     if not train:
         return Pipeline([Resize([resize["eval_short"] or max(short)], long, "choice")])
     chosen = {name: value for name, value in augment.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from detcli.data.records import Records
 from detcli.data.transforms.chips import has_valid_size
 from detcli.data.transforms.oversample import Oversample
 from detcli.data.transforms.paste import copyable
+from detcli.data.transforms.patches import INDEX, read_patches
+from detcli.data.transforms.poisson import blendable
 from detcli.data.transforms.small import boxes_of, images_with, small_boxes
 from detcli.errors import UsageError
 
@@ -19,7 +22,8 @@ from detcli.errors import UsageError
 def check_augmentations(records: Records, augment: Mapping[str, Any]) -> None:
     """Refuse augmentations that could do nothing on this training split.
 
-    augment: as in `build_transforms`. Raises UsageError with a line for each of them.
+    augment: as in `build_transforms`. Raises UsageError with a line for each of them, DataError for
+    patches that cannot be read.
     """
     lines = []
     for name, reason in _REASONS.items():
@@ -63,6 +67,30 @@ def _nothing_to_copy(records: Records, settings: Mapping[str, Any]) -> str | Non
     return f"every training object smaller than {side:g} pixels touches another box"
 
 
+def _nothing_to_blend(records: Records, settings: Mapping[str, Any]) -> str | None:
+    if why := _too_few(records, settings) or _no_objects(records, settings):
+        return why
+    for index in range(len(records)):
+        boxes, ignore = (torch.from_numpy(column) for column in boxes_of(records, index))
+        if blendable(boxes, ignore, records.size(index)):
+            return None
+    return "every training object touches another box or the border"
+
+
+def _no_patches(records: Records, settings: Mapping[str, Any]) -> str | None:
+    folder = settings["patches"]
+    if not os.path.isfile(os.path.join(folder, INDEX)):
+        return f"patches: {folder} has no {INDEX}; `detcli data inject` writes such a folder"
+    found = read_patches(folder)
+    for key, patches in (("negatives", found.negatives), ("objects", found.objects)):
+        if settings[key] and not patches:
+            return f"patches: {folder} has no {key}, but {key} is {settings[key]}; set that to 0"
+    if settings["objects"] and found.class_names != records.class_names:
+        theirs, ours = (", ".join(names) for names in (found.class_names, records.class_names))
+        return f"patches: {folder} has the classes {theirs}, and the data {ours}"
+    return None
+
+
 def _nothing_to_repeat(records: Records, settings: Mapping[str, Any]) -> str | None:
     if why := _nothing_small(records, settings):
         return why
@@ -89,6 +117,8 @@ def _no_valid_size(records: Records, settings: Mapping[str, Any]) -> str | None:
 _REASONS: dict[str, Callable[[Records, Mapping[str, Any]], str | None]] = {
     "mosaic": _too_few,
     "mixup": _too_few,
+    "duck_injection": _no_patches,
+    "poisson": _nothing_to_blend,
     "copy_paste": _nothing_to_copy,
     "oversample": _nothing_to_repeat,
     "chips": _no_valid_size,

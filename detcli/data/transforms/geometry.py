@@ -11,24 +11,27 @@ from torchvision.transforms.v2 import functional as F
 from detcli.data.transforms.sample import IMAGENET_MEAN, Sample, draw, draw_index
 
 
-def scaled_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
-    """(height, width) that fits `short` x `long` whichever way round, aspect ratio kept.
+def scaled_size(size: tuple[int, int], short: int, long: int | None) -> tuple[int, int]:
+    """(height, width) that fits `short` x `long` whichever way round, aspect ratio kept; long None:
+    a square of `short`.
 
     factor = min(long / max side, short / min side), new side = int(side * factor + 0.5), as in
     MMDetection, so that published settings mean the same pixels.
     """
+    if long is None:
+        return short, short
     height, width = size
     factor = min(long / max(height, width), short / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 class Resize:
-    """Resize by short and long side, bilinear with anti-aliasing.
+    """Resize by short and long side, or with long None to squares, bilinear with anti-aliasing.
 
     pick: `choice` takes one of `shorts` per image, `range` any whole number between the two.
     """
 
-    def __init__(self, shorts: Sequence[int], long: int, pick: str) -> None:
+    def __init__(self, shorts: Sequence[int], long: int | None, pick: str) -> None:
         if pick not in ("choice", "range"):
             raise ValueError(f"pick: expected choice or range, got {pick!r}")
         self.shorts = tuple(shorts)

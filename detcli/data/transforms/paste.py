@@ -52,7 +52,7 @@ class CopyPaste(Mixing):
         result = sample.changed(image=sample.image.clone())
         for _ in range(self.copies):
             patch = cut_out(source, rows[draw_index(len(rows))])
-            place = free_place(result, patch.size)
+            place = free_place(result.boxes, result.size, patch.size)
             if place is not None:
                 result = paste(result, patch, *place)
         return result.changed("copy_paste") if len(result.boxes) > len(sample.boxes) else sample
@@ -95,26 +95,34 @@ def overlaps(boxes: Tensor, window: Tensor) -> Tensor:
 
 def cut_out(source: Sample, row: int) -> Sample:
     """One object with its surroundings, resized by a drawn factor."""
-    height, width = source.size
-    x1, y1, x2, y2 = with_margin(source.boxes[row]).tolist()
-    left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
-    right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
     alone = source.keep(torch.tensor([row]))
+    left, top, right, bottom = pixels_around(with_margin(source.boxes[row]), source.size)
     patch = crop(alone, top, left, bottom - top, right - left)
     factor = draw_between(*_SCALE)
     sides = [max(2, round(length * factor)) for length in patch.size]
     return resized(patch, *sides)
 
 
-def free_place(sample: Sample, size: tuple[int, int]) -> tuple[int, int] | None:
-    """A drawn (top, left) at which a patch of `size` overlaps no box; None if none was found."""
-    room = [whole - part for whole, part in zip(sample.size, size, strict=True)]
+def pixels_around(box: Tensor, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the pixels that a box (4,) touches in an image of `size`."""
+    height, width = size
+    x1, y1, x2, y2 = box.tolist()
+    left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
+    return left, top, min(width, math.ceil(x2)), min(height, math.ceil(y2))
+
+
+def free_place(
+    boxes: Tensor, whole: tuple[int, int], part: tuple[int, int]
+) -> tuple[int, int] | None:
+    """A drawn (top, left) at which a patch of size `part` lies inside an image of size `whole` and
+    overlaps none of the boxes (M, 4); None if none was found."""
+    room = [length - mine for length, mine in zip(whole, part, strict=True)]
     if min(room) < 0:
         return None
     for _ in range(_TRIES):
         top, left = (draw_index(free + 1) for free in room)
-        window = torch.tensor([left, top, left + size[1], top + size[0]], dtype=torch.float32)
-        if not overlaps(sample.boxes, window).any():
+        window = torch.tensor([left, top, left + part[1], top + part[0]], dtype=torch.float32)
+        if not overlaps(boxes, window).any():
             return top, left
     return None
 

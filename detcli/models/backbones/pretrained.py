@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
 from detcli.models.convert.files import read_state
-from detcli.models.convert.names import resnet_key
+from detcli.models.convert.names import resnet_key, vgg_key
 from detcli.models.convert.report import copy_state, keep_eps
 
 IMAGENET = "imagenet"
 IMAGENET_EPS = 1e-5  # of the norms, in torchvision's and the caffe-style weights alike
+ADDED_PARTS = (".attention.", ".conv_offset.")
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str, *, depth: int) -> None:
@@ -22,25 +23,55 @@ def load_backbone_weights(backbone: nn.Module, weights: str, *, depth: int) -> N
 
     weights: "imagenet" downloads torchvision's IMAGENET1K_V1 (or finds it in the download
     folder); anything else is the path of a file with torchvision's names, such as
-    MMDetection's caffe-style ones. Raises CheckpointError.
+    MMDetection's caffe-style ones. What `starts_fresh` keeps its values where the file does not
+    have it. Raises CheckpointError.
     """
     if weights == IMAGENET:
-        state, where = download_imagenet(depth), f"torchvision's ResNet-{depth}"
+        state, where = download(f"resnet{depth}", "IMAGENET1K_V1"), f"torchvision's ResNet-{depth}"
     else:
         state, where = read_state(Path(weights)), weights
     renamed = {resnet_key(key): value for key, value in state.items() if not key.startswith("fc.")}
     for key, value in backbone.state_dict().items():
-        if key.endswith("num_batches_tracked"):  # old files lack it; nothing depends on it
+        # old files lack the counter, on which nothing depends
+        if key.endswith("num_batches_tracked") or starts_fresh(key):
             renamed.setdefault(key, value)
     keep_eps(renamed, backbone, IMAGENET_EPS, where)
     copy_state(backbone, renamed, where)
 
 
-def download_imagenet(depth: int) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights for this depth; CheckpointError when they cannot be had."""
+def load_vgg_weights(backbone: nn.Module, weights: str) -> None:
+    """Copy ImageNet weights into a VGG-16 of SSD.
+
+    weights: "imagenet" downloads torchvision's IMAGENET1K_FEATURES (or finds it in the download
+    folder), the authors' weights for images of 0 to 255 less their mean; anything else is the
+    path of a file with torchvision's names, such as MMDetection's vgg16_caffe. fc6 and fc7 are
+    copied where the file has them as convolutions and keep their values where it has not.
+    Raises CheckpointError.
+    """
+    if weights == IMAGENET:
+        state, where = download("vgg16", "IMAGENET1K_FEATURES"), "torchvision's VGG-16"
+    else:
+        state, where = read_state(Path(weights)), weights
+    renamed = {
+        vgg_key(key): value for key, value in state.items() if not key.startswith("classifier.")
+    }
+    for key, value in backbone.state_dict().items():
+        if key.startswith("fc"):
+            renamed.setdefault(key, value)
+    copy_state(backbone, renamed, where)
+
+
+def starts_fresh(key: str) -> bool:
+    """Whether this tensor belongs to a part that public ImageNet weights do not have: attention,
+    or the offsets of a deformable convolution."""
+    return any(part in key for part in ADDED_PARTS)
+
+
+def download(model: str, weights: str) -> dict[str, Tensor]:
+    """torchvision's weights of this name for a model; CheckpointError when they cannot be had."""
     from torchvision.models import get_model_weights
 
-    url = get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"].url
+    url = get_model_weights(model)[weights].url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(

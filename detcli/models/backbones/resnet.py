@@ -5,7 +5,8 @@ Letters: B images, H and W pixels of the padded batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,62 +14,10 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
 from detcli.layers.norm import use_running_statistics
+from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
 from detcli.models.backbones.pretrained import load_backbone_weights
 
 STAGE_CHANNELS = (64, 128, 256, 512)
-
-
-class NormSettings(NamedTuple):
-    """Which norm follows each convolution of the backbone."""
-
-    name: str
-    eps: float
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (depth 18 and 34)."""
-
-    expansion = 1
-
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, norm: NormSettings, *, caffe: bool
-    ) -> None:
-        super().__init__()
-        name, eps = norm
-        self.conv1 = ConvNorm(in_channels, channels, 3, stride=stride, norm=name, eps=eps)
-        self.conv2 = ConvNorm(channels, channels, 3, norm=name, eps=eps, relu=False)
-        self.shortcut = build_shortcut(in_channels, channels, stride, norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, channels, H / stride, W / stride)."""
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(self.conv2(self.conv1(x)).add_(shortcut))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (depth 50 and 101).
-
-    caffe: the stride is in the first 1x1 (as published); otherwise in the 3x3 (torchvision).
-    """
-
-    expansion = 4
-
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, norm: NormSettings, *, caffe: bool
-    ) -> None:
-        super().__init__()
-        name, eps = norm
-        first, second = (stride, 1) if caffe else (1, stride)
-        out_channels = channels * self.expansion
-        self.conv1 = ConvNorm(in_channels, channels, 1, stride=first, norm=name, eps=eps)
-        self.conv2 = ConvNorm(channels, channels, 3, stride=second, norm=name, eps=eps)
-        self.conv3 = ConvNorm(channels, out_channels, 1, norm=name, eps=eps, relu=False)
-        self.shortcut = build_shortcut(in_channels, out_channels, stride, norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, 4 * channels, H / stride, W / stride)."""
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(self.conv3(self.conv2(self.conv1(x))).add_(shortcut))
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -84,8 +33,8 @@ class ResNet(nn.Module):
 
     depth: 18 | 34 | 50 | 101; style: see `Bottleneck`; norm_eval: batch norms use their running
     statistics in training too, their scales and shifts still learn; frozen_stages: 0 = nothing
-    is frozen, 1 = stem and first stage, ... 4 = the whole backbone. `out_channels` are those of
-    C2 to C5.
+    is frozen, 1 = stem and first stage, ... 4 = the whole backbone; attention, dcn, dilation: see
+    `stage_settings`. `out_channels` are those of C2 to C5.
     """
 
     def __init__(
@@ -93,26 +42,35 @@ class ResNet(nn.Module):
         *,
         depth: int,
         style: str,
-        norm: str,
-        norm_eps: float,
+        norm: NormSettings,
         norm_eval: bool,
         frozen_stages: int,
+        attention: Mapping[str, Any] | None,
+        dcn: Mapping[str, Any] | None,
+        dilation: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
         block, counts = DEPTHS[depth]
-        settings = NormSettings(norm, norm_eps)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.out_channels = tuple(channels * block.expansion for channels in STAGE_CHANNELS)
-        self.stem = ConvNorm(3, 64, 7, stride=2, norm=norm, eps=norm_eps)
+        self.stem = ConvNorm(3, 64, 7, stride=2, norm=norm.name, eps=norm.eps)
         self.stages = nn.ModuleList()
         in_channels = 64
         for index, (channels, count) in enumerate(zip(STAGE_CHANNELS, counts, strict=True)):
+            settings, rates = stage_settings(
+                index + 1,
+                BlockSettings(norm, style == "caffe", 1, None, None),
+                attention=attention,
+                dcn=dcn,
+                dilation=dilation,
+            )
             blocks = []
             for number in range(count):
                 stride = 2 if index > 0 and number == 0 else 1
+                rate = rates[number % len(rates)]
                 blocks.append(
-                    block(in_channels, channels, stride, settings, caffe=style == "caffe")
+                    block(in_channels, channels, stride, settings._replace(dilation=rate))
                 )
                 in_channels = channels * block.expansion
             self.stages.append(nn.Sequential(*blocks))
@@ -149,8 +107,8 @@ class ResNet(nn.Module):
     def _init_weights(self) -> None:
         """He initialisation (fan-out); each residual branch starts at zero (arXiv 1706.02677)."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, ConvNorm):  # attention and offsets have drawn their own
+                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
         for module in self.modules():
             if isinstance(module, BasicBlock | Bottleneck):
                 last = module.conv2.norm if isinstance(module, BasicBlock) else module.conv3.norm
@@ -158,21 +116,30 @@ class ResNet(nn.Module):
                 last.get_parameter("weight").data.zero_()
 
 
-def build_shortcut(
-    in_channels: int, out_channels: int, stride: int, norm: NormSettings
-) -> ConvNorm | None:
-    """A strided 1x1 convolution where shape changes, else None: the input itself."""
-    if in_channels == out_channels and stride == 1:
-        return None
-    return ConvNorm(
-        in_channels,
-        out_channels,
-        1,
-        stride=stride,
-        norm=norm.name,
-        eps=norm.eps,
-        relu=False,
-    )
+def stage_settings(
+    stage: int,
+    plain: BlockSettings,
+    *,
+    attention: Mapping[str, Any] | None,
+    dcn: Mapping[str, Any] | None,
+    dilation: Mapping[str, Any] | None,
+) -> tuple[BlockSettings, Sequence[int]]:
+    """What the blocks of stage 1 to 4 are made of, and the dilations that they take in turn.
+
+    attention: name, reduction and fusion as in `build_attention`; dcn: version (1 or 2) and
+    groups, the offset groups of `DeformConv2d`; dilation: rates, which leave the stride as it is.
+    Each has its own `stages`, or is None.
+    """
+    rates: Sequence[int] = (1,)
+    if dilation is not None and stage in dilation["stages"]:
+        rates = dilation["rates"]
+    if dcn is not None and stage in dcn["stages"]:
+        deform = {"modulated": dcn["version"] == 2, "offset_groups": dcn["groups"]}
+        plain = plain._replace(deform=deform)
+    if attention is not None and stage in attention["stages"]:
+        inner = {key: value for key, value in attention.items() if key != "stages"}
+        plain = plain._replace(attention=inner)
+    return plain, rates
 
 
 def build_resnet(
@@ -183,19 +150,25 @@ def build_resnet(
     norm_eps: float,
     norm_eval: bool,
     frozen_stages: int,
+    attention: Mapping[str, Any] | None,
+    dcn: Mapping[str, Any] | None,
+    dilation: Mapping[str, Any] | None,
     weights: str | None,
 ) -> ResNet:
     """A ResNet with the named weights: "imagenet" (torchvision's), a file, or None for random.
 
-    Raises CheckpointError when the weights cannot be had or do not fit.
+    Attention blocks and offsets, which no such weights have, start fresh. Raises CheckpointError
+    when the weights cannot be had or do not fit.
     """
     backbone = ResNet(
         depth=depth,
         style=style,
-        norm=norm,
-        norm_eps=norm_eps,
+        norm=NormSettings(norm, norm_eps),
         norm_eval=norm_eval,
         frozen_stages=frozen_stages,
+        attention=attention,
+        dcn=dcn,
+        dilation=dilation,
     )
     if weights is not None:
         load_backbone_weights(backbone, weights, depth=depth)

@@ -63,6 +63,8 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
         (("roi_head.", "rpn_head."), "an MMDetection two-stage detector"),
         (("roi_heads.", "rpn."), "a torchvision two-stage detector"),
         (("backbone.body.", "head."), "a torchvision one-stage detector"),
+        (("bbox_head.", "backbone.features."), "MMDetection's SSD"),
+        (("head.", "backbone.features."), "torchvision's SSD"),
         (("backbone.stages.", "head."), "a checkpoint of detcli itself"),
         (("conv1.", "layer1."), "a ResNet without a detector"),
     ):

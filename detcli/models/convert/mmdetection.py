@@ -1,4 +1,5 @@
-"""Checkpoints of MMDetection 1.x, 2.x and 3.x: RetinaNet, FCOS and ATSS on a ResNet with FPN."""
+"""Checkpoints of MMDetection 1.x, 2.x and 3.x: RetinaNet, FCOS and ATSS on a ResNet with FPN; and
+SSD from 2.14 on."""
 
 from __future__ import annotations
 
@@ -18,6 +19,13 @@ from detcli.models.convert.names import (
     resnet_key,
 )
 from detcli.models.convert.report import copy_state
+from detcli.models.convert.ssd import (
+    MMDETECTION_HEAD,
+    MMDETECTION_MARK,
+    SIDES,
+    mmdetection_ssd_key,
+    ssd_head,
+)
 
 # The last convolution of the class branch gives the detector away. FCOS had its own names before
 # version 2.
@@ -43,13 +51,16 @@ LEVEL_SCALES = "head.level_scales"
 
 def recognise_mmdetection(weights: PublicWeights, where: str) -> SourceFacts:
     """What detector these are; CheckpointError when they are not MMDetection's, or not one of
-    the three."""
+    the four."""
     tensors = weights.tensors
+    if MMDETECTION_MARK in tensors:
+        width, levels = ssd_head(tensors, MMDETECTION_HEAD, where)
+        return SourceFacts("ssd", None, width - 1, weights.class_names, SIDES.get(levels))
     found = [name for name in DETECTOR_OF if f"{name}.weight" in tensors]
     if not found or "backbone.layer3.0.conv1.weight" not in tensors:
         raise CheckpointError(
-            f"{where}: expected MMDetection's RetinaNet, FCOS or ATSS on a ResNet, but this "
-            f"looks like {looks_like(tensors)}"
+            f"{where}: expected MMDetection's RetinaNet, FCOS or ATSS on a ResNet, or SSD, but "
+            f"this looks like {looks_like(tensors)}"
         )
     logits = f"{found[0]}.weight"
     boxes = logits.replace("_cls.", "_reg.")
@@ -71,6 +82,10 @@ def convert_mmdetection(
 
     Raises CheckpointError, with the model unchanged, unless every tensor finds its place.
     """
+    if MMDETECTION_MARK in tensors:
+        names = {name: mmdetection_ssd_key(name) for name in tensors}
+        copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
+        return ConversionReport(names, ())
     num_outputs = sum(name.startswith("neck.output.") for name in model.state_dict()) // 2
     names = {name: _rename(name, num_outputs) for name in tensors}
     state = {own: tensors[name] for name, own in names.items() if own != LEVEL_SCALES}

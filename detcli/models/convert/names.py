@@ -12,19 +12,22 @@ from detcli.errors import CheckpointError
 
 # Blocks of the third stage and convolutions of a block, which no two depths share.
 DEPTH_BY_BLOCKS = {(2, 2): 18, (6, 2): 34, (6, 3): 50, (23, 3): 101}
+VGG_STAGE_CONVS = (2, 2, 3, 3, 3)
 
 
 @dataclass(frozen=True)
 class SourceFacts:
     """What a public checkpoint's tensors say about its detector.
 
-    detector: a key of DETECTORS; class_names: None where the file does not name them.
+    detector: a key of DETECTORS; depth: of its ResNet, None for a VGG-16; class_names: None where
+    the file does not name them; input_px: side of the images that SSD's levels are made for.
     """
 
     detector: str
-    depth: int
+    depth: int | None
     num_classes: int
     class_names: tuple[str, ...] | None
+    input_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,28 @@ def resnet_key(key: str) -> str:
     key = re.sub(r"\.[bg]n(\d)\.", r".conv\1.norm.", key)
     key = key.replace(".downsample.0.", ".shortcut.conv.")
     return key.replace(".downsample.1.", ".shortcut.norm.")
+
+
+def vgg_key(key: str) -> str:
+    """The name here of a key of VGG-16's features, numbered as in torchvision, whose names
+    MMDetection uses as well; fc6 and fc7 are 31 and 33. Other keys stay as they are."""
+    match = re.fullmatch(r"(?:features\.)?(\d+)\.(weight|bias)", key)
+    layers = vgg_layers()
+    if match is None or int(match[1]) not in layers:
+        return key
+    return f"{layers[int(match[1])]}.{match[2]}"
+
+
+def vgg_layers() -> dict[int, str]:
+    """Number of each convolution among VGG-16's layers, ReLUs and pools counted too, to its name
+    here."""
+    names, number = {}, 0
+    for stage, count in enumerate(VGG_STAGE_CONVS):
+        for index in range(count):
+            names[number] = f"stages.{stage}.{index}"
+            number += 2  # its ReLU
+        number += 1  # the pool
+    return names | {number: "fc6", number + 2: "fc7"}
 
 
 def resnet_depth(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:

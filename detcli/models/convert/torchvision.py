@@ -1,4 +1,4 @@
-"""Checkpoints of torchvision's retinanet_resnet50_fpn and fcos_resnet50_fpn."""
+"""Checkpoints of torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn and ssd300_vgg16."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ from detcli.models.convert.names import (
     resnet_key,
 )
 from detcli.models.convert.report import copy_state, keep_eps
+from detcli.models.convert.ssd import (
+    SIDES,
+    TORCHVISION_HEAD,
+    TORCHVISION_MARK,
+    classes_then_background,
+    ssd_head,
+    torchvision_ssd_key,
+)
 
 LOGITS = "head.classification_head.cls_logits."
 BOXES = "head.regression_head.bbox_reg."
@@ -39,13 +47,23 @@ TOWER = re.compile(r"head\.(classification|regression)_head\.conv\.(\d+)\.(?:(\d
 
 def recognise_torchvision(weights: PublicWeights, where: str) -> SourceFacts:
     """What detector these are; CheckpointError when they are not torchvision's, or neither of
-    the two. A head of 91 outputs is COCO's: its 80 real classes are counted."""
+    the three. A head of 91 outputs is COCO's: its 80 real classes are counted."""
     tensors = weights.tensors
+    if TORCHVISION_MARK in tensors:
+        width, levels = ssd_head(tensors, TORCHVISION_HEAD, where)
+        is_coco = width == COCO_WIDTH
+        return SourceFacts(
+            detector="ssd",
+            depth=None,
+            num_classes=len(coco_ids()) if is_coco else width - 1,
+            class_names=coco_names() if is_coco else weights.class_names,
+            input_px=SIDES.get(levels),
+        )
     needed = (f"{LOGITS}weight", f"{BOXES}weight", "backbone.body.layer3.0.conv1.weight")
     if any(name not in tensors for name in needed):
         raise CheckpointError(
-            f"{where}: expected torchvision's retinanet_resnet50_fpn or fcos_resnet50_fpn, but "
-            f"this looks like {looks_like(tensors)}"
+            f"{where}: expected torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn or "
+            f"ssd300_vgg16, but this looks like {looks_like(tensors)}"
         )
     width = _head_width(tensors)
     return SourceFacts(
@@ -65,6 +83,8 @@ def convert_torchvision(
     which torchvision does not have, become 1. Raises CheckpointError, with the model unchanged,
     unless every tensor finds its place.
     """
+    if TORCHVISION_MARK in tensors:
+        return _convert_ssd(tensors, model, where)
     notes = []
     kind = "fcos" if f"{CENTERNESS}weight" in tensors else "retinanet"
     names = {name: _rename(name, kind) for name in tensors}
@@ -90,6 +110,22 @@ def convert_torchvision(
     keep_eps(state, model, eps, where)
     copy_state(model, state, where)
     return ConversionReport(names, tuple(notes))
+
+
+def _convert_ssd(tensors: Mapping[str, Tensor], model: nn.Module, where: str) -> ConversionReport:
+    """As `convert_torchvision`; background, which is output 0 there, becomes the last one."""
+    names = {name: torchvision_ssd_key(name) for name in tensors}
+    state = {own: tensors[name] for name, own in names.items()}
+    width, _ = ssd_head(tensors, TORCHVISION_HEAD, where)
+    classes = coco_ids() if width == COCO_WIDTH else range(1, width)
+    for own, value in state.items():
+        if own.startswith("head.class_logits."):
+            state[own] = classes_then_background(value, width, classes)
+    note = "class head: background, output 0 of torchvision, is the last one here"
+    if width == COCO_WIDTH:
+        note += "; the outputs of ids that COCO does not use are left out, with their small share"
+    copy_state(model, state, where)
+    return ConversionReport(names, (note,))
 
 
 def coco_ids() -> list[int]:

@@ -5,7 +5,7 @@ Letters: P priors of one level, C classes, N candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,14 +46,18 @@ def decode_image(
     coder: BoxCoder,
     selection: Selection,
     size: tuple[int, int],
+    columns: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> Candidates:
     """Candidates of one image, levels in order.
 
     Per level: scores (P, C) decide the selection, encoded (P, 4) gives the boxes, which are
     clipped to the image's `size`, and factors (P,), if any, multiply the scores afterwards, so
-    that a final score may lie below the threshold.
+    that a final score may lie below the threshold. columns: extra columns of the candidates by
+    name, per level (P,) or (P, width).
     """
     boxes, kept_scores, labels = [], [], []
+    columns = columns or {}
+    extra: dict[str, list[Tensor]] = {name: [] for name in columns}
     for level, level_priors in enumerate(priors):
         prior, label = selection.best(scores[level])
         score = scores[level][prior, label]
@@ -61,4 +65,11 @@ def decode_image(
         boxes.append(clip_boxes(decoded, size))
         kept_scores.append(score if factors is None else score * factors[level][prior])
         labels.append(label)
-    return Candidates(torch.cat(boxes), torch.cat(kept_scores), torch.cat(labels))
+        for name, levels in columns.items():
+            extra[name].append(levels[level][prior])
+    return Candidates(
+        torch.cat(boxes),
+        torch.cat(kept_scores),
+        torch.cat(labels),
+        {name: torch.cat(parts) for name, parts in extra.items()},
+    )

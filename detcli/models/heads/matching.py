@@ -49,19 +49,37 @@ def match_batch(
     num_classes: int,
     inside_only: bool,
 ) -> Matches:
-    """Assign the objects of each image.
+    """`assign_batch`, then `collect_matches`."""
+    matched = assign_batch(assigner, priors, targets, inside_only=inside_only)
+    return collect_matches(matched, targets, num_classes=num_classes)
+
+
+def assign_batch(
+    assigner: Assigner, priors: Priors, targets: Sequence[Target], *, inside_only: bool
+) -> Tensor:
+    """(B, P) int64: the object of its image that each prior learns, NEGATIVE or IGNORED.
 
     inside_only: priors whose cell begins outside the image's own `size`, rounded up to 32, are
     ignored, and the assigner does not see them; otherwise the padding is background.
     """
-    matched = torch.stack(
+    return torch.stack(
         [_match_image(assigner, priors, target, inside_only=inside_only) for target in targets]
     )
+
+
+def objects_of(matched: Tensor, positive: Tensor, targets: Sequence[Target]) -> Tensor:
+    """(M,) int64 rows among all objects of the batch, image after image, for the rows `positive`
+    (M,) of the flattened `matched` (B, P)."""
     counts = [len(target.labels) for target in targets]
     first = torch.tensor([0, *counts[:-1]]).cumsum(0).to(matched.device)
+    return (matched + first[:, None]).flatten()[positive]
+
+
+def collect_matches(matched: Tensor, targets: Sequence[Target], *, num_classes: int) -> Matches:
+    """What the priors of `matched` (B, P), as `assign_batch` gives it, should learn."""
     is_positive = matched >= 0
     positive = is_positive.flatten().nonzero().squeeze(1)
-    objects = (matched + first[:, None]).flatten()[positive]  # (M,) rows of all objects
+    objects = objects_of(matched, positive, targets)
     labels = matched.where(matched == IGNORED, num_classes)
     labels.view(-1)[positive] = torch.cat([target.labels for target in targets])[objects]
     boxes = torch.cat([target.boxes for target in targets])[objects]

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detcli.assign import Assigner, build_assigner
+from detcli.assign import Assigner, EnlargedBoxes, build_assigner
 from detcli.losses import (
     BoxLoss,
     ClassLoss,
     Mining,
+    SoftmaxLoss,
     build_box_loss,
     build_class_loss,
     build_mining,
@@ -36,28 +37,44 @@ class Criterion:
     mining: weights of the priors in the class loss, from their losses; None: all count alike.
     small_box_factor k: an object that covers the share s of its image has the weight k (2 - s) in
     the box loss, the 2 - w h of YOLOv3's code (w and h relative to the image); None: weight 1.
+    class_weights: weight of the priors of each class's objects in the class loss; None: 1.
     """
 
     assigner: Assigner
-    class_loss: ClassLoss
+    class_loss: ClassLoss | SoftmaxLoss
     box_loss: BoxLoss
     mining: Mining | None
     small_box_factor: float | None
+    class_weights: tuple[float, ...] | None
+
+    def seen_boxes(self, boxes: Tensor) -> Tensor:
+        """Boxes (M, 4) as the assigner saw them: small ones may be enlarged."""
+        assigner = self.assigner
+        return assigner.enlarge(boxes) if isinstance(assigner, EnlargedBoxes) else boxes
 
 
 def build_criterion(
-    *, assigner: Mapping[str, Any], class_loss: Mapping[str, Any], box_loss: Mapping[str, Any]
+    *,
+    assigner: Mapping[str, Any],
+    enlarge_small: Mapping[str, float] | None,
+    class_loss: Mapping[str, Any],
+    box_loss: Mapping[str, Any],
 ) -> Criterion:
-    """The criterion of these sections of a recipe."""
+    """The criterion of these sections of a recipe. class_loss.class_weights: a number for each
+    class, or None; how they come about is the engine's business."""
     class_options, box_options = dict(class_loss), dict(box_loss)
     ohem = class_options.pop("ohem")
+    class_weights = class_options.pop("class_weights")
+    assert not isinstance(class_weights, str | Mapping), "a method or names, not yet numbers"
+    del class_options["class_beta"]
     small_box_factor = box_options.pop("small_box_factor")
     return Criterion(
-        build_assigner(**assigner),
+        build_assigner(**assigner, enlarge_small=enlarge_small),
         build_class_loss(**class_options),
         build_box_loss(**box_options),
         mining=build_mining(**ohem) if ohem else None,
         small_box_factor=small_box_factor,
+        class_weights=None if class_weights is None else tuple(class_weights),
     )
 
 
@@ -68,24 +85,35 @@ def class_term(
     num_classes: int,
     quality: Tensor | None,
 ) -> Tensor:
-    """Sum of the class loss of maps (B, A * C, h, w) against labels (B, P) of all their priors and
-    their quality (B, P), as `box_quality` gives it.
+    """Sum of the class loss of maps (B, A * C, h, w), with a soft-max (B, A * (C + 1), h, w),
+    against labels (B, P) of all their priors and their quality (B, P), as `box_quality` gives it.
 
     Level by level: joined, the logits and their gradient would be the largest tensors of all.
     """
+    width = num_classes + criterion.class_loss.num_background
     weights = None
     if criterion.mining is not None:
         with torch.no_grad():
-            each = _level_rows(maps, num_classes, labels, quality)
+            each = _level_rows(maps, width, labels, quality)
             losses = [
                 criterion.class_loss.of_each_row(logits, *wanted).view(len(labels), -1)
                 for logits, *wanted in each
             ]
             weights = criterion.mining(torch.cat(losses, dim=1), labels, num_classes)
+    if criterion.class_weights is not None:
+        factors = object_factors(labels, criterion.class_weights)
+        weights = factors if weights is None else weights * factors
     total = labels.new_zeros((), dtype=torch.float32)
-    for logits, *wanted in _level_rows(maps, num_classes, labels, quality, weights):
+    for logits, *wanted in _level_rows(maps, width, labels, quality, weights):
         total = total + criterion.class_loss(logits, *wanted)
     return total
+
+
+def object_factors(labels: Tensor, class_weights: tuple[float, ...]) -> Tensor:
+    """(B, P) float32: the weight of its object's class for each prior with an object, else 1;
+    labels (B, P) up to C, which is background, negative for priors that do not count."""
+    factors = torch.tensor([*class_weights, 1.0], device=labels.device)  # (C + 1,)
+    return factors[labels.where(labels >= 0, len(class_weights))]
 
 
 def box_term(
@@ -115,9 +143,15 @@ def box_quality(
     if not criterion.class_loss.needs_quality:
         return None
     quality = encoded.new_zeros(matches.labels.shape)
-    iou = paired_iou(coder.decode(encoded, priors), matches.boxes)
-    quality.view(-1)[matches.positive] = iou.clamp(max=1)  # rounding can lift it above 1
+    quality.view(-1)[matches.positive] = predicted_iou(coder, encoded, matches.boxes, priors)
     return quality
+
+
+@torch.no_grad()
+def predicted_iou(coder: BoxCoder, encoded: Tensor, boxes: Tensor, priors: Priors) -> Tensor:
+    """(M,) IoU, from 0 to 1, of what encoded (M, 4) decodes to from its priors with boxes (M, 4),
+    row by row; without a gradient."""
+    return paired_iou(coder.decode(encoded, priors), boxes).clamp(max=1)  # rounding can lift it
 
 
 def _level_rows(

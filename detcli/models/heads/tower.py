@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detcli.layers.blocks import build_block_norm_relu
 from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.dropout import Dropout
+from detcli.layers.implicit import ImplicitConv2d
 
 PRIOR_PROBABILITY = 0.01  # of every class at the start (RetinaNet, arXiv 1708.02002, 4.1)
 
 
-def build_tower(channels: int, *, num_convs: int, norm: str, bias: bool) -> nn.Sequential:
-    """`num_convs` times 3x3 convolution, norm, ReLU; normal initialisation of std 0.01."""
-    tower = nn.Sequential(
-        *(ConvNorm(channels, channels, 3, norm=norm, bias=bias) for _ in range(num_convs))
-    )
-    for module in tower.modules():
-        if isinstance(module, Conv2d):
-            _init_normal(module, bias=0.0)
+def build_tower(
+    channels: int,
+    *,
+    num_convs: int,
+    norm: str,
+    bias: bool,
+    conv: str = "plain",
+    dropout: Mapping[str, Any] | None = None,
+) -> nn.Sequential:
+    """`num_convs` times convolution, norm, ReLU; then the noise of `Dropout`, where asked.
+
+    conv: plain, a 3x3 convolution with normal initialisation of std 0.01; or a kind of
+    `build_block`, which initialises itself. dropout: keywords of `Dropout`, or None; there is no
+    norm after it that would see its variance (arXiv 1801.05134).
+    """
+    tower = nn.Sequential(*(_tower_layer(conv, channels, norm, bias) for _ in range(num_convs)))
+    if conv == "plain":
+        for module in tower.modules():
+            if isinstance(module, Conv2d):
+                _init_normal(module, bias=0.0)
+    if dropout is not None:
+        tower.append(Dropout(**dropout))
     return tower
 
 
-def build_prediction(channels: int, out_channels: int) -> Conv2d:
-    """The 3x3 convolution with bias that ends a branch."""
-    return _init_normal(Conv2d(channels, out_channels, 3), bias=0.0)
+def build_prediction(channels: int, out_channels: int, *, implicit: bool = False) -> Conv2d:
+    """The 3x3 convolution with bias that ends a branch; implicit: an `ImplicitConv2d`."""
+    kind = ImplicitConv2d if implicit else Conv2d
+    return _init_normal(kind(channels, out_channels, 3), bias=0.0)
 
 
-def build_class_prediction(channels: int, out_channels: int) -> Conv2d:
+def build_class_prediction(channels: int, out_channels: int, *, implicit: bool = False) -> Conv2d:
     """As `build_prediction`, with every sigmoid at 0.01 in the beginning."""
+    prediction = build_prediction(channels, out_channels, implicit=implicit)
+    assert prediction.bias is not None
     prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-    return _init_normal(Conv2d(channels, out_channels, 3), bias=prior)
+    nn.init.constant_(prediction.bias, prior)
+    return prediction
 
 
 def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
@@ -45,6 +68,12 @@ def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
         priors = channels // width * height * cells_wide
         rows.append(level.permute(0, 2, 3, 1).reshape(num_images, priors, width))
     return torch.cat(rows, dim=1)
+
+
+def _tower_layer(conv: str, channels: int, norm: str, bias: bool) -> nn.Module:
+    if conv != "plain":
+        return build_block_norm_relu(conv, channels, norm=norm, bias=bias)
+    return ConvNorm(channels, channels, 3, norm=norm, bias=bias)
 
 
 def _init_normal(conv: Conv2d, *, bias: float) -> Conv2d:

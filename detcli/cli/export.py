@@ -1,0 +1,41 @@
+"""`detcli export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detcli.cli.output import Json, Quiet, print_json, print_table
+from detcli.errors import UsageError
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default exported.pt in the run.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the weights for inference alone, with RepConv and implicit knowledge fused."""
+    from detcli.engine import distributed
+    from detcli.engine.export import HEADER, export, table_rows, to_json
+    from detcli.engine.log import RunLog
+    from detcli.engine.measure import load_trained
+
+    ranks = distributed.start(device)
+    if ranks.world_size > 1:
+        raise UsageError("export: runs in one process; start it without torchrun")
+    trained = load_trained(run, None, (), ranks)
+    folder = Path(run) if Path(run).is_dir() else trained.path.parent
+    path = out if out is not None else folder / "exported.pt"
+    done = export(trained, path, ranks, RunLog(quiet=quiet))
+    if as_json:
+        print_json(to_json(done))
+        return
+    height, width = done.shape
+    print_table(HEADER, table_rows(done), f"images of {height} x {width}, {ranks.device}")
+    print(f"{done.path}: {len(done.fused)} parts fused; largest difference {done.difference:.1e}")

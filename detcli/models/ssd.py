@@ -1,0 +1,317 @@
+"""SSD (arXiv 1512.02325).
+
+Letters: B images, C classes, A anchors per cell of a level, L levels, P priors of one image,
+M positives of the batch; h, w cells of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detcli.errors import UsageError
+from detcli.layers.conv import Conv2d
+from detcli.layers.cosine import CosineConv2d
+from detcli.models.backbones.vgg import build_vgg16
+from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.matching import match_batch, positives_of_each_image
+from detcli.models.heads.terms import Criterion, box_term, build_criterion, class_term
+from detcli.models.heads.tower import flatten_levels
+from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
+from detcli.ops.priors import Priors, grid_priors
+from detcli.ops.reduce import all_rank_mean
+from detcli.types import Candidates, Target
+
+BACKBONES = {"vgg16": build_vgg16}
+L2_SCALE = 20.0  # of conv4_3 at the start (section 3.1; ParseNet, arXiv 1506.04579)
+L2_EPS = 1e-10
+
+
+class SSDOutputs(NamedTuple):
+    """Raw predictions, one entry per level, channels anchor-major.
+
+    class_logits (B, A * (C + 1), h, w), background last; boxes (B, A * 4, h, w): deltas, or with
+    regression "point" distances in strides; canvas: (height, width) of the padded batch.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    canvas: tuple[int, int]
+
+
+class SSDNeck(nn.Module):
+    """conv4_3 at a length of its own, fc7 as it is, and further levels.
+
+    Each further level is a 1x1 convolution to half its channels and a 3x3 (the last one of side
+    `last_kernel`) with its stride and padding, each with a ReLU.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        out_channels: Sequence[int],
+        strides: Sequence[int],
+        paddings: Sequence[int],
+        last_kernel: int,
+    ) -> None:
+        super().__init__()
+        self.out_channels = (*in_channels, *out_channels)
+        self.l2_scale = nn.Parameter(torch.full((in_channels[0],), L2_SCALE))
+        self.squeeze, self.extra = nn.ModuleList(), nn.ModuleList()
+        kernels = [3] * (len(out_channels) - 1) + [last_kernel]
+        widths = pairwise((in_channels[-1], *out_channels))
+        for (before, after), kernel, stride, padding in zip(
+            widths, kernels, strides, paddings, strict=True
+        ):
+            self.squeeze.append(Conv2d(before, after // 2, 1))
+            self.extra.append(nn.Conv2d(after // 2, after, kernel, stride, padding))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                init_xavier(module)
+
+    def forward(self, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """One map (B, out_channels[l], h, w) per level, from conv4_3 and fc7.
+
+        Raises UsageError when the images are too small for the levels.
+        """
+        fine, x = maps
+        unit = F.normalize(fine.float(), dim=1, eps=L2_EPS)
+        levels = [(unit * self.l2_scale[:, None, None]).to(fine.dtype), x]
+        for squeeze, extra in zip(self.squeeze, self.extra, strict=True):
+            assert isinstance(extra, nn.Conv2d)
+            x = F.relu_(squeeze(x))
+            room = extra.kernel_size[0] - 2 * int(extra.padding[0])
+            if min(x.shape[2:]) < room:
+                raise UsageError(
+                    f"model.neck: level {len(levels)} needs maps of at least {room} cells a side, "
+                    f"got {x.shape[2]} x {x.shape[3]}: use larger images (data.resize) or fewer "
+                    "levels"
+                )
+            x = F.relu_(extra(x))
+            levels.append(x)
+        return tuple(levels)
+
+
+class SSDHead(nn.Module):
+    """A 3x3 convolution per level for the classes, and one for the boxes.
+
+    cosine_scale: the class logits are this x cosines (see `CosineConv2d`); None: as published.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        num_classes: int,
+        num_anchors: Sequence[int],
+        cosine_scale: float | None,
+        distances: bool,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.distances = distances
+        self.class_logits, self.box = nn.ModuleList(), nn.ModuleList()
+        for channels, count in zip(in_channels, num_anchors, strict=True):
+            outputs = count * (num_classes + 1)
+            self.class_logits.append(
+                init_xavier(Conv2d(channels, outputs, 3))
+                if cosine_scale is None
+                else CosineConv2d(channels, outputs, scale=cosine_scale)
+            )
+            self.box.append(init_xavier(Conv2d(channels, count * 4, 3)))
+
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Class logits (B, A * (C + 1), h, w) and boxes (B, A * 4, h, w) of a level."""
+        boxes = self.box[level](x)
+        return self.class_logits[level](x), F.relu(boxes) if self.distances else boxes
+
+
+class SSDAnchors(nn.Module):
+    """The anchors of each level, around the middle of each cell.
+
+    sizes: L + 1 sides in pixels. A cell of level l has squares of the sides sizes[l] and
+    sqrt(sizes[l] sizes[l + 1]), then for each r of ratios[l] two boxes with the area of the first
+    square, r times as wide as high and r times as high as wide. strides: pixels per cell of each
+    level; clip: no side is longer than that of the batch (torchvision).
+    """
+
+    shapes: Tensor
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[float],
+        ratios: Sequence[Sequence[float]],
+        strides: Sequence[int],
+        clip: bool,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.clip = clip
+        self.num_anchors = tuple(2 + 2 * len(level) for level in ratios)
+        shapes = [
+            ssd_shapes(size, larger, level)
+            for (size, larger), level in zip(pairwise(sizes), ratios, strict=True)
+        ]
+        self.register_buffer("shapes", torch.cat(shapes), persistent=False)
+
+    def forward(self, maps: Sequence[Tensor], canvas: tuple[int, int]) -> Priors:
+        """Priors of maps (B, *, h, w), one per level, of a padded batch of `canvas` pixels."""
+        shapes = self.shapes.float()
+        if self.clip:
+            half = shapes.new_tensor([canvas[1], canvas[0]]) / 2
+            shapes = torch.cat([shapes[:, :2].maximum(-half), shapes[:, 2:].minimum(half)], dim=1)
+        return grid_priors(
+            [(level.shape[-2], level.shape[-1]) for level in maps],
+            self.strides,
+            torch.split(shapes, list(self.num_anchors)),
+            offset=0.5,
+        )
+
+
+class SSD(nn.Module):
+    """Class loss on the anchors that mining keeps, box regression on the positive ones.
+
+    Both terms are divided by the sum over the images of max(1, positives). Images are expected to
+    fill the batch: padding is background.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: SSDHead,
+        *,
+        anchors: SSDAnchors,
+        coder: BoxCoder,
+        criterion: Criterion,
+        selection: Selection,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.anchors = anchors
+        self.coder = coder
+        self.criterion = criterion
+        self.selection = selection
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> SSDOutputs:
+        """Raw predictions for images (B, 3, H, W); targets are not used."""
+        maps = self.neck(self.backbone(images))
+        levels = [self.head(features, level) for level, features in enumerate(maps)]
+        logits, boxes = zip(*levels, strict=True)
+        return SSDOutputs(logits, boxes, (images.shape[-2], images.shape[-1]))
+
+    def loss(self, outputs: SSDOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Terms "class" and "box", float32 scalars with their weights."""
+        with torch.autocast(outputs.boxes[0].device.type, enabled=False):
+            priors = self.anchors(outputs.boxes, outputs.canvas)
+            matches = match_batch(
+                self.criterion.assigner,
+                priors,
+                targets,
+                num_classes=self.head.num_classes,
+                inside_only=False,
+            )
+            count = all_rank_mean(positives_of_each_image(matches))
+            positive = priors.take(matches.prior_index())
+            encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
+            classes = class_term(
+                self.criterion, outputs.class_logits, matches.labels, self.head.num_classes, None
+            )
+            box = box_term(self.criterion, self.coder, encoded, matches, positive)
+            return {"class": classes / count, "box": box / count}
+
+    @torch.no_grad()
+    def decode(
+        self, outputs: SSDOutputs, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Candidates of each image; scores are the soft-max probabilities of the classes."""
+        priors = self.anchors(outputs.boxes, outputs.canvas).split()
+        scores = [
+            flatten_levels((level,), self.head.num_classes + 1).float().softmax(dim=2)[..., :-1]
+            for level in outputs.class_logits
+        ]
+        encoded = [flatten_levels((level,), 4).float() for level in outputs.boxes]
+        return [
+            decode_image(
+                [level[image] for level in scores],
+                [level[image] for level in encoded],
+                None,
+                priors=priors,
+                coder=self.coder,
+                selection=self.selection,
+                size=size,
+            )
+            for image, size in enumerate(image_sizes)
+        ]
+
+
+def build_ssd(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    neck: Mapping[str, Any],
+    anchors: Mapping[str, Any],
+    assigner: Mapping[str, Any],
+    enlarge_small: Mapping[str, float] | None,
+    regression: str,
+    delta_stds: Sequence[float],
+    class_loss: Mapping[str, Any],
+    box_loss: Mapping[str, Any],
+    score_threshold: float,
+    topk_per_level: int,
+) -> SSD:
+    """SSD from the model section of a recipe."""
+    backbone_keywords = dict(backbone)
+    trunk = BACKBONES[backbone_keywords.pop("name")](**backbone_keywords)
+    levels = SSDNeck(trunk.out_channels, **neck)
+    distances = regression == "point"
+    grid = SSDAnchors(**anchors)
+    head = SSDHead(
+        levels.out_channels,
+        num_classes=num_classes,
+        num_anchors=grid.num_anchors,
+        cosine_scale=class_loss.get("scale"),
+        distances=distances,
+    )
+    return SSD(
+        trunk,
+        levels,
+        head,
+        anchors=grid,
+        coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(delta_stds),
+        criterion=build_criterion(
+            assigner=assigner,
+            enlarge_small=enlarge_small,
+            class_loss=class_loss,
+            box_loss=box_loss,
+        ),
+        selection=Selection(score_threshold, topk_per_level),
+    )
+
+
+def ssd_shapes(size: float, larger: float, ratios: Sequence[float]) -> Tensor:
+    """Corners (A, 4) of one cell's anchors around its middle, float32; see `SSDAnchors`."""
+    ratio = torch.tensor([1.0, 1.0, *(side for r in ratios for side in (1 / r, r))])
+    growth = torch.ones_like(ratio)
+    growth[1] = (larger / size) ** 0.5
+    height = ratio.sqrt()
+    width = 1 / height
+    half = torch.stack([width * growth, height * growth], dim=1) * size / 2
+    return torch.cat([-half, half], dim=1)
+
+
+def init_xavier(conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with Xavier's weights (uniform) and a bias of 0."""
+    nn.init.xavier_uniform_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv

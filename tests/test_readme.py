@@ -102,8 +102,19 @@ def run_command(capsys, command):
 
 
 @pytest.mark.parametrize(
-    "name", ["training", "comparing", "recipes", "data", "learning-rate", "losses", "augmentation",
-             "ablation", "blocks", "injection"]
+    "name",
+    [
+        "training",
+        "comparing",
+        "recipes",
+        "data",
+        "learning-rate",
+        "losses",
+        "augmentation",
+        "ablation",
+        "blocks",
+        "injection",
+    ],
 )
 def test_commands_in_the_docs_name_real_options(name, capsys):
     """Commands of the docs are parsed by the real command line, up to what needs real files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,6 +27,21 @@ class Mark:
     origin: str
     where: str
     order: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """A value relative to what the layers below say: `x1.5` in an overlay."""
+
+    factor: float
+
+    def of(self, value: Any) -> Any:
+        """`value` multiplied, whole numbers rounded, lists item by item; null stays null."""
+        if isinstance(value, list | tuple):
+            return [self.of(item) for item in value]
+        if value is None:
+            return None
+        return round(value * self.factor) if isinstance(value, int) else value * self.factor
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Layers:
         for setting in sorted(settings, key=_names_first):
             if setting.path[-1] == "name":
                 self._switch(setting)
-            self._put(setting)
+            self._put(self._absolute(setting))
 
     def validate(self) -> Recipe:
         """The recipe.
@@ -101,6 +116,14 @@ class Layers:
             if mark is not None:
                 return mark
         return Mark(DEFAULT, self.where)
+
+    def _absolute(self, setting: Setting) -> Setting:
+        if not isinstance(setting.value, Multiple):
+            return setting
+        below, found = _at(self.values, setting.path), self._field(setting.path)
+        if below is None and found is not None:
+            below = found.default
+        return replace(setting, value=setting.value.of(below))
 
     def _put(self, setting: Setting) -> None:
         current = self.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,13 @@ from pydantic import Field, ValidationError
 from detcli.errors import RecipeError
 from detcli.recipe.explain import all_keys, explain, nearest
 from detcli.recipe.files import find_trick
-from detcli.recipe.layers import Mark, Setting, leaves
+from detcli.recipe.layers import Mark, Multiple, Setting, leaves
 from detcli.recipe.reading import Document, one_line, read_file, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.section import Section, Words, flatten, plain
 
 IS_SET = "set"
+MULTIPLE = re.compile(r"x(\d+(?:\.\d+)?)")
 
 
 class TrickInfo(Section):
@@ -54,7 +56,7 @@ def read_trick(name: str, order: int) -> Trick:
     settings = tuple(
         Setting(
             path,
-            value,
+            _relative(value),
             Mark(
                 f"trick {name}",
                 f"{file}:{document.lines[path]}",
@@ -106,6 +108,12 @@ def _unmet(tricks: Sequence[Trick], values: dict[str, Any], *, all_set: bool) ->
                     f"but it is {shown(got)}"
                 )
     return lines
+
+
+def _relative(value: Any) -> Any:
+    """`x1.5` stands for one and a half times the value without the trick."""
+    found = MULTIPLE.fullmatch(value) if isinstance(value, str) else None
+    return Multiple(float(found.group(1))) if found else value
 
 
 def _read_info(document: Document, file: str) -> TrickInfo:

@@ -163,3 +163,17 @@ def test_unknown_trick_names_the_nearest() -> None:
 def test_a_trick_is_a_name_and_never_a_path() -> None:
     with pytest.raises(RecipeError, match="no trick"):
         load_recipe("atss_r50", tricks=["../tricks/ema"])
+
+
+def test_a_multiple_is_of_the_value_below(overlays: Path, tmp_path: Path) -> None:
+    write(overlays, "big", "data: {resize: {short: x1.5, long: x1.5, eval_short: x1.5}}\n")
+    write(overlays, "fast", "optim: {lr: x2}\n")
+    resize = "variant: plain}, resize: {short: [101, 640], long: 900}"
+    text = MINIMAL.replace("variant: plain}", resize)
+    recipe = load(tmp_path, text, tricks=("big", "fast")).recipe
+    assert recipe.data.resize.short == (152, 960)
+    assert recipe.data.resize.long == 1350
+    assert recipe.data.resize.eval_short is None  # follows the short side by itself
+    assert recipe.optim.lr == 0.04
+    # of the default, where the recipe says nothing
+    assert load(tmp_path, MINIMAL, tricks=("big",)).recipe.data.resize.short == (1200,)

@@ -32,12 +32,7 @@ from detcli.models.heads.terms import (
     build_criterion,
     class_term,
 )
-from detcli.models.heads.tower import (
-    build_class_prediction,
-    build_prediction,
-    build_tower,
-    flatten_levels,
-)
+from detcli.models.heads.tower import Branches, flatten_levels
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
 from detcli.ops.priors import Priors
@@ -75,32 +70,19 @@ class ATSSHead(nn.Module):
         *,
         num_classes: int,
         num_levels: int,
-        num_convs: int,
-        norm: str,
-        conv: str,
-        implicit: bool,
-        dropout: Mapping[str, Any] | None,
+        branches: Branches,
         iou: bool,
         distances: bool,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.distances = distances
-        bias = norm == "none"
-        tower = partial(
-            build_tower,
-            channels,
-            num_convs=num_convs,
-            norm=norm,
-            bias=bias,
-            conv=conv,
-            dropout=dropout,
-        )
-        self.class_tower, self.box_tower = tower(), tower()
-        self.class_logits = build_class_prediction(channels, num_classes, implicit=implicit)
-        self.box = build_prediction(channels, 4, implicit=implicit)
-        self.centerness = build_prediction(channels, 1, implicit=implicit)
-        self.iou = build_prediction(channels, 1, implicit=implicit) if iou else None
+        self.class_tower = branches.tower(channels, bias=False)
+        self.box_tower = branches.tower(channels, bias=False)
+        self.class_logits = branches.class_prediction(channels, num_classes)
+        self.box = branches.prediction(channels, 4)
+        self.centerness = branches.prediction(channels, 1)
+        self.iou = branches.prediction(channels, 1) if iou else None
         self.level_scales = nn.Parameter(torch.ones(num_levels))
 
     def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -271,7 +253,7 @@ def build_atss(
         num_levels=len(pyramid.strides),
         distances=distances,
         iou=iou_branch is not None,
-        **head,
+        branches=Branches(**head),
     )
     return ATSS(
         trunk,

@@ -31,12 +31,7 @@ from detcli.models.heads.terms import (
     build_criterion,
     class_term,
 )
-from detcli.models.heads.tower import (
-    build_class_prediction,
-    build_prediction,
-    build_tower,
-    flatten_levels,
-)
+from detcli.models.heads.tower import Branches, flatten_levels
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors, anchor_shapes
@@ -70,33 +65,18 @@ class RetinaNetHead(nn.Module):
         *,
         num_classes: int,
         num_anchors: int,
-        num_convs: int,
-        norm: str,
-        conv: str,
-        implicit: bool,
-        dropout: Mapping[str, Any] | None,
+        branches: Branches,
         iou: bool,
         distances: bool,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.distances = distances
-        bias = norm == "none"
-        tower = partial(
-            build_tower,
-            channels,
-            num_convs=num_convs,
-            norm=norm,
-            bias=bias,
-            conv=conv,
-            dropout=dropout,
-        )
-        self.class_tower, self.box_tower = tower(), tower()
-        self.class_logits = build_class_prediction(
-            channels, num_anchors * num_classes, implicit=implicit
-        )
-        self.box = build_prediction(channels, num_anchors * 4, implicit=implicit)
-        self.iou = build_prediction(channels, num_anchors, implicit=implicit) if iou else None
+        self.class_tower = branches.tower(channels, bias=False)
+        self.box_tower = branches.tower(channels, bias=False)
+        self.class_logits = branches.class_prediction(channels, num_anchors * num_classes)
+        self.box = branches.prediction(channels, num_anchors * 4)
+        self.iou = branches.prediction(channels, num_anchors) if iou else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits (B, A * C, h, w), boxes (B, A * 4, h, w) and predicted IoU (B, A, h, w) of
@@ -251,7 +231,7 @@ def build_retinanet(
         num_anchors=grid.num_anchors,
         distances=distances,
         iou=iou_branch is not None,
-        **head,
+        branches=Branches(**head),
     )
     return RetinaNet(
         trunk,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,44 +18,55 @@ from detcli.layers.implicit import ImplicitConv2d
 PRIOR_PROBABILITY = 0.01  # of every class at the start (RetinaNet, arXiv 1708.02002, 4.1)
 
 
-def build_tower(
-    channels: int,
-    *,
-    num_convs: int,
-    norm: str,
-    bias: bool,
-    conv: str = "plain",
-    dropout: Mapping[str, Any] | None = None,
-) -> nn.Sequential:
-    """`num_convs` times convolution, norm, ReLU; then the noise of `Dropout`, where asked.
+@dataclass(frozen=True)
+class Branches:
+    """How every branch of a head is built.
 
-    conv: plain, a 3x3 convolution with normal initialisation of std 0.01; or a kind of
-    `build_block`, which initialises itself. dropout: keywords of `Dropout`, or None; there is no
-    norm after it that would see its variance (arXiv 1801.05134).
+    num_convs: convolutions of a tower; norm: after each of them; conv: plain, a 3x3 convolution
+    with normal initialisation of std 0.01, or a kind of `build_block`, which initialises itself;
+    implicit: predictions are `ImplicitConv2d`; dropout: keywords of `Dropout`, or None.
     """
-    tower = nn.Sequential(*(_tower_layer(conv, channels, norm, bias) for _ in range(num_convs)))
-    if conv == "plain":
-        for module in tower.modules():
-            if isinstance(module, Conv2d):
-                _init_normal(module, bias=0.0)
-    if dropout is not None:
-        tower.append(Dropout(**dropout))
-    return tower
 
+    num_convs: int
+    norm: str
+    conv: str
+    implicit: bool
+    dropout: Mapping[str, Any] | None
 
-def build_prediction(channels: int, out_channels: int, *, implicit: bool = False) -> Conv2d:
-    """The 3x3 convolution with bias that ends a branch; implicit: an `ImplicitConv2d`."""
-    kind = ImplicitConv2d if implicit else Conv2d
-    return _init_normal(kind(channels, out_channels, 3), bias=0.0)
+    def tower(self, channels: int, *, bias: bool) -> nn.Sequential:
+        """`num_convs` times convolution, norm, ReLU; then the noise of `Dropout`, where asked:
+        no norm after it would see its variance (arXiv 1801.05134).
 
+        bias: of the convolutions; without a norm they always have one.
+        """
+        bias = bias or self.norm == "none"
+        layers = [self._layer(channels, bias) for _ in range(self.num_convs)]
+        tower = nn.Sequential(*layers)
+        if self.conv == "plain":
+            for module in tower.modules():
+                if isinstance(module, Conv2d):
+                    _init_normal(module, bias=0.0)
+        if self.dropout is not None:
+            tower.append(Dropout(**self.dropout))
+        return tower
 
-def build_class_prediction(channels: int, out_channels: int, *, implicit: bool = False) -> Conv2d:
-    """As `build_prediction`, with every sigmoid at 0.01 in the beginning."""
-    prediction = build_prediction(channels, out_channels, implicit=implicit)
-    assert prediction.bias is not None
-    prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-    nn.init.constant_(prediction.bias, prior)
-    return prediction
+    def prediction(self, channels: int, out_channels: int) -> Conv2d:
+        """The 3x3 convolution with bias that ends a branch."""
+        kind = ImplicitConv2d if self.implicit else Conv2d
+        return _init_normal(kind(channels, out_channels, 3), bias=0.0)
+
+    def class_prediction(self, channels: int, out_channels: int) -> Conv2d:
+        """As `prediction`, with every sigmoid at 0.01 in the beginning."""
+        prediction = self.prediction(channels, out_channels)
+        assert prediction.bias is not None
+        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        nn.init.constant_(prediction.bias, prior)
+        return prediction
+
+    def _layer(self, channels: int, bias: bool) -> nn.Module:
+        if self.conv != "plain":
+            return build_block_norm_relu(self.conv, channels, norm=self.norm, bias=bias)
+        return ConvNorm(channels, channels, 3, norm=self.norm, bias=bias)
 
 
 def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
@@ -68,12 +80,6 @@ def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
         priors = channels // width * height * cells_wide
         rows.append(level.permute(0, 2, 3, 1).reshape(num_images, priors, width))
     return torch.cat(rows, dim=1)
-
-
-def _tower_layer(conv: str, channels: int, norm: str, bias: bool) -> nn.Module:
-    if conv != "plain":
-        return build_block_norm_relu(conv, channels, norm=norm, bias=bias)
-    return ConvNorm(channels, channels, 3, norm=norm, bias=bias)
 
 
 def _init_normal(conv: Conv2d, *, bias: float) -> Conv2d:

@@ -26,7 +26,9 @@ lint: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+# Without its dependencies, which would put another OpenCV over ours.
 bench: install
+	$(BIN)/python -m pip install --quiet --no-deps ultralytics psutil
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s
 
 clean:

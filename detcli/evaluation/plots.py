@@ -114,8 +114,12 @@ def _dress(axis: Any) -> None:
                     bbox_to_anchor=(0.5, -0.13))  # fmt: skip
 
 
-def plot_ap_against_time(rows: Sequence[TimedAP], path: str | Path) -> Path:
+def plot_ap_against_time(
+    rows: Sequence[TimedAP], path: str | Path, *, time: str = "ms per image"
+) -> Path:
     """AP of each method against its time per image, with intervals where they are known.
+
+    time: what the axis of time says.
 
     The time axis is logarithmic where times differ more than tenfold. Returns the path; raises
     UsageError on another suffix, or on a time that is not above 0.
@@ -138,7 +142,7 @@ def plot_ap_against_time(rows: Sequence[TimedAP], path: str | Path) -> Path:
         axis.xaxis.set_major_formatter("{x:g}")
     axis.margins(x=0.12, y=0.12)
     known = any(row.low is not None and row.high is not None for row in rows)
-    axis.set(xlabel="ms per image", ylabel="AP (line: 95 % interval)" if known else "AP")
+    axis.set(xlabel=time, ylabel="AP (line: 95 % interval)" if known else "AP")
     axis.grid(alpha=0.3)
     points = [(row.ms_per_image, row.AP) for row in rows]
     place_labels(figure, axis, points, [row.method for row in rows])

@@ -163,7 +163,8 @@ def write_plots(folder: Path, outcome: Outcome) -> list[Path]:
             path = folder / f"differences{suffix}"
             written.append(plot_differences(intervals, path, title=title))
         if points:
-            written.append(plot_ap_against_time(points, folder / f"ap_against_time{suffix}"))
+            path = folder / f"ap_against_time{suffix}"
+            written.append(plot_ap_against_time(points, path, time="ms per training image"))
     return written
 
 

@@ -23,6 +23,7 @@ from detcli.recipe import (
 )
 from detcli.recipe.reading import load_text, read_text, shown
 from detcli.recipe.section import flatten, plain
+from detcli.recipe.tricks import list_tricks
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,6 +52,21 @@ def list_(*, as_json: Json = False, quiet: Quiet = False) -> None:
         recipes = [loaded.recipe for loaded in found]
         rows = [(each.name, _first_sentence(each.about), _expected_ap(each)) for each in recipes]
         print_table(("recipe", "about", "expected AP"), rows)
+
+
+@app.command()
+def tricks(*, as_json: Json = False, quiet: Quiet = False) -> None:
+    """The shipped tricks: what each does, where it comes from, what it excludes."""
+    found = list_tricks()
+    if as_json:
+        print_json([{"name": each.name, "path": each.file, **plain(each.info)} for each in found])
+    elif quiet:
+        print("\n".join(each.name for each in found))
+    else:
+        rows = [
+            (each.name, each.info.about, ", ".join(each.info.conflicts) or "-") for each in found
+        ]
+        print_table(("trick", "about", "excludes"), rows)
 
 
 @app.command()

@@ -42,6 +42,11 @@ def recipe_names() -> list[str]:
     return _names(recipes_folder())
 
 
+def trick_names() -> list[str]:
+    """The names of the shipped tricks."""
+    return _names(recipes_folder() / "tricks")
+
+
 def _find(name_or_path: str | Path, folder: Path, kind: str, wanted: str) -> Path:
     path = Path(name_or_path)
     try:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from detcli.errors import RecipeError
 from detcli.recipe.explain import all_keys, explain, nearest
-from detcli.recipe.files import find_trick
+from detcli.recipe.files import find_trick, trick_names
 from detcli.recipe.layers import Mark, Multiple, Setting, leaves
 from detcli.recipe.reading import Document, one_line, read_file, shown
 from detcli.recipe.schema import Recipe
@@ -67,6 +67,15 @@ def read_trick(name: str, order: int) -> Trick:
         if path[0] not in TrickInfo.model_fields
     )
     return Trick(name, file, info, settings)
+
+
+def list_tricks() -> list[Trick]:
+    """The shipped tricks, by name.
+
+    Raises:
+        RecipeError: one of them is not valid.
+    """
+    return [read_trick(name, 1) for name in trick_names()]
 
 
 def check_choice(tricks: Sequence[Trick]) -> list[str]:

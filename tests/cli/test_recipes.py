@@ -16,6 +16,7 @@ from detcli.cli import app as app_module
 from detcli.cli.app import main
 from detcli.errors import DataError
 from detcli.recipe import load_recipe
+from tests.cli.run_cli import run as in_process
 from tests.paths import ROOT
 
 RECIPE = str(ROOT / "recipes" / "atss_r18_bccd.yaml")
@@ -246,3 +247,12 @@ def test_fuzzed_recipes_through_the_command_line(
         if ran.code == 2:
             assert ran.errors
             assert all(line.startswith("error: ") and line.isprintable() for line in ran.errors)
+
+
+def test_tricks_are_listed(capsys):
+    names = {path.stem for path in (ROOT / "recipes/tricks").glob("*.yaml")}
+    listed = json.loads(in_process(capsys, "recipes", "tricks", "--json").out)
+    assert {entry["name"] for entry in listed} == names
+    assert all(entry["about"] and entry["source"] for entry in listed)
+    assert set(in_process(capsys, "recipes", "tricks", "--quiet").out.split()) == names
+    assert "mosaic" in in_process(capsys, "recipes", "tricks").out

@@ -15,7 +15,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override values.")
 ]
 Tricks = Annotated[
-    list[str] | None, typer.Option("--trick", help="Apply recipes/tricks/NAME.yaml; repeatable.")
+    list[str] | None,
+    typer.Option("--trick", help="A name of `recipes tricks`, or a file; repeatable."),
 ]
 
 # Wide enough for every table when the output is a file or a pipe, where nothing wraps.

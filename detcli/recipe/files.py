@@ -26,14 +26,16 @@ def find_recipe(name_or_path: str | Path) -> Path:
 
 
 def find_trick(name: str) -> Path:
-    """The overlay of a trick.
+    """The overlay of a trick: the shipped one of that name, or a file of one's own.
 
     Raises:
         RecipeError: there is no such trick.
     """
     folder = recipes_folder() / "tricks"
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
     if name not in _names(folder):
-        raise _not_found(name, folder, "trick", "one of")
+        raise _not_found(name, folder, "trick", "a file (.yaml) or one of")
     return _from_here(folder / f"{name}.yaml")
 
 

@@ -45,13 +45,13 @@ class Trick:
 
 
 def read_trick(name: str, order: int) -> Trick:
-    """Read recipes/tricks/NAME.yaml; `order` is its place among the layers.
+    """Read recipes/tricks/NAME.yaml, or the file `name`; `order` is its place among the layers.
 
     Raises:
         RecipeError: there is no such trick, or its file is not valid, one line per fault.
     """
-    path = find_trick(name)
-    file, document = one_line(str(path)), read_file(path)
+    found = find_trick(name)
+    name, file, document = found.stem, one_line(str(found)), read_file(found)
     info = _read_info(document, file)
     settings = tuple(
         Setting(

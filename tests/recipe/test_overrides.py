@@ -106,7 +106,7 @@ def test_faults_of_file_and_arguments_come_together(tmp_path: Path) -> None:
     lines = lines_of(tmp_path, MINIMAL + "trian: {}\n", "optim.lr=x", "seed=1", tricks=("emma",))
     assert [line.split(": ")[0] for line in lines] == [
         "small.yaml:11",
-        "no trick 'emma'; did you mean ema? expected one of",
+        "no trick 'emma'; did you mean ema? expected a file (.yaml) or one of",
         "argument 'optim.lr=x'",
         "argument 'seed=1'",
     ]

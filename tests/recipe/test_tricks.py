@@ -177,3 +177,11 @@ def test_a_multiple_is_of_the_value_below(overlays: Path, tmp_path: Path) -> Non
     assert recipe.optim.lr == 0.04
     # of the default, where the recipe says nothing
     assert load(tmp_path, MINIMAL, tricks=("big",)).recipe.data.resize.short == (1200,)
+
+
+def test_a_trick_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "slow.yaml"
+    path.write_text("about: Slower.\nsource: a test\noptim: {lr: x0.5}\n")
+    loaded = load(tmp_path, MINIMAL, tricks=(str(path), "ema"))
+    assert loaded.recipe.optim.lr == 0.01
+    assert loaded.origins["optim.lr"] == "trick slow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from detcli.errors import RecipeError, UsageError
@@ -63,7 +64,8 @@ def make_plan(
     """
     if not tricks:
         raise UsageError("--tricks: expected names, comma-separated, such as ema,mosaic,giou")
-    repeated = sorted({name for name in tricks if tricks.count(name) > 1})
+    names = [trick_name(trick) for trick in tricks]
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UsageError(f"--tricks: {', '.join(repeated)} is named more than once")
     base = load_recipe(recipe, overrides)
@@ -76,18 +78,24 @@ def make_plan(
     )
 
 
+def trick_name(trick: str) -> str:
+    """A shipped trick's own name, or that of a file without its ending."""
+    return Path(trick).stem if trick.endswith((".yaml", ".yml")) else trick
+
+
 def _resolve(
     base: LoadedRecipe, recipe: str, overrides: Sequence[str], tricks: list[str], mode: Mode
 ) -> list[System]:
     wanted: list[tuple[str, tuple[str, ...], str | None, str | None, bool]] = []
     if mode in ("add-one", "all"):
         wanted += [("base", (), None, None, False)]
-        wanted += [(name, (name,), name, "base", False) for name in tricks]
+        wanted += [(trick_name(each), (each,), trick_name(each), "base", False) for each in tricks]
     if mode in ("leave-one-out", "all"):
         against = "base" if mode == "all" else None
         wanted += [("all", tuple(tricks), "all" if against else None, against, False)]
-        for name in tricks:
-            rest = tuple(other for other in tricks if other != name)
+        for each in tricks:
+            rest = tuple(other for other in tricks if other != each)
+            name = trick_name(each)
             wanted += [(f"all-but-{name}", rest, name, "all", True)]
     systems, lines = [], []
     for name, chosen, trick, against, removes in wanted:

@@ -105,3 +105,12 @@ def test_tricks_that_exclude_each_other_cannot_be_left_out_one_at_a_time(tmp_pat
 def test_what_could_not_be_told_apart_is_refused(tmp_path, tricks, overrides, message):
     with pytest.raises(UsageError, match=message):
         plan(write_tiny(tmp_path), *tricks, overrides=overrides)
+
+
+def test_a_trick_of_ones_own_is_a_file(tmp_path):
+    path = tmp_path / "slow.yaml"
+    path.write_text("about: Slower.\nsource: a test\noptim: {lr: x0.5}\n")
+    made = plan(write_tiny(tmp_path), str(path), "ema", mode="all")
+    assert [system.name for system in made.systems][:2] == ["base", "slow"]
+    assert made.systems[1].recipe.optim.lr == made.baseline.recipe.optim.lr / 2
+    assert made.systems[-2].name == "all-but-slow"

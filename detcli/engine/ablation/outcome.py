@@ -68,7 +68,8 @@ class Row:
             return "not distinguishable"
         if self.seed_margin is not None and abs(delta.value) <= self.seed_margin:
             return "not distinguishable (seeds)"
-        return "helps" if (delta.value > 0) != self.system.removes else "hurts"
+        found = "helps" if (delta.value > 0) != self.system.removes else "hurts"
+        return found if self.seed_margin is not None else f"{found} (one seed)"
 
 
 @dataclass(frozen=True)

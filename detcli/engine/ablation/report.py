@@ -207,9 +207,14 @@ def to_html(outcome: Outcome, plots: Sequence[Path]) -> str:
         ),
         table=_html_table(HEADER, table_rows(outcome)),
         notes=notes,
-        plots="\n".join(path.read_text().split("?>", 1)[-1] for path in plots),
+        plots="\n".join(_inline(path.read_text(encoding="utf-8")) for path in plots),
         changes=_html_table(("trick", "setting", base.name, "value"), changes),
     )
+
+
+def _inline(svg: str) -> str:
+    """An SVG file without what stands before its picture."""
+    return svg[svg.index("<svg") :]
 
 
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -88,6 +88,7 @@ def test_one_seed_has_no_spread_and_says_so(tmp_path):
     outcome = evaluate_trials(plan, trials, LOG, 50)
     assert all(row.spread is None and row.seed_margin is None for row in outcome.rows)
     assert any("one seed" in note for note in outcome.notes)
+    assert outcome.row("mosaic").verdict == "helps (one seed)"
     assert pooled_spread([[0.5], [0.4]]).margin(1, 1) is None
 
 

@@ -64,7 +64,8 @@ def _cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["-"] * 4
     evaluated = "-" if cost.eval_ms is None else f"{cost.eval_ms:.1f}"
-    clock = f"{cost.seconds // 60:.0f}:{cost.seconds % 60:02.0f}"
+    minutes, seconds = divmod(round(cost.seconds), 60)
+    clock = f"{minutes}:{seconds:02d}"
     return [f"{cost.train_ms:.1f}", evaluated, f"{cost.memory_gib:.2f} GiB", clock]
 
 

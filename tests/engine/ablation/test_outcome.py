@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_removing_what_helps_is_told_as_helping(tmp_path):
 
 def test_a_clear_difference_within_the_spread_of_seeds_is_not_told_apart(measured):
     row = measured[2].row("mosaic")
-    wide = type(row)(**{**vars(row), "seed_margin": 2 * abs(row.delta.value)})
+    wide = replace(row, seed_margin=2 * abs(row.delta.value))
     assert wide.verdict == "not distinguishable (seeds)"
 
 
@@ -97,6 +98,13 @@ def test_costs_are_those_of_the_run(measured):
     assert cost.train_ms == pytest.approx(1000 * 6 / 16)
     assert cost.eval_ms == pytest.approx(1000 * 0.4 / 40)
     assert (cost.memory_gib, cost.seconds) == (2.0, 6.0)
+
+
+def test_times_are_minutes_and_seconds(measured):
+    row = measured[2].row("ema")
+    slow = replace(row, cost=replace(row.cost, seconds=179.7))
+    outcome = replace(measured[2], rows=(slow,))
+    assert "3:00" in report.table_rows(outcome)[0]
 
 
 def test_an_augmentation_that_never_fired_is_said(measured):

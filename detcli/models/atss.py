@@ -15,15 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
-from detcli.models.heads.auxiliary import Auxiliary, Lead
+from detcli.models.heads.auxiliary import Auxiliary
 from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.dense_loss import dense_loss
 from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
-from detcli.models.heads.matching import (
-    Matches,
-    assign_batch,
-    collect_matches,
-    positives_of_each_image,
-)
+from detcli.models.heads.matching import Matches, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
     Criterion,
@@ -145,23 +141,12 @@ class ATSS(nn.Module):
     def loss(self, outputs: ATSSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
         with their weights; those of the auxiliary head begin with "aux_"."""
-        with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            priors = self.anchors(outputs.boxes, outputs.canvas)
-            assigner, num_classes = self.criterion.assigner, self.head.num_classes
-            matched = assign_batch(assigner, priors, targets, inside_only=True)
-            matches = collect_matches(matched, targets, num_classes=num_classes)
-            losses = self._head_loss(outputs, priors, matches)
-            if self.auxiliary is not None and outputs.auxiliary:
-                lead = Lead(outputs.class_logits, outputs.boxes, num_classes, self.coder)
-                matched = self.auxiliary.assign(
-                    assigner, priors, targets, fine=matched, lead=lead, inside_only=True
-                )
-                matches = collect_matches(matched, targets, num_classes=num_classes)
-                more = self._head_loss(outputs.auxiliary[0], priors, matches)
-                losses |= self.auxiliary.weighted(more)
-            return losses
+        priors = self.anchors(outputs.boxes, outputs.canvas)
+        return dense_loss(
+            self, outputs, outputs.auxiliary, targets, priors=priors, inside_only=True
+        )
 
-    def _head_loss(
+    def head_loss(
         self, outputs: ATSSOutputs, priors: Priors, matches: Matches
     ) -> dict[str, Tensor]:
         """The terms of one head."""

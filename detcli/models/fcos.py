@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
-from detcli.models.heads.auxiliary import Auxiliary, Lead
+from detcli.models.heads.auxiliary import Auxiliary
 from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.dense_loss import dense_loss
 from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
-from detcli.models.heads.matching import Matches, assign_batch, collect_matches
+from detcli.models.heads.matching import Matches
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
     Criterion,
@@ -148,29 +149,18 @@ class FCOS(nn.Module):
     def loss(self, outputs: FCOSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
         with their weights; those of the auxiliary head begin with "aux_"."""
-        with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            points = self.points(outputs.boxes, outputs.canvas)
-            assigner, num_classes = self.criterion.assigner, self.head.num_classes
-            matched = assign_batch(assigner, points, targets, inside_only=False)
-            matches = collect_matches(matched, targets, num_classes=num_classes)
-            losses = self._head_loss(outputs, points, matches)
-            if self.auxiliary is not None and outputs.auxiliary:
-                lead = Lead(outputs.class_logits, outputs.boxes, num_classes, self.coder)
-                matched = self.auxiliary.assign(
-                    assigner, points, targets, fine=matched, lead=lead, inside_only=False
-                )
-                matches = collect_matches(matched, targets, num_classes=num_classes)
-                more = self._head_loss(outputs.auxiliary[0], points, matches)
-                losses |= self.auxiliary.weighted(more)
-            return losses
+        priors = self.points(outputs.boxes, outputs.canvas)
+        return dense_loss(
+            self, outputs, outputs.auxiliary, targets, priors=priors, inside_only=False
+        )
 
-    def _head_loss(
-        self, outputs: FCOSOutputs, points: Priors, matches: Matches
+    def head_loss(
+        self, outputs: FCOSOutputs, priors: Priors, matches: Matches
     ) -> dict[str, Tensor]:
         """The terms of one head."""
         encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive]
         count = all_rank_mean(matches.positives_per_image.sum().float()).clamp(min=1)
-        positive = points.take(matches.prior_index())
+        positive = priors.take(matches.prior_index())
         seen = self.criterion.seen_boxes(matches.boxes)
         wanted = centerness_target(side_distances(positive.centers, seen))
         box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)

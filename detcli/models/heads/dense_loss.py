@@ -26,7 +26,7 @@ class DenseOutputs(Protocol):
 
 
 Outputs = TypeVar("Outputs", bound=DenseOutputs)
-HeadOutputs_contra = TypeVar("HeadOutputs_contra", bound=DenseOutputs, contravariant=True)
+Raw_contra = TypeVar("Raw_contra", bound=DenseOutputs, contravariant=True)
 
 
 class DenseHead(Protocol):
@@ -35,7 +35,7 @@ class DenseHead(Protocol):
     num_classes: int
 
 
-class DenseDetector(Protocol[HeadOutputs_contra]):
+class DenseDetector(Protocol[Raw_contra]):
     """What `dense_loss` needs of a detector."""
 
     coder: BoxCoder
@@ -45,7 +45,7 @@ class DenseDetector(Protocol[HeadOutputs_contra]):
     @property
     def head(self) -> DenseHead: ...
 
-    def head_loss(self, outputs: HeadOutputs_contra, priors: Priors, matches: Matches) -> dict[str, Tensor]:
+    def head_loss(self, outputs: Raw_contra, priors: Priors, matches: Matches) -> dict[str, Tensor]:
         """The weighted terms of one head."""
         ...
 

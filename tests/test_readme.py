@@ -114,6 +114,7 @@ def run_command(capsys, command):
         "ablation",
         "blocks",
         "injection",
+        "profiling",
     ],
 )
 def test_commands_in_the_docs_name_real_options(name, capsys):

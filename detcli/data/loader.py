@@ -68,7 +68,7 @@ class _Items(Dataset[Any]):
             return error
 
 
-class _Collate:
+class Collate:
     """Pad to the largest image of the batch, right and below, to a multiple of `multiple`."""
 
     def __init__(self, multiple: int) -> None:
@@ -144,8 +144,13 @@ class Loader:
         self.dataset = dataset
         self.plan = plan
         self._planned = _Planned()
-        self._options = dict(options, collate_fn=_Collate(pad_multiple))
+        self._options = dict(options, collate_fn=Collate(pad_multiple))
         self._batches: DataLoader[Any] | None = None
+
+    @property
+    def workers(self) -> int:
+        """Processes that make batches, 0 where this one does."""
+        return int(self._options["num_workers"])
 
     def __len__(self) -> int:
         """Batches per epoch on this rank."""

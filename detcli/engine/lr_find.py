@@ -28,6 +28,7 @@ from detcli.engine.train import (
     Position,
     Trainer,
     compute_losses,
+    endless_batches,
     ends_step,
     group_size,
     seed_step,
@@ -116,7 +117,7 @@ def range_test(trainer: Trainer, *, steps: int, min_lr: float, max_lr: float) ->
     where the first loss is not finite.
     """
     trial = _trial(trainer)
-    batches = _endless(trial)
+    batches = endless_batches(trial)
     planned = np.geomspace(min_lr, max_lr, steps)
     losses: list[float] = []
     total, lowest = 0.0, math.inf
@@ -170,13 +171,6 @@ def _trial(trainer: Trainer) -> Trainer:
         distill=None,  # the rate is sought for the detector's own losses
         position=Position(),
     )
-
-
-def _endless(trial: Trainer) -> Iterator[Batch]:
-    """The training batches, epoch after epoch."""
-    while True:
-        yield from trial.train_loader.start(trial.position.epoch)
-        trial.position.epoch, trial.position.batch = trial.position.epoch + 1, 0
 
 
 def _step(trial: Trainer, batches: Iterator[Batch], lr: float) -> float:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from detcli.ops.phases import phase
 from detcli.types import Batch
 
 
@@ -62,7 +63,8 @@ class Meter:
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()
-            batch = next(iterator, None)
+            with phase("data wait"):
+                batch = next(iterator, None)
             if batch is None:
                 return
             self._waited += time.perf_counter() - asked

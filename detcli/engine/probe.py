@@ -5,6 +5,8 @@ Out-of-memory errors otherwise come late, on the largest or densest image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from detcli.engine.input_shapes import largest_shape, most_boxes
@@ -24,25 +26,34 @@ def probe_memory(trainer: Trainer) -> None:
     if device.type != "cuda":
         return
     images, targets = worst_batch(trainer)
+    if not fits(trainer, images, targets):
+        raise UsageError(
+            f"{trainer.recipe.name}: a batch of {tuple(images.shape)} with "
+            f"{len(targets[0].labels)} boxes an image does not fit into the memory of {device}; "
+            "lower data.batch_per_rank (with train.accumulate the step stays the same), "
+            "train.amp=bf16, or smaller images (data.resize)"
+        )
+    trainer.log.say(
+        f"memory probe: {tuple(images.shape)} with {len(targets[0].labels)} boxes an image "
+        f"takes {peak_memory_gib(device):.2f} GiB"
+    )
+
+
+def fits(trainer: Trainer, images: torch.Tensor, targets: Sequence[Target]) -> bool:
+    """Whether forward and backward find enough memory; gradients and buffers are left as they
+    were."""
     buffers = {name: value.clone() for name, value in trainer.detector.named_buffers()}
     trainer.detector.train()
     try:
         losses = compute_losses(trainer, images, targets)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
-        raise UsageError(
-            f"{trainer.recipe.name}: a batch of {tuple(images.shape)} with "
-            f"{len(targets[0].labels)} boxes an image does not fit into the memory of {device}; "
-            "lower data.batch_per_rank (with train.accumulate the step stays the same), "
-            "train.amp=bf16, or smaller images (data.resize)"
-        ) from None
-    trainer.optimizer.zero_grad(set_to_none=True)
-    for name, value in trainer.detector.named_buffers():
-        value.copy_(buffers[name])
-    trainer.log.say(
-        f"memory probe: {tuple(images.shape)} with {len(targets[0].labels)} boxes an image "
-        f"takes {peak_memory_gib(device):.2f} GiB"
-    )
+        return False
+    finally:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        for name, value in trainer.detector.named_buffers():
+            value.copy_(buffers[name])
+    return True
 
 
 def worst_batch(trainer: Trainer) -> tuple[torch.Tensor, list[Target]]:

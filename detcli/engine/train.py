@@ -26,6 +26,7 @@ from detcli.engine.meter import Meter, mean_losses, peak_memory_gib
 from detcli.engine.predictions import write_measured
 from detcli.engine.schedule import Schedule
 from detcli.engine.swa import Swa
+from detcli.ops.phases import phase
 from detcli.recipe import Recipe
 from detcli.types import Batch, Target
 
@@ -72,31 +73,42 @@ class Trainer:
 def fit(trainer: Trainer) -> Evaluation | None:
     """Train from the trainer's position to the last epoch; the last evaluation, on rank 0."""
     result: Evaluation | None = None
-    position, settings = trainer.position, trainer.recipe.train
-    while position.epoch < trainer.schedule.epochs:
+    while trainer.position.epoch < trainer.schedule.epochs:
         trainer.detector.train()
         trainer.meter.start()
         for batch in epoch_batches(trainer):
-            images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
-            seed_step(trainer)
-            at_step = ends_step(trainer)
-            with contextlib.nullcontext() if at_step else no_sync(trainer.model):
-                losses = compute_losses(trainer, images, targets)
-                check_finite(trainer, losses, images, targets)
-                total = torch.stack(list(losses.values())).sum()
-                trainer.scaler.scale(total / group_size(trainer)).backward()  # type: ignore[no-untyped-call]
-            trainer.meter.add(losses, batch)
-            position.batch += 1
-            if at_step:
-                take_step(trainer, images, targets)
-                if position.step % settings.log_every == 0:
-                    log_step(trainer)
-                if settings.save_every and position.step % settings.save_every == 0:
-                    save(trainer, "last.pt")
+            train_batch(trainer, batch)
         result, done = end_epoch(trainer)
         if done:
             break
     return result
+
+
+def train_batch(trainer: Trainer, batch: Batch) -> None:
+    """Forward and backward of one batch and, where it completes a step, the step."""
+    position, settings = trainer.position, trainer.recipe.train
+    with phase("transfer"):
+        images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
+    seed_step(trainer)
+    at_step = ends_step(trainer)
+    with contextlib.nullcontext() if at_step else no_sync(trainer.model):
+        losses = compute_losses(trainer, images, targets)
+        with phase("check"):
+            check_finite(trainer, losses, images, targets)
+        with phase("backward"):
+            total = torch.stack(list(losses.values())).sum()
+            trainer.scaler.scale(total / group_size(trainer)).backward()  # type: ignore[no-untyped-call]
+    with phase("logging"):
+        trainer.meter.add(losses, batch)
+    position.batch += 1
+    if at_step:
+        with phase("optimiser"):
+            take_step(trainer, images, targets)
+        if position.step % settings.log_every == 0:
+            with phase("logging"):
+                log_step(trainer)
+        if settings.save_every and position.step % settings.save_every == 0:
+            save(trainer, "last.pt")
 
 
 def epoch_batches(trainer: Trainer) -> Iterator[Batch]:
@@ -105,6 +117,14 @@ def epoch_batches(trainer: Trainer) -> Iterator[Batch]:
     batches = trainer.meter.timed(loader.start(position.epoch, skip=position.batch))
     what = f"epoch {position.epoch + 1}/{trainer.schedule.epochs}"
     return trainer.log.track(batches, what, len(loader), position.batch)
+
+
+def endless_batches(trainer: Trainer) -> Iterator[Batch]:
+    """The training batches, epoch after epoch with nothing in between, timed."""
+    position = trainer.position
+    while True:
+        yield from trainer.meter.timed(trainer.train_loader.start(position.epoch))
+        position.epoch, position.batch = position.epoch + 1, 0
 
 
 def seed_step(trainer: Trainer) -> None:
@@ -142,14 +162,16 @@ def compute_losses(
     trainer: Trainer, images: Tensor, targets: Sequence[Target]
 ) -> dict[str, Tensor]:
     """Forward in the recipe's precision, losses in float32."""
-    with autocast(trainer.recipe, trainer.ranks.device):
+    with phase("forward"), autocast(trainer.recipe, trainer.ranks.device):
         outputs = trainer.model(images, targets)
     maps: tuple[Tensor, ...] = ()
     if trainer.distill is not None:
         outputs, maps = outputs
-    losses: dict[str, Tensor] = trainer.detector.loss(outputs, targets)  # type: ignore[operator]
+    with phase("loss"):
+        losses: dict[str, Tensor] = trainer.detector.loss(outputs, targets)  # type: ignore[operator]
     if trainer.distill is not None:
-        losses |= trainer.distill.losses(outputs, maps, images, targets)
+        with phase("teacher"):
+            losses |= trainer.distill.losses(outputs, maps, images, targets)
     return losses
 
 
@@ -192,7 +214,8 @@ def take_step(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -> No
     trainer.optimizer.zero_grad(set_to_none=True)
     position.step += 1
     if trainer.ema is not None:
-        trainer.ema.update(trainer.detector, position.step)
+        with phase("ema"):
+            trainer.ema.update(trainer.detector, position.step)
 
 
 def log_step(trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ differs from a direct convolution by some 1e-5 of the largest value.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,11 +60,25 @@ MIN_CHANNELS_FORWARD = 128  # where no gradient follows; the backward pass gains
 # several ranks compute the gradients of their joint batch.
 MIN_TILES = 16
 PORTION_BYTES = 2**24
+_allowed = True
+
+
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """Inside, no convolution is done this way: multiply-adds are published for direct ones."""
+    global _allowed  # noqa: PLW0603
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
 
 
 def pays_off(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv3x3` is faster than PyTorch's own 3x3 convolution with stride 1."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or weight.shape[2:] != (3, 3):
+    if not _allowed or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    if weight.shape[2:] != (3, 3):
         return False
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return False

@@ -83,7 +83,7 @@ def with_losses(monkeypatch, losses, steps):
     """The range test of a model that has these losses."""
     coming = iter(losses)
     monkeypatch.setattr(lr_find, "_trial", lambda trainer: trainer)
-    monkeypatch.setattr(lr_find, "_endless", lambda trial: iter(()))
+    monkeypatch.setattr(lr_find, "endless_batches", lambda trial: iter(()))
     monkeypatch.setattr(lr_find, "_step", lambda trial, batches, lr: next(coming))
     trainer = SimpleNamespace(log=RunLog(quiet=True), learning_rate=SimpleNamespace(batch=2))
     return range_test(trainer, steps=steps, min_lr=1e-5, max_lr=1.0)

@@ -47,6 +47,11 @@ def test_order_and_centers() -> None:
     assert priors.strides.tolist() == [8.0] * 12 + [16.0] * 2
 
 
+def test_select_of_all_priors_copies_nothing() -> None:
+    priors = small()
+    assert priors.select(torch.ones(14, dtype=torch.bool)) is priors
+
+
 def test_select_take_and_split_keep_rows_together() -> None:
     priors = small()
     keep = torch.zeros(14, dtype=torch.bool)

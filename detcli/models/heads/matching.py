@@ -5,20 +5,24 @@ Letters: B images, P priors of one image, G objects of the batch, M positive pri
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from detcli.assign import IGNORED, Assigner, ignore_inside
+from detcli.assign import IGNORED, NEGATIVE, Assigner, ignore_inside
 from detcli.ops.boxes import box_area
+from detcli.ops.phases import phase
 from detcli.ops.priors import Priors, priors_inside
 from detcli.types import Target
 
 # What images are padded to before they are padded to the largest of their batch. References count
 # that first padding as part of the image.
 PAD_MULTIPLE = 32
+
+Padding: TypeAlias = Literal["seen", "ignored", "background"]
 
 
 class Matches(NamedTuple):
@@ -47,24 +51,48 @@ def match_batch(
     targets: Sequence[Target],
     *,
     num_classes: int,
-    inside_only: bool,
+    padding: Padding,
 ) -> Matches:
     """`assign_batch`, then `collect_matches`."""
-    matched = assign_batch(assigner, priors, targets, inside_only=inside_only)
+    matched = assign_batch(assigner, priors, targets, padding=padding)
     return collect_matches(matched, targets, num_classes=num_classes)
 
 
 def assign_batch(
-    assigner: Assigner, priors: Priors, targets: Sequence[Target], *, inside_only: bool
+    assigner: Assigner, priors: Priors, targets: Sequence[Target], *, padding: Padding
 ) -> Tensor:
     """(B, P) int64: the object of its image that each prior learns, NEGATIVE or IGNORED.
 
-    inside_only: priors whose cell begins outside the image's own `size`, rounded up to 32, are
-    ignored, and the assigner does not see them; otherwise the padding is background.
+    padding: what becomes of priors whose cell begins outside the image's own `size`, rounded up
+    to 32. "seen": the assigner treats them as all others; otherwise it is not shown them, and they
+    are "ignored" or "background".
     """
-    return torch.stack(
-        [_match_image(assigner, priors, target, inside_only=inside_only) for target in targets]
-    )
+
+    @functools.cache
+    def shown(size: tuple[int, int]) -> tuple[Priors, Tensor]:
+        """The priors in an image of this size, and (P,) bool which ones they are."""
+        inside = cells_inside(priors, size)
+        return priors.select(inside), inside
+
+    def match_image(target: Target) -> Tensor:
+        """(P,) int64: index of the object, NEGATIVE or IGNORED."""
+        if padding == "seen":
+            matched = assigner(priors, target.boxes)
+        else:
+            seen, inside = shown(target.size)
+            outside = IGNORED if padding == "ignored" else NEGATIVE
+            matched = target.labels.new_full((len(priors),), outside)
+            matched[inside] = assigner(seen, target.boxes)
+        return ignore_inside(matched, priors.centers, target.ignore_boxes)
+
+    with phase("assignment"):
+        return torch.stack([match_image(target) for target in targets])
+
+
+def cells_inside(priors: Priors, size: tuple[int, int]) -> Tensor:
+    """(P,) bool: the prior's cell begins in an image of this (height, width), rounded up to 32."""
+    height, width = (-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in size)
+    return priors_inside(priors, (height, width))
 
 
 def objects_of(matched: Tensor, positive: Tensor, targets: Sequence[Target]) -> Tensor:
@@ -88,21 +116,6 @@ def collect_matches(matched: Tensor, targets: Sequence[Target], *, num_classes: 
     )
     share = box_area(boxes) / image_areas[positive // labels.shape[1]]
     return Matches(labels, positive, boxes, share, is_positive.sum(dim=1))
-
-
-def _match_image(
-    assigner: Assigner, priors: Priors, target: Target, *, inside_only: bool
-) -> Tensor:
-    """(P,) int64: index of the object, NEGATIVE or IGNORED."""
-    if not inside_only:
-        matched = assigner(priors, target.boxes)
-    else:
-        height, width = (-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in target.size)
-        inside = priors_inside(priors, (height, width))
-        seen = priors.select(inside)
-        matched = target.labels.new_full((len(priors),), IGNORED)
-        matched[inside] = assigner(seen, target.boxes)
-    return ignore_inside(matched, priors.centers, target.ignore_boxes)
 
 
 def positives_of_each_image(matches: Matches) -> Tensor:

@@ -1,0 +1,159 @@
+"""`detcli profile`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
+from detcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from detcli.engine.profile.session import Profile
+
+PARTS = ("model", "loader", "step", "post")
+MOST_IMAGES = 4096  # in a batch: more is a slip of the finger
+SECONDS = 5.0
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file or name.")],
+    overrides: Overrides = None,
+    trick: Tricks = None,
+    what: Annotated[
+        str, typer.Option(help="model, loader, step, post, comma-separated, or all.")
+    ] = "all",
+    batch: Annotated[
+        str | None, typer.Option(help="model: images per forward pass: 1,2,4; default 1.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="model: height x width, 800x1333; default: as evaluated.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help=f"For each setting that is timed; default {SECONDS:g}.")
+    ] = None,
+    vs: Annotated[
+        str | None, typer.Option(help="Another recipe, measured in turn with the first.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint: with its weights post sees real candidates.")
+    ] = None,
+    compile_too: Annotated[
+        bool, typer.Option("--compile", help="step: try torch.compile, too; takes minutes.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="step: write a chrome trace of three steps, .json[.gz].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, or an index.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What does a recipe cost, where does its time go, and what would help?"""
+    parts = read_parts(what)
+    check_acting("model", parts, batch=batch, size=size)
+    check_acting("step", parts, compile=compile_too or None, trace=trace)
+    if vs is not None and (weights is not None or trace is not None):
+        raise UsageError("--vs: --weights and --trace are for one recipe; leave them out")
+    batches, shape = read_batches(batch or "1"), None if size is None else read_size(size)
+    limit = SECONDS if seconds is None else seconds
+    if not (math.isfinite(limit) and limit > 0):
+        raise UsageError(f"--seconds {limit:g}: expected a number above 0")
+
+    from detcli.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or (), trick or ())
+    other = None if vs is None else load_recipe(vs)
+    for note in (*loaded.notes, *(other.notes if other is not None else ())):
+        say(note, quiet=quiet)
+
+    from detcli.engine import distributed
+    from detcli.engine.log import RunLog
+    from detcli.engine.profile import report, session, versus
+    from detcli.engine.profile.trace import check_trace
+
+    if trace is not None:
+        check_trace(trace)
+    ranks = distributed.start(device)
+    if ranks.world_size > 1:
+        raise UsageError("profile: runs in one process; start it without torchrun")
+    request = session.Request(parts, batches, shape, limit, compile_too, trace, weights)
+    log, where = RunLog(quiet=quiet), session.device_name(ranks.device)
+    if other is None:
+        found = session.profile(loaded.recipe, request, ranks, log)
+        if as_json:
+            print_json(report.to_json(found, where))
+        else:
+            print_profile(found, where)
+        return
+    both = session.compare(loaded.recipe, other.recipe, request, ranks, log)
+    if as_json:
+        second = report.to_json(both.second, where) | {"ratios": versus.ratios_json(both)}
+        print_json(report.to_json(both.first, where) | {"vs": second})
+        return
+    table = versus.versus_table(both)
+    print(f"{table.title}; {where}")
+    print_table(table.columns, table.rows)
+    for name, side in (("A", both.first), ("B", both.second)):
+        print_verdict(side, f"{name}: ")
+
+
+def read_parts(text: str) -> tuple[str, ...]:
+    """The parts of `--what`, in the order in which they are shown. Raises UsageError."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in (*PARTS, "all"):
+            raise UsageError(f"--what {word}: unknown; expected {', '.join(PARTS)}, or all")
+    if not words:
+        raise UsageError(f"--what: expected {', '.join(PARTS)}, or all, got nothing")
+    return PARTS if "all" in words else tuple(part for part in PARTS if part in words)
+
+
+def check_acting(part: str, parts: Sequence[str], **options: object) -> None:
+    """Refuse options that would do nothing. Raises UsageError."""
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given and part not in parts:
+        raise UsageError(f"{', '.join(given)}: acts only on {part}; add it to --what")
+
+
+def read_batches(text: str) -> tuple[int, ...]:
+    """Comma-separated numbers of images. Raises UsageError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= MOST_IMAGES for word in words):
+        raise UsageError(
+            f"--batch {text}: expected whole numbers from 1 to {MOST_IMAGES}, such as 1,2,4"
+        )
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """(height, width). Raises UsageError."""
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if found is None:
+        raise UsageError(f"--size {text}: expected height x width in pixels, such as 800x1333")
+    return int(found[1]), int(found[2])
+
+
+def print_profile(found: Profile, where: str) -> None:
+    """Tables of what was measured, what others noted, and the verdict."""
+    from detcli.engine.profile import report
+
+    for table in report.tables(found, where):
+        print(table.title)  # above, not inside: a table's own title wraps at its width
+        print_table(table.columns, table.rows)
+        print()
+    for line in report.noted_lines(found):
+        print(f"noted: {line}")
+    print_verdict(found, "")
+
+
+def print_verdict(found: Profile, prefix: str) -> None:
+    """One sentence a line."""
+    from detcli.engine.profile.verdict import verdict
+
+    for sentence in verdict(found):
+        print(f"{prefix}{sentence}")

@@ -1,0 +1,1 @@
+"""`detcli profile`: what a recipe costs, and where its time goes."""

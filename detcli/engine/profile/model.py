@@ -1,0 +1,151 @@
+"""What a network costs: parameters, multiply-adds, activations, and the time of a forward pass."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from detcli.engine.evaluate import autocast
+from detcli.engine.log import RunLog
+from detcli.engine.profile.activations import kept_bytes
+from detcli.engine.profile.memory import allocated_peak_gib
+from detcli.engine.profile.network import Network, within_memory
+from detcli.engine.profile.parts import Part, count_parameters, parts_of
+from detcli.engine.profile.timing import time_alternately
+from detcli.models.macs import Macs, count_macs
+from detcli.recipe import Recipe
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Forward passes over one batch: their times in order, and the most memory that one takes
+    beyond the weights."""
+
+    batch: int
+    times_ms: tuple[float, ...]
+    memory_gib: float
+
+    @property
+    def images_per_s(self) -> float:
+        return 1000 * self.batch * len(self.times_ms) / math.fsum(self.times_ms)
+
+    @property
+    def percentiles_ms(self) -> dict[str, float]:
+        """p50, p90 and p99 of the times, interpolated; of few passes p99 is the slowest."""
+        values = np.percentile(self.times_ms, PERCENTILES).tolist()
+        return {f"p{which}": value for which, value in zip(PERCENTILES, values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Figures of one network; one latency for every batch size that was asked for."""
+
+    parameters: int
+    trainable: int
+    macs: Macs
+    latencies: tuple[Latency, ...]
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """The network of a recipe at its input of (height, width) `image`.
+
+    kept: bytes that one image's forward pass keeps for its backward pass; state_bytes: weights,
+    buffers and the optimiser's state, which a checkpoint of training holds; fused: the network
+    after `detcli.models.fuse`, None where that changes nothing; fused_names: what it replaced.
+    """
+
+    image: tuple[int, int]
+    num_classes: int
+    precision: str
+    cost: Cost
+    parts: tuple[Part, ...]
+    kept: int
+    state_bytes: int
+    fused: Cost | None
+    fused_names: tuple[str, ...]
+
+
+def measure_models(
+    networks: Sequence[Network], num_classes: Sequence[int], log: RunLog, *,
+    batches: Sequence[int], seconds: float,
+) -> list[ModelProfile]:  # fmt: skip
+    """Measure the networks of recipes, in turn where times are taken.
+
+    num_classes: that each was built for; batches: images per pass; seconds: for the passes of
+    one network at one batch size. Raises UsageError where a batch does not fit into memory.
+    """
+    variants = [(network, *network.fused()) for network in networks]
+    everything = []
+    for plain, fused, names in variants:
+        everything += [plain, fused] if names else [plain]
+    by_batch = [_latencies(everything, batch, log, seconds) for batch in batches]
+    rows = zip(*by_batch, strict=True)  # one for each of `everything`
+    profiles = []
+    for (plain, fused, names), count in zip(variants, num_classes, strict=True):
+        cost = _cost(plain, next(rows))
+        kept, kept_by_module = _kept_per_image(plain)
+        profiles.append(
+            ModelProfile(
+                image=plain.shape,
+                num_classes=count,
+                precision=plain.precision,
+                cost=cost,
+                parts=tuple(parts_of(plain.detector, cost.macs.by_module, kept_by_module)),
+                kept=kept,
+                state_bytes=state_bytes(plain.recipe, plain.detector),
+                fused=_cost(fused, next(rows)) if names else None,
+                fused_names=tuple(names),
+            )
+        )
+    return profiles
+
+
+def _latencies(
+    networks: Sequence[Network], batch: int, log: RunLog, seconds: float
+) -> list[Latency]:
+    """Of one batch size, one for each network."""
+    device = networks[0].device
+    with within_memory(batch, max(networks, key=lambda network: math.prod(network.shape))):
+        runs = [functools.partial(one.forward, one.noise(batch)) for one in networks]
+        memory = [allocated_peak_gib(run, device) for run in runs]
+        times = time_alternately(runs, device, log, f"model, batch {batch}", seconds=seconds)
+    return [Latency(batch, tuple(row), peak) for row, peak in zip(times, memory, strict=True)]
+
+
+def _cost(network: Network, latencies: Sequence[Latency]) -> Cost:
+    total, trainable = count_parameters(network.detector)
+    macs = count_macs(network.detector, network.noise(1))
+    return Cost(total, trainable, macs, tuple(latencies))
+
+
+def _kept_per_image(network: Network) -> tuple[int, dict[str, int]]:
+    """Bytes kept for the backward pass, in all and by module; from two images where batch norms
+    are trained, which cannot work with a single cell."""
+    detector = network.detector
+    detector.train()
+    learns = any(isinstance(one, nn.BatchNorm2d) and one.training for one in detector.modules())
+    images = 2 if learns else 1
+    with within_memory(images, network), autocast(network.recipe, network.device):
+        total, by_module = kept_bytes(detector, network.noise(images))
+    detector.eval()
+    return total // images, {name: count // images for name, count in by_module.items()}
+
+
+def state_bytes(recipe: Recipe, detector: nn.Module) -> int:
+    """Weights, buffers and what the optimiser remembers of each trainable parameter: a momentum
+    (sgd), or two means (adamw)."""
+    optim = recipe.optim
+    memories = 2 if optim.name == "adamw" else int(optim.momentum > 0)
+    learning = sum(one.nbytes for one in detector.parameters() if one.requires_grad)
+    written: dict[int, int] = {
+        tensor.data_ptr(): tensor.nbytes for tensor in detector.state_dict().values()
+    }
+    return sum(written.values()) + memories * learning

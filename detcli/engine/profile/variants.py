@@ -1,0 +1,192 @@
+"""The same step with other settings, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from detcli.engine.log import RunLog
+from detcli.engine.profile.memory import allocated_peak_gib
+from detcli.engine.profile.spread import Spread, paired_ratios
+from detcli.engine.profile.trial import like, repeated
+from detcli.engine.train import Trainer, train_batch
+from detcli.errors import DetcliError, DivergedError
+from detcli.recipe import Recipe, override_recipe
+from detcli.types import Batch
+
+FEWEST, MOST = 3, 100  # turns
+FAR_SLOWER = 5.0  # times float32
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A setting to try: the override that makes it, or the reason why it is not tried here."""
+
+    name: str
+    override: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """What a variant did.
+
+    ratio: time of its step, without waiting for data, over the time of the recipe's own, turn by
+    turn; step_memory_gib: the most that a step allocates beyond what it finds; both None, with a
+    note, where the variant did not run.
+    """
+
+    name: str
+    ratio: Spread | None
+    step_memory_gib: float | None
+    note: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return vars(self) | {"ratio": None if self.ratio is None else self.ratio.as_json()}
+
+
+def variants_of(
+    recipe: Recipe, device: torch.device, *, benchmark: bool, compile_too: bool
+) -> Iterator[Variant]:
+    """Every setting that could change the time of a step, each the only difference to the recipe.
+
+    benchmark: whether cudnn.benchmark is on.
+    """
+    train = recipe.train
+    cpu = "needs CUDA" if device.type == "cpu" else None
+    if train.amp != "none":
+        yield Variant("float32", "train.amp=none")
+    if train.amp != "bf16":
+        yield Variant("bf16", "train.amp=bf16", slow_convolution(device))
+    if train.amp != "fp16":
+        yield Variant("fp16", "train.amp=fp16", cpu)
+    layout = "first" if train.channels_last else "last"
+    yield Variant(f"channels {layout}", f"train.channels_last={not train.channels_last}")
+    switched = "off" if benchmark else "on"
+    yield Variant(f"cudnn.benchmark {switched}", f"train.cudnn_benchmark={switched!r}", cpu)
+    asked = None if compile_too or train.compile else "takes minutes: --compile"
+    name = "not compiled" if train.compile else "compiled"
+    yield Variant(name, f"train.compile={not train.compile}", asked)
+
+
+@dataclass
+class Subject:
+    """Something that takes turns: a trial with batches of its own; benchmark: cudnn's switch."""
+
+    name: str
+    trainer: Trainer
+    held: Sequence[Batch]
+    benchmark: bool
+    batches: Iterator[Batch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batches = repeated(self.trainer, self.held)
+
+    def step(self) -> None:
+        """One batch, finished when this returns."""
+        torch.backends.cudnn.benchmark = self.benchmark
+        train_batch(self.trainer, next(self.batches))
+        if self.trainer.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.ranks.device)
+
+    def warm_up(self) -> None:
+        """Steps that are not timed: one on the CPU; on CUDA one of each shape and one more, so that
+        no turn pays for a first time."""
+        shapes = len(self.held) if self.trainer.ranks.device.type == "cuda" else 0
+        for _ in range(shapes + 1):
+            self.step()
+
+    def memory_gib(self) -> float:
+        """The most memory that a step allocates beyond what it finds."""
+        return allocated_peak_gib(self.step, self.trainer.ranks.device)
+
+
+def measure_variants(
+    base: Subject, variants: Sequence[Variant], log: RunLog, *, seconds: float
+) -> list[VariantRow]:
+    """The base and each variant on the same batches in turns; the base is the first row.
+
+    seconds: about how long each of them steps.
+    """
+    base.warm_up()
+    subjects, rows = {base.name: base}, {}
+    for variant in variants:
+        found = _subject_of(variant, base)
+        if isinstance(found, Subject):
+            subjects[variant.name] = found
+        else:
+            rows[variant.name] = found
+    times = alternate(list(subjects.values()), log, seconds=seconds)
+    for name, subject in subjects.items():
+        ratio = paired_ratios(times[base.name], times[name])
+        rows[name] = VariantRow(name, ratio, subject.memory_gib())
+    return [rows[name] for name in (base.name, *(variant.name for variant in variants))]
+
+
+def alternate(
+    subjects: Sequence[Subject], log: RunLog, *, seconds: float
+) -> dict[str, list[float]]:
+    """The seconds of the steps of each subject, taken in turns, by name. They have warmed up;
+    seconds: about how long each of them steps."""
+    times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    began = time.perf_counter()
+    _turn(subjects, times)
+    turns = round(seconds * len(subjects) / (time.perf_counter() - began))
+    turns = min(max(turns, FEWEST), MOST)
+    for _ in log.track(range(1, turns), "side by side", turns, 1, unit="turns"):
+        _turn(subjects, times)
+    return times
+
+
+def _turn(subjects: Sequence[Subject], times: dict[str, list[float]]) -> None:
+    for subject in subjects:
+        began = time.perf_counter()
+        subject.step()
+        times[subject.name].append(time.perf_counter() - began)
+
+
+def _subject_of(variant: Variant, base: Subject) -> Subject | VariantRow:
+    """A variant that has warmed up, or, where it takes no turns, its row with the reason."""
+    if variant.reason is not None:
+        return VariantRow(variant.name, None, None, variant.reason)
+    try:
+        recipe = override_recipe(base.trainer.recipe, [variant.override], variant.name)
+        asked, before = recipe.train.cudnn_benchmark, base.trainer.recipe.train.cudnn_benchmark
+        benchmark = base.benchmark if asked == before else asked == "on"
+        subject = Subject(variant.name, like(base.trainer, recipe), base.held, benchmark)
+        subject.warm_up()
+    except torch.OutOfMemoryError:
+        reason = "does not fit into the memory beside the others"
+    except DivergedError:
+        reason = "the loss of random weights is not finite"
+    except DetcliError as error:
+        reason = str(error).splitlines()[0]
+    else:
+        return subject
+    return VariantRow(variant.name, None, None, reason)
+
+
+def slow_convolution(device: torch.device) -> str | None:
+    """Why bfloat16 is not worth trying: a processor that does not compute in it takes minutes for
+    a step. None where it does, and on CUDA."""
+    if device.type != "cpu":
+        return None
+    full, half = (_convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
+    if half < FAR_SLOWER * full:
+        return None
+    return f"this processor takes {half / full:.0f} times as long for a convolution in bfloat16"
+
+
+def _convolution_seconds(dtype: torch.dtype) -> float:
+    x, weight = torch.randn(1, 64, 32, 32, dtype=dtype), torch.randn(64, 64, 3, 3, dtype=dtype)
+    seconds = []
+    for _ in range(4):  # the first one loads and prepares
+        began = time.perf_counter()
+        torch.conv2d(x, weight, padding=1)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])

@@ -1,0 +1,57 @@
+"""What the tests of the step and of the loader share: a tiny recipe, and files that read slowly."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from detcli.data import dataset
+from detcli.data.records import Records
+from detcli.engine.distributed import Ranks
+from detcli.engine.log import RunLog
+from detcli.engine.profile.trial import build_trial
+from detcli.engine.train import Trainer
+from detcli.models import ssd
+from detcli.recipe import Recipe, load_recipe
+from tests.models.specs import SMALL_SSD, thin_vgg
+from tests.recipes import write_tiny
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+QUIET = RunLog(quiet=True)
+SLOW_SECONDS = 0.3
+
+
+@pytest.fixture(autouse=True)
+def thin_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSD over a thin VGG: everything a detector does, in few milliseconds."""
+    monkeypatch.setitem(ssd.BACKBONES, "vgg16", thin_vgg)
+
+
+def tiny(folder: Path, *overrides: str, **changes: Any) -> Recipe:
+    """A recipe of that network on generated images, in a file of `folder`."""
+    path = write_tiny(folder, **changes)
+    content = yaml.safe_load(path.read_text())
+    content["model"] = {"name": "ssd", "backbone": {"weights": None}, **SMALL_SSD}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return load_recipe(path, overrides).recipe
+
+
+def trial(folder: Path, *overrides: str, **changes: Any) -> Trainer:
+    """A trial of the tiny recipe."""
+    return build_trial(tiny(folder, *overrides, **changes), folder, CPU)
+
+
+def read_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float = SLOW_SECONDS) -> None:
+    """Let every image take so long to decode, in worker processes too."""
+    read = dataset.read_pixels
+
+    def slowly(records: Records, index: int) -> Any:
+        time.sleep(seconds)
+        return read(records, index)
+
+    monkeypatch.setattr(dataset, "read_pixels", slowly)

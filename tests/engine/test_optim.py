@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from detcli.engine.optim import parameter_groups
+from detcli.engine.optim import build_optimizer, parameter_groups
 from detcli.layers.attention import build_attention
 from detcli.layers.deform import DeformConv2d
 from detcli.layers.norm import NORMS, build_norm
@@ -95,3 +97,31 @@ def test_what_a_module_lists_does_not_decay():
     }
     assert decays[id(net.head[0].weight)] == 0.0
     assert decays[id(net.head[0].bias)] == decays[id(net.backbone[0].weight)] == 0.1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_fused_step_is_the_plain_one(name):
+    """Also for weights whose memory is laid out channels last."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.Conv2d(8, 4, 1))
+    model.to(memory_format=torch.channels_last)
+    groups = {"backbone_lr_mult": 1.0, "norm_decay": False, "bias_decay": True, "bias_lr_mult": 2.0}
+    common = {"lr": 1e-3, "weight_decay": 0.01}
+    other = copy.deepcopy(model)
+    ours = build_optimizer(
+        model, name=name, groups=groups, momentum=0.9, nesterov=False, betas=(0.9, 0.999), **common
+    )
+    assert ours.defaults["fused"]
+    plain_groups = parameter_groups(other, **common, **groups)
+    if name == "sgd":
+        plain = torch.optim.SGD(plain_groups, lr=1e-3, momentum=0.9, foreach=False)
+    else:
+        plain = torch.optim.AdamW(plain_groups, lr=1e-3, foreach=False)
+    for _ in range(5):
+        images = torch.randn(2, 3, 9, 9, generator=generator)
+        for net, optimizer in ((model, ours), (other, plain)):
+            optimizer.zero_grad()
+            net(images.to(memory_format=torch.channels_last)).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Entries worked on at a time: on a CPU the intermediate results stay in its cache, elsewhere a
 # block is large enough to fill the device. Nothing of this size is kept beside the gradient.
-CPU_BLOCK = 1 << 18
+CPU_BLOCK = 1 << 17
 DEVICE_BLOCK = 1 << 24
+MAX_EXPONENT = 40.0  # above, softplus(x) is x also in float64
 
 # (logits (K, C), labels (K,), quality (K,) or None) -> (K, C) the loss of each entry
 ObjectTerms: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -45,21 +45,14 @@ class DenseSum(torch.autograd.Function):
         """A scalar in float32 (float64 for float64): logits (M, C), labels (M,) with negatives for
         rows that do not count, quality (M,) and weights (M,) or None."""
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
         # float32 also for half precision, in which gradients of easy negatives would vanish
         # before a loss scale can lift them
         grad = torch.empty_like(logits, dtype=dtype) if ctx.needs_input_grad[0] else None
-        for part in _blocks(logits):
-            loss = background_terms(
-                logits[part].to(dtype), gamma, None if grad is None else grad[part]
-            )
-            skipped = labels[part] != logits.shape[1]
-            for values in (loss,) if grad is None else (loss, grad[part]):
-                values.mul_(scale)
-                values[skipped] = 0
-                if weights is not None:
-                    values.mul_(weights[part, None])
-            total += loss.sum()
+        losses = _background_rows(logits, labels, scale, gamma, grad)
+        if weights is not None:
+            losses.mul_(weights)
+            if grad is not None:
+                grad.mul_(weights[:, None])
         rows = _object_rows(logits, labels)
         with torch.enable_grad():
             x = logits[rows].to(dtype).requires_grad_()
@@ -69,7 +62,7 @@ class DenseSum(torch.autograd.Function):
             (grad[rows],) = torch.autograd.grad(objects, x)
         ctx.save_for_backward(grad)
         ctx.logits_dtype = logits.dtype
-        return (total + objects.detach()).to(dtype)
+        return (losses.sum(dtype=torch.float64) + objects.detach()).to(dtype)
 
     @staticmethod
     @once_differentiable
@@ -91,28 +84,44 @@ def row_losses(
     """(M,) what each row adds to the unweighted `DenseSum`, without a gradient; 0 for rows that do
     not count."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    losses = logits.new_zeros(len(logits), dtype=dtype)
-    for part in _blocks(logits):
-        losses[part] = background_terms(logits[part].to(dtype), gamma, None).sum(dim=1) * scale
-    losses[labels != logits.shape[1]] = 0
+    losses = _background_rows(logits, labels, scale, gamma, None)
     rows = _object_rows(logits, labels)
     rated = None if quality is None else quality[rows]
     losses[rows] = object_terms(logits[rows].to(dtype), labels[rows], rated).sum(dim=1)
     return losses
 
 
-def background_terms(x: Tensor, gamma: float, slope: Tensor | None) -> Tensor:
-    """p^gamma softplus(x), p = sigmoid(x); its derivative p^gamma (gamma (1 - p) softplus(x) + p)
-    is written into slope if given.
-
-    softplus(x) = -log(1 - p) without its overflow and cancellation.
-    """
-    surprise = F.softplus(x)
-    p = torch.sigmoid(x)
-    focus = p.square() if gamma == 2 else p.pow(gamma)
+def _background_rows(
+    logits: Tensor, labels: Tensor, scale: float, gamma: float, slope: Tensor | None
+) -> Tensor:
+    """(M,) sum over the classes of scale p^gamma softplus(x) in rows of background, 0 in all
+    others; the derivative (M, C), 0 in all others too, is written into slope if given."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    losses = logits.new_empty(len(logits), dtype=dtype)
+    for part in _blocks(logits):
+        into = None if slope is None else slope[part]
+        losses[part] = background_terms(logits[part].to(dtype), scale, gamma, into).sum(dim=1)
+    others = (labels != logits.shape[1]).nonzero().squeeze(1)
+    losses[others] = 0
     if slope is not None:
-        torch.sub(1, p, out=slope)
-        slope.mul_(surprise).mul_(gamma).add_(p).mul_(focus)
+        slope[others] = 0
+    return losses
+
+
+def background_terms(x: Tensor, scale: float, gamma: float, slope: Tensor | None) -> Tensor:
+    """scale p^gamma softplus(x), p = sigmoid(x); its derivative scale p^gamma (gamma (1 - p)
+    softplus(x) + p) is written into slope if given.
+
+    softplus(x) = log(1 + e^x), which is x where e^x would overflow.
+    """
+    e = x.clamp(max=MAX_EXPONENT).exp_()
+    surprise = torch.log1p(e)
+    torch.maximum(surprise, x, out=surprise)
+    p = e.div_(e + 1)
+    focus = (p.square() if gamma == 2 else p.pow(gamma)).mul_(scale)
+    if slope is not None:
+        torch.addcmul(surprise, surprise, p, value=-1, out=slope)  # (1 - p) softplus(x)
+        torch.add(p, slope, alpha=gamma, out=slope).mul_(focus)
     return surprise.mul_(focus)
 
 

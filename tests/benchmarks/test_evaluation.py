@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from detcli.evaluation import METRIC_NAMES, bootstrap, evaluate_coco, match
+from tests.benchmarks.conftest import Table
 from tests.benchmarks.memory import peak_mib
 from tests.evaluation.oracle import large_data_set, run_pycocotools
 from tests.paths import ROOT
@@ -66,22 +67,23 @@ def theirs() -> dict[str, float]:
 
 @pytest.mark.bench
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_evaluation_beside_pycocotools(theirs) -> None:
+def test_evaluation_beside_pycocotools(theirs, table: Table) -> None:
     ours = in_its_own_process(measure_ours, NUM_IMAGES)
     assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-12)
     faster, smaller = theirs["seconds"] / ours["seconds"], theirs["mib"] / ours["mib"]
-    print(
-        f"\nCOCO evaluation, {NUM_IMAGES} images, {100 * NUM_IMAGES} detections: "
-        f"pycocotools {theirs['seconds']:.1f} s and {theirs['mib']:.0f} MiB, detcli "
-        f"{ours['seconds']:.3f} s and {ours['mib']:.0f} MiB, {faster:.0f} times as fast in "
-        f"1/{smaller:.1f} of the memory"
-    )
-    assert faster >= 10
-    assert smaller >= 3
+    what = f"COCO evaluation, {NUM_IMAGES} images, {100 * NUM_IMAGES} detections"
+    table.add(
+        f"time of {what}", f"{ours['seconds']:.3f} s", f"pycocotools {theirs['seconds']:.1f} s",
+        faster, at_least=10, floor=10,
+    )  # fmt: skip
+    table.add(
+        f"memory of {what}", f"{ours['mib']:.0f} MiB", f"pycocotools {theirs['mib']:.0f} MiB",
+        1 / smaller, at_most=0.33, ceiling=0.33,
+    )  # fmt: skip
 
 
 @pytest.mark.bench
-def test_bootstrap_beside_pycocotools(theirs) -> None:
+def test_bootstrap_beside_pycocotools(theirs, table: Table) -> None:
     """pycocotools' accumulate gives the twelve numbers of one resample of one system."""
     ground_truth, detections = data_set(NUM_IMAGES)
     rows = np.flatnonzero(np.random.default_rng(0).random(len(detections.scores)) < 0.9)
@@ -97,8 +99,9 @@ def test_bootstrap_beside_pycocotools(theirs) -> None:
     ratio = theirs["accumulate"] / all_metrics
     print(
         f"\npaired bootstrap of two systems, {NUM_IMAGES} images: {one_metric:.1f} s per "
-        f"{RESAMPLES} resamples of AP; all twelve numbers {1000 * all_metrics:.1f} ms per "
-        f"resample and system, pycocotools' accumulate {theirs['accumulate']:.2f} s, "
-        f"{ratio:.0f} times as fast"
+        f"{RESAMPLES} resamples of AP"
     )
-    assert ratio >= 100
+    table.add(
+        f"twelve metrics of one resample, {NUM_IMAGES} images", f"{1000 * all_metrics:.1f} ms",
+        f"pycocotools' accumulate {theirs['accumulate']:.2f} s", ratio, at_least=100, floor=100,
+    )  # fmt: skip

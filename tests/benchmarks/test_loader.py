@@ -20,10 +20,12 @@ from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms
+from tests.benchmarks.conftest import Table
+from tests.benchmarks.pairs import by_turns
 from tests.paths import SHARED, needs_shared
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-BATCH, ROUNDS = 4, 4
+BATCH, ROUNDS = 4, 5
 
 
 class Reference(Dataset[Any]):
@@ -110,34 +112,23 @@ def _ours(records: Records, short: int, long: int, workers: int) -> Callable[[],
 
 
 @pytest.mark.bench
+@pytest.mark.usefixtures("one_thread")
 @needs_shared
 @pytest.mark.parametrize(
     ("short", "long", "workers"), [(320, 533, 2), (800, 1333, 1), (800, 1333, 2)]
 )
-def test_loader_against_the_reference_pipeline(short: int, long: int, workers: int) -> None:
+def test_loader_against_the_reference_pipeline(
+    short: int, long: int, workers: int, table: Table
+) -> None:
     records = read_records(
         format="voc", root=str(SHARED / "data/bccd-voc"), split={"split": "val"}, name="val"
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = {"ours": 0.0, "reference": 0.0}
-        runs = {
-            "ours": _ours(records, short, long, workers),
-            "reference": _reference(records, short, long, workers),
-        }
-        for run in runs.values():  # start the workers, fill the page cache
-            run()
-        for _ in range(ROUNDS):  # interleaved: both see the same noise of the machine
-            for name, run in runs.items():
-                start = time.perf_counter()
-                count = run()
-                best[name] = max(best[name], count / (time.perf_counter() - start))
-    finally:
-        torch.set_num_threads(threads)
-    ratio = best["ours"] / best["reference"]
-    print(
-        f"\nloader, 640x480 JPEGs to short {short}, {workers} workers: {best['ours']:.0f} images/s "
-        f"against {best['reference']:.0f}, ratio {ratio:.2f}"
-    )
-    assert ratio > 1.0
+    runs = _ours(records, short, long, workers), _reference(records, short, long, workers)
+    counts = [run() for run in runs]
+    pair = by_turns(*runs, rounds=ROUNDS, clock=time.perf_counter)
+    table.add(
+        f"loader, 640 x 480 JPEGs to short side {short}, {workers} workers",
+        f"{counts[0] / pair.ours:.0f} images/s",
+        f"torchvision {counts[1] / pair.theirs:.0f} images/s",
+        pair.ratio * counts[0] / counts[1], at_least=2, floor=1.2,
+    )  # fmt: skip

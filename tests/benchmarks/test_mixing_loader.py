@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from detcli.data.cache import ImageCache
 from detcli.data.dataset import DetectionDataset
@@ -19,9 +18,11 @@ from detcli.data.loader import build_loader
 from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
+from tests.benchmarks.conftest import Table
+from tests.benchmarks.pairs import by_turns
 from tests.paths import SHARED, needs_shared
 
-SIDE, BATCH, WORKERS, ROUNDS = 640, 4, 1, 4
+SIDE, BATCH, WORKERS, ROUNDS = 640, 4, 1, 5
 AUGMENT = {
     "mosaic": {"prob": 1.0, "scale": [0.5, 1.0]},
     "mixup": {"prob": 1.0, "alpha": 32.0},
@@ -95,37 +96,21 @@ def write_yolo(records: Records, folder: Path) -> None:
 
 
 @pytest.mark.bench
+@pytest.mark.usefixtures("one_thread")
 @needs_shared
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_mosaic_and_mixup_against_ultralytics(
-    cache: str, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: str, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Table
 ) -> None:
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
     monkeypatch.setenv("YOLO_OFFLINE", "1")
     pytest.importorskip("ultralytics", reason="ultralytics is not installed: make bench does it")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        runs = {"ours": ours(records, cache), "theirs": theirs(records, cache, tmp_path)}
-        best = dict.fromkeys(runs, 0.0)
-        for name, run in in_turn(runs):
-            start = time.perf_counter()
-            count = run()
-            best[name] = max(best[name], count / (time.perf_counter() - start))
-    finally:
-        torch.set_num_threads(threads)
-    ratio = best["ours"] / best["theirs"]
-    print(
-        f"\nmosaic + mixup + flip + resize, 640x480 JPEGs to {SIDE}, cache {cache}, {WORKERS} "
-        f"worker: {best['ours']:.0f} images/s against ultralytics' {best['theirs']:.0f}, "
-        f"ratio {ratio:.2f}"
-    )
-    assert ratio > 1.0
-
-
-def in_turn(runs: dict[str, Callable[[], int]]) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Each once to start the workers and fill the page cache, then by turns."""
-    for run in runs.values():
-        run()
-    for _ in range(ROUNDS):
-        yield from runs.items()
+    runs = ours(records, cache), theirs(records, cache, tmp_path)
+    counts = [run() for run in runs]
+    pair = by_turns(*runs, rounds=ROUNDS, clock=time.perf_counter)
+    table.add(
+        f"mosaic + mixup + flip + resize, 640 x 480 JPEGs to {SIDE}, cache {cache}, 1 worker",
+        f"{counts[0] / pair.ours:.0f} images/s",
+        f"ultralytics {counts[1] / pair.theirs:.0f} images/s",
+        pair.ratio * counts[0] / counts[1], at_least=1.2, floor=0.9,
+    )  # fmt: skip

@@ -1,30 +1,33 @@
-"""`detcli --help` against importing the two libraries that print it."""
+"""Start-up of the commands that need no network."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
+from tests.benchmarks.conftest import Table
+from tests.benchmarks.pairs import by_turns, children_time
+
+ROUNDS = 11
+COMMANDS = (("--help",), ("recipes", "list"), ("lr-scale",), ("lr-scale", "atss_r50"))
+IMPORTS = ("-c", "import typer, rich")
+
+
+def run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+
 
 @pytest.mark.bench
-def test_help_takes_at_most_half_longer_than_importing_typer_and_rich() -> None:
-    """Both in turn, the best of many: what is left is the work, not the machine."""
-    base, own = [], []
-    for _ in range(15):
-        base.append(seconds("-c", "import typer, rich"))
-        own.append(seconds("-m", "detcli", "--help"))
-    ratio = min(own) / min(base)
-    print(
-        f"\ndetcli --help {min(own):.3f} s, importing typer and rich {min(base):.3f} s: "
-        f"{ratio:.2f} times as long"
-    )
-    assert ratio < 1.5
-
-
-def seconds(*arguments: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
-    return time.perf_counter() - start
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_beside_importing_typer_and_rich(command: tuple[str, ...], table: Table) -> None:
+    pair = by_turns(
+        lambda: run("-m", "detcli", *command), lambda: run(*IMPORTS),
+        rounds=ROUNDS, clock=children_time,
+    )  # fmt: skip
+    ceiling = 1.8 if command == ("--help",) else 14
+    table.add(
+        f"detcli {' '.join(command)}", f"{pair.ours:.3f} s",
+        f"import typer, rich {pair.theirs:.3f} s", 1 / pair.ratio, at_most=1.5, ceiling=ceiling,
+    )  # fmt: skip

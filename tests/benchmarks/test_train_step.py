@@ -1,160 +1,81 @@
-"""One training step of RetinaNet-R50 against torchvision's, on the CPU: time and peak memory.
+"""One training step of RetinaNet-R50 and FCOS-R50 against torchvision's, on the CPU: time, memory.
 
-Both train the same layers (stem and first stage frozen, norms on running statistics) on the same
-batch: 4 images of 320 x 320, two threads, SGD with momentum. A step is forward, losses, backward
-and update. Run as `python -m tests.benchmarks.test_train_step NAME` it prints one's peak memory.
+Each program runs in a process of its own, as its users start it: ours with the settings that the
+`detcli` command makes, torchvision's with none. They step by turns, in one thread; time is that of
+the processor. See `step_process` for what a step is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from statistics import median
 
 import pytest
-import torch
-from torch import Tensor, nn
-from torchvision.models import resnet50
-from torchvision.models.detection import retinanet_resnet50_fpn
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-from torchvision.models.detection.retinanet import RetinaNet
-from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from tests.benchmarks.memory import peak_mib
-from tests.models.specs import RETINANET_MM, detector, target
+from detcli.cli.app import ALLOCATION
+from tests.benchmarks.conftest import Table
+from tests.benchmarks.pairs import summary
 from tests.paths import ROOT
 
-SIDE, BATCH, ROUNDS, THREADS = 320, 4, 7, 2
-BOXES = [[10.0, 20, 100, 150], [50, 60, 200, 300], [5, 5, 30, 40]]
-LABELS = [1, 2, 3]
+ROUNDS = 5
+THREAD = {"OMP_NUM_THREADS": "1"}
+PLAIN = {name: value for name, value in os.environ.items() if name not in ALLOCATION} | THREAD
 
 
-def images() -> Tensor:
-    return torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+class Steps:
+    """A process that takes a training step when asked."""
 
+    def __init__(self, owner: str, detector: str, side: int, batch: int, *, own: bool) -> None:
+        module = [sys.executable, "-m", "tests.benchmarks.step_process"]
+        self.process = subprocess.Popen(
+            [*module, owner, detector, str(side), str(batch)], cwd=ROOT, text=True,
+            env=PLAIN | ALLOCATION if own else PLAIN,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.seconds: list[float] = []
+        self.mib = 0.0
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4)
-
-
-def frozen_norm_peer() -> nn.Module:
-    """torchvision's RetinaNet as with ImageNet weights, which a test cannot download."""
-    trunk = _resnet_fpn_extractor(
-        resnet50(weights=None, norm_layer=FrozenBatchNorm2d),
-        3,
-        returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(256, 256),
-    )
-    return RetinaNet(trunk, 80, min_size=SIDE, max_size=SIDE)
-
-
-def default_peer() -> nn.Module:
-    """As its function makes it without weights: every layer learns, norms on batch statistics."""
-    return retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=80, min_size=SIDE, max_size=SIDE
-    )
-
-
-def peer_step(model: nn.Module) -> Callable[[], None]:
-    model.train()
-    optimizer, batch = sgd(model), list(images())
-    targets = [{"boxes": torch.tensor(BOXES), "labels": torch.tensor(LABELS)}] * BATCH
-
-    def step() -> None:
-        loss = sum(model(batch, targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def own_step() -> Callable[[], None]:
-    model = detector("retinanet", RETINANET_MM).train()
-    optimizer, batch = sgd(model), images()
-    targets = [target(BOXES, LABELS, (SIDE, SIDE))] * BATCH
-
-    def step() -> None:
-        loss = sum(model.loss(model(batch), targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-STEPS: dict[str, Callable[[], Callable[[], None]]] = {
-    "detcli": own_step,
-    "torchvision": lambda: peer_step(frozen_norm_peer()),
-    "torchvision, all layers": lambda: peer_step(default_peer()),
-}
-
-
-@pytest.mark.bench
-def test_step_time() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    steps = {name: make() for name, make in STEPS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(ROUNDS + 1):
-        order = list(steps) if number % 2 else list(reversed(steps))
-        for name in order:
-            start = time.perf_counter()
-            steps[name]()
-            if number:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
-    torch.set_num_threads(before)
-    own = median(seconds["detcli"])
-    for name, values in seconds.items():
-        print(
-            f"\n{name}: {median(values):.2f} s a step, {median(values) / own:.2f} of ours", end=""
-        )
-    assert median(seconds["torchvision"]) / own >= 1.2
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        self.seconds.append(answer["seconds"])
+        self.mib = answer["mib"]
 
 
 @pytest.mark.bench
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory() -> None:
-    """Peak memory beyond that of a process that has only imported everything.
-
-    What is in use repeats to 2 MB. What the process holds also has the holes that the C library
-    keeps, which differ by 100 MB between runs of either program: printed, but no test.
-    """
-    for kind, settings in (("held", {}), ("in use", {"MALLOC_MMAP_THRESHOLD_": "1000000"})):
-        names = ("nothing", "detcli", "torchvision")
-        peak = {name: peak_megabytes(name, settings) for name in names}
-        own, peer = (peak[name] - peak["nothing"] for name in ("detcli", "torchvision"))
-        ratio = own / peer
-        print(f"\npeak memory {kind}: {own:.0f} MB, torchvision {peer:.0f} MB, {ratio:.2f} of it")
-    assert ratio <= 1  # of what is in use: every large block goes back at once
-
-
-def peak_megabytes(name: str, settings: dict[str, str]) -> float:
-    command = [sys.executable, "-m", "tests.benchmarks.test_train_step", name]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
-
-
-def main(name: str) -> None:
-    torch.set_num_threads(THREADS)
-    if name in STEPS:
-        step = STEPS[name]()
-        for _ in range(4):
-            step()
-    print(peak_mib())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+@pytest.mark.parametrize(("side", "batch"), [(320, 4), (640, 2)])
+@pytest.mark.parametrize("detector", ["retinanet", "fcos"])
+def test_training_step(detector: str, side: int, batch: int, table: Table) -> None:
+    runs = {
+        name: Steps(owner, detector, side, batch, own=own)
+        for name, owner, own in (
+            ("detcli", "detcli", True),
+            ("torchvision", "torchvision", False),
+            ("torchvision, our allocation", "torchvision", True),
+            ("torchvision, all layers", "torchvision-all", False),
+            ("nothing", "nothing", False),
+        )
+    }
+    for number in range(ROUNDS + 1):
+        for name in list(runs) if number % 2 else reversed(runs):
+            runs[name].step()
+    for run in runs.values():
+        run.process.communicate()
+    base, own = runs.pop("nothing").mib, runs.pop("detcli")
+    what = f"step, {detector}_r50, {batch} x {side} x {side}"
+    for name, peer in runs.items():
+        pair = summary(list(zip(own.seconds[1:], peer.seconds[1:], strict=True)))
+        aims = {"at_least": 1.3, "floor": 1.1} if name == "torchvision" else {}
+        shown = f"{pair.ours:.2f} s", f"{name} {pair.theirs:.2f} s"
+        table.add(f"time of a {what}", *shown, pair.ratio, **aims)
+    for name, peer in runs.items():
+        ratio = (own.mib - base) / (peer.mib - base)
+        limits = {"at_most": 0.9, "ceiling": 1.1} if name == "torchvision" else {}
+        shown = f"{own.mib - base:.0f} MiB", f"{name} {peer.mib - base:.0f} MiB"
+        table.add(f"memory of a {what}", *shown, ratio, **limits)

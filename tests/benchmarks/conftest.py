@@ -1,0 +1,109 @@
+"""The table that `make bench` ends with; the same rows go to runs/bench.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from tests.paths import ROOT
+
+HEADER = ("what", "ours", "theirs", "ratio", "aim", "")
+FILE = ROOT / "runs" / "bench.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. at_least, at_most: what the ratio should be; None: only reported."""
+
+    what: str
+    ours: str
+    theirs: str
+    ratio: float
+    at_least: float | None
+    at_most: float | None
+
+    @property
+    def met(self) -> bool | None:
+        if self.at_least is None and self.at_most is None:
+            return None
+        low, high = self.at_least or 0.0, self.at_most or float("inf")
+        return low <= self.ratio <= high
+
+    def cells(self) -> tuple[str, ...]:
+        aim = f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}"
+        met = {True: "met", False: "MISSED", None: ""}[self.met]
+        shown = f"{self.ratio:.2f}" if self.ratio < 100 else f"{self.ratio:.0f}"
+        return self.what, self.ours, self.theirs, shown, "" if self.met is None else aim, met
+
+
+class Table:
+    """Rows in the order in which they were measured."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def add(
+        self,
+        what: str,
+        ours: str,
+        theirs: str,
+        ratio: float,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        floor: float | None = None,
+        ceiling: float | None = None,
+    ) -> None:
+        """Note a comparison; fail only where the ratio is far from its aim: below `floor` or
+        above `ceiling`."""
+        self.rows.append(Row(what, ours, theirs, ratio, at_least, at_most))
+        assert floor is None or ratio >= floor, f"{what}: ratio {ratio:.2f}, floor {floor}"
+        assert ceiling is None or ratio <= ceiling, f"{what}: ratio {ratio:.2f}, ceiling {ceiling}"
+
+    def lines(self) -> list[str]:
+        """The table as text."""
+        cells = [HEADER, *(row.cells() for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+
+
+TABLE = pytest.StashKey[Table]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TABLE] = Table()
+
+
+@pytest.fixture
+def table(pytestconfig: pytest.Config) -> Table:
+    """Where a benchmark notes its rows."""
+    return pytestconfig.stash[TABLE]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Both sides of a comparison in one thread: the machine's other cores may be busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    table = config.stash[TABLE]
+    if not table.rows:
+        return
+    terminalreporter.section("ours beside theirs")
+    for line in table.lines():
+        terminalreporter.write_line(line)
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps([asdict(row) | {"met": row.met} for row in table.rows], indent=1))
+    terminalreporter.write_line(f"also in {FILE}")

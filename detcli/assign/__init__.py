@@ -15,6 +15,7 @@ from detcli.assign.enlarged import EnlargedBoxes
 from detcli.assign.fcos import FCOSAssigner
 from detcli.assign.matching import IGNORED, NEGATIVE, ignore_inside
 from detcli.assign.max_iou import MaxIoUAssigner, SmallThresholds
+from detcli.assign.sampling import RandomSampler
 from detcli.ops.priors import Priors
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "EnlargedBoxes",
     "FCOSAssigner",
     "MaxIoUAssigner",
+    "RandomSampler",
     "SmallThresholds",
     "build_assigner",
     "ignore_inside",

@@ -10,13 +10,31 @@ G x T x (W + H) and the pairs that remain, not with G x P.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detcli.ops.priors import Priors
+
+Found = TypeVar("Found")
+
+
+def _once(find: Callable[[Priors], Found]) -> Callable[[Priors], Found]:
+    """`find`, which looks at the same priors only once."""
+
+    @functools.wraps(find)
+    def look_up(priors: Priors) -> Found:
+        name = find.__name__
+        if name not in priors.derived:
+            priors.derived[name] = find(priors)
+        found: Found = priors.derived[name]
+        return found
+
+    return look_up
 
 
 class LevelGrid(NamedTuple):
@@ -51,6 +69,7 @@ class GridLines(NamedTuple):
     column_step: Tensor
 
 
+@_once
 def find_grids(priors: Priors) -> tuple[LevelGrid, ...] | None:
     """The grid of each level that has priors; None if they do not form grids.
 
@@ -79,6 +98,7 @@ def find_grids(priors: Priors) -> tuple[LevelGrid, ...] | None:
     return tuple(grids) if all(torch.stack(regular).tolist() if regular else []) else None
 
 
+@_once
 def grid_lines(priors: Priors) -> GridLines:
     """The lines of priors; those that form no grid count as P types of one cell each."""
     grids = find_grids(priors)

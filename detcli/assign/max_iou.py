@@ -41,28 +41,33 @@ class MaxIoUAssigner:
     stays below every box's own negative_iou. Then each box, in order, takes all priors whose IoU
     with it equals its best one, if that is at least min_positive_iou and above 0, also from boxes
     before it. (References take a best IoU of 0 as well, which turns every prior positive for an
-    empty box.) single_best: of priors with the same best IoU the box takes the first alone.
+    empty box.) None: no box takes any. single_best: of priors with the same best IoU the box takes
+    the first alone. group: so many neighbouring priors, those of a cell, count as one, which
+    overlaps a box as much as the best of them (guided anchoring).
     """
 
     positive_iou: float
     negative_iou: float
-    min_positive_iou: float
+    min_positive_iou: float | None
     small: SmallThresholds | None = None
     single_best: bool = False
+    group: int = 1
 
     @torch.no_grad()
     def __call__(self, priors: Priors, boxes: Tensor) -> Tensor:
-        """Index of the box (P,) int64 of each prior, -1 negative, -2 ignored; boxes (G, 4) xyxy.
+        """Index of the box (P / group,) int64 of each prior, -1 negative, -2 ignored; boxes (G, 4)
+        xyxy.
 
         Equal IoU with two boxes goes to the earlier one.
         """
         check_shape("boxes", boxes, None, 4)
-        num_priors, num_boxes = len(priors), len(boxes)
+        num_priors, num_boxes = len(priors) // self.group, len(boxes)
         if num_priors == 0 or num_boxes == 0:
             return torch.full((num_priors,), NEGATIVE, device=boxes.device)
         positive, negative = self._thresholds(boxes)
         box, prior = self._candidates(grid_lines(priors), boxes)
         iou = paired_iou(boxes[box], priors.boxes[prior])
+        prior = prior // self.group
 
         enough = iou >= positive[box]
         matched = best_box_per_prior(prior[enough], box[enough], iou[enough], num_priors)
@@ -71,6 +76,8 @@ class MaxIoUAssigner:
             matched[near] = matched[near].where(matched[near] >= 0, IGNORED)
         else:
             matched.masked_fill_(matched < 0, IGNORED)
+        if self.min_positive_iou is None:
+            return matched
 
         best = iou.new_zeros(num_boxes).scatter_reduce_(0, box, iou, "amax")
         takes = (iou == best[box]) & (iou >= self.min_positive_iou)

@@ -18,6 +18,9 @@ class Toolbox(str, Enum):
 
     mmdetection = "mmdetection"
     torchvision = "torchvision"
+    centernet = "centernet"
+    tianxiaomo = "tianxiaomo"
+    darknet = "darknet"
 
 
 @app.callback()

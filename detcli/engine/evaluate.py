@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def detect(
         if mirrored:
             images = mirror_images(images, sizes)
         with autocast(recipe, ranks.device):
-            outputs = detector(images)
+            outputs = outputs_for(detector, images, sizes)
         per_image = detector.decode(outputs, sizes)  # type: ignore[operator]
         if mirrored:
             per_image = [
@@ -91,6 +92,13 @@ def detect(
         return None
     in_order = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
     return Detections.join([detections for _, detections in in_order])
+
+
+def outputs_for(detector: nn.Module, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Any:
+    """What a detector makes of images with valid parts of these `sizes` (height, width)."""
+    if getattr(detector, "cuts_proposals", False):  # otherwise decode would have to look again
+        return detector(images, sizes=sizes)
+    return detector(images)
 
 
 def mirror_images(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from detcli.engine import checkpoint
 from detcli.engine.setup import build_model
 from detcli.errors import CheckpointError
-from detcli.models.convert import SOURCES, SourceFacts, read_weights
+from detcli.models.convert import SOURCES, SourceFacts
 from detcli.models.convert.torchvision import coco_ids, coco_names
 from detcli.recipe import Recipe, load_recipe
 
@@ -23,6 +23,18 @@ RECIPES = {
     ("mmdetection", "ssd300"): "ssd300",
     ("mmdetection", "ssd512"): "ssd512",
     ("torchvision", "ssd300"): "ssd300_torchvision",
+    ("mmdetection", "centernet"): "centernet_r18",
+    ("mmdetection", "centernetdcnv2"): "centernet_r18_dcnv2",
+    ("mmdetection", "faster_rcnn"): "faster_rcnn_r50",
+    ("mmdetection", "faster_rcnndcnv2"): "faster_rcnn_r50_dcnv2",
+    ("mmdetection", "faster_rcnncarafe"): "faster_rcnn_r50_carafe",
+    ("mmdetection", "faster_rcnnhrnet32"): "faster_rcnn_hrnetv2p_w32",
+    ("mmdetection", "cascade_rcnn"): "cascade_rcnn_r50",
+    ("torchvision", "faster_rcnn"): "faster_rcnn_r50_torchvision",
+    ("centernet", "centernet"): "centernet_r18_dcn_xingyizhou",
+    ("centernet", "centernetdla34"): "centernet_dla34",
+    ("tianxiaomo", "yolov4"): "yolov4",
+    ("darknet", "yolov4"): "yolov4",
 }
 
 
@@ -53,9 +65,9 @@ def import_weights(
     """
     if out.exists():
         raise CheckpointError(f"{out}: exists already; name another file with --out")
-    weights = read_weights(file)
+    weights = SOURCES[source].read(file)
     facts = SOURCES[source].recognise(weights, str(file))
-    kind = f"{facts.detector}{facts.input_px or ''}"
+    kind = f"{facts.detector}{facts.input_px or ''}{facts.variant or ''}"
     name = recipe or RECIPES.get((source, kind))
     if name is None:
         raise CheckpointError(
@@ -79,7 +91,7 @@ def import_weights(
         "model": model.state_dict(),
     }
     checkpoint.save(out, content)
-    return Imported(out, loaded, len(weights.tensors), names, report.notes)
+    return Imported(out, loaded, len(report.names), names, report.notes)
 
 
 def name_classes(

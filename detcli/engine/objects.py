@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,8 +29,8 @@ def decide_class_weights(
     must_act: raise UsageError where all objects come out with the same weight. Raises UsageError
     for names that are no classes of the data.
     """
-    loss = recipe.model.class_loss
-    if loss.class_weights is None:
+    loss: Any = getattr(recipe.model, "class_loss", None)
+    if getattr(loss, "class_weights", None) is None:
         return None
     counts = np.bincount(records.labels[_counted(records)], minlength=records.num_classes)
     if isinstance(loss.class_weights, str):
@@ -75,8 +75,13 @@ def announce_small_objects(
     must_act: raise UsageError where there are none, unless an augmentation shrinks objects.
     """
     model, augment = recipe.model, recipe.data.augment
-    settings = {"model.enlarge_small": model.enlarge_small}
-    settings["model.assigner.small"] = getattr(model.assigner, "small", None)
+    assigner = getattr(model, "assigner", None)
+    first_stage = getattr(getattr(model, "rpn", None), "assigner", None)
+    settings = {
+        "model.enlarge_small": getattr(model, "enlarge_small", None),
+        "model.assigner.small": getattr(assigner, "small", None),
+        "model.rpn.assigner.small": getattr(first_stage, "small", None),
+    }
     shrinking = [name for name in SHRINKING if getattr(augment, name) is not None]
     for key, setting in settings.items():
         if setting is None:

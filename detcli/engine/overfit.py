@@ -36,7 +36,7 @@ def overfit_recipe(recipe: Recipe, num_images: int) -> Recipe:
     )
     epochs = math.ceil(STEPS / steps_per_epoch)
     values["optim"]["weight_decay"] = 0.0
-    if "head" in values["model"]:
+    if "dropout" in values["model"].get("head", {}):
         values["model"]["head"]["dropout"] = None
     warmup = {key: values["schedule"][key] for key in ("warmup", "warmup_ratio", "warmup_steps")}
     warmup["warmup_steps"] = min(warmup["warmup_steps"], STEPS // 10)

@@ -165,9 +165,10 @@ def announce(
         f"precision {'float32' if recipe.train.amp == 'none' else recipe.train.amp}"
     )
     backbone = recipe.model.backbone
-    if backbone.frozen_stages and backbone.weights is None:
+    frozen = getattr(backbone, "frozen_stages", 0)
+    if frozen and backbone.weights is None:
         log.say(
-            f"model.backbone.frozen_stages is {backbone.frozen_stages}, but weights is null: "
+            f"model.backbone.frozen_stages is {frozen}, but weights is null: "
             "unless --weights fills them, these stages stay random"
         )
     log.say(rate.sentence)

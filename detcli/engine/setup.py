@@ -114,7 +114,8 @@ def build_model(
     class_weights: what became of the recipe's on the training split; only a loss needs them.
     """
     keywords: dict[str, Any] = recipe.model.model_dump()
-    keywords["class_loss"]["class_weights"] = class_weights
+    if "class_weights" in keywords.get("class_loss", {}):
+        keywords["class_loss"]["class_weights"] = class_weights
     if not pretrained:
         keywords["backbone"]["weights"] = None
     return build_detector(keywords.pop("name"), num_classes=num_classes, **keywords)

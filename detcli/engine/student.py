@@ -81,7 +81,7 @@ def shapes_of(detector: nn.Module, side_px: int, device: torch.device) -> Shapes
     logits = getattr(outputs, "class_logits", None)
     per_cell = isinstance(logits, tuple) and all(level.dim() == 4 for level in logits)
     return Shapes(
-        [tuple(level.shape[1:]) for level in logits] if logits and per_cell else None,
+        [tuple(level.shape[1:]) for level in logits or ()] if per_cell else None,
         [tuple(level.shape[1:]) for level in maps] if has_neck else None,
     )
 

@@ -20,6 +20,7 @@ from detcli.types import check_shape
 MIN_IOU = 1e-6  # the IoU loss of boxes that do not meet is -log of this, with gradient 0
 # Pixels; the slope of a side ratio is at most the inverse of this, also for boxes without a side.
 MIN_SIDE = 1e-3
+BOUNDED_IOU_BETA = 0.2
 MIN_ALPHA_TERM = 1e-7  # of CIoU: two equal boxes give 0 / this and not 0 / 0
 
 # (pred (M, 4), target (M, 4)) -> (M,) the loss of each pair
@@ -122,6 +123,18 @@ def focal_eiou_terms(pred: Tensor, target: Tensor, *, gamma: float) -> Tensor:
     """
     focus = paired_iou(pred, target).detach().clamp(min=0).pow(gamma)
     return focus * eiou_terms(pred, target)
+
+
+def bounded_iou_terms(pred: Tensor, target: Tensor) -> Tensor:
+    """(M,) sums over centre x, y, width and height of what the IoU would at most be if only that
+    number were wrong, from 1, as a smooth L1 loss (Tychsen-Smith and Petersson 2018)."""
+    size, wanted = pred[:, 2:] - pred[:, :2], target[:, 2:] - target[:, :2]
+    away = 2 * (box_centers(target) - box_centers(pred)).abs()
+    shift = 1 - ((wanted - away) / (wanted + away + MIN_SIDE)).clamp(min=0)
+    growth = 1 - torch.minimum(wanted / (size + MIN_SIDE), size / (wanted + MIN_SIDE))
+    missing = torch.cat([shift, growth], dim=1)
+    wanted_loss = torch.zeros_like(missing)
+    return smooth_l1_terms(missing, wanted_loss, beta=BOUNDED_IOU_BETA)
 
 
 def _hull_sides(a: Tensor, b: Tensor) -> Tensor:

@@ -8,15 +8,29 @@ from typing import Any
 from torch import nn
 
 from detcli.models.atss import build_atss
+from detcli.models.cascade_rcnn import build_cascade_rcnn
+from detcli.models.centernet import build_centernet
+from detcli.models.faster_rcnn import build_faster_rcnn
 from detcli.models.fcos import build_fcos
+from detcli.models.ga_retinanet import build_ga_retinanet
+from detcli.models.nas_fcos import build_nas_fcos
 from detcli.models.retinanet import build_retinanet
 from detcli.models.ssd import build_ssd
+from detcli.models.vfnet import build_vfnet
+from detcli.models.yolov4 import build_yolov4
 
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "retinanet": build_retinanet,
     "fcos": build_fcos,
     "atss": build_atss,
     "ssd": build_ssd,
+    "ga_retinanet": build_ga_retinanet,
+    "nas_fcos": build_nas_fcos,
+    "vfnet": build_vfnet,
+    "centernet": build_centernet,
+    "yolov4": build_yolov4,
+    "faster_rcnn": build_faster_rcnn,
+    "cascade_rcnn": build_cascade_rcnn,
 }
 
 

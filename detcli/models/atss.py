@@ -143,7 +143,7 @@ class ATSS(nn.Module):
         with their weights; those of the auxiliary head begin with "aux_"."""
         priors = self.anchors(outputs.boxes, outputs.canvas)
         return dense_loss(
-            self, outputs, outputs.auxiliary, targets, priors=priors, inside_only=True
+            self, outputs, outputs.auxiliary, targets, priors=priors, padding="ignored"
         )
 
     def head_loss(

@@ -150,9 +150,7 @@ class FCOS(nn.Module):
         """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
         with their weights; those of the auxiliary head begin with "aux_"."""
         priors = self.points(outputs.boxes, outputs.canvas)
-        return dense_loss(
-            self, outputs, outputs.auxiliary, targets, priors=priors, inside_only=False
-        )
+        return dense_loss(self, outputs, outputs.auxiliary, targets, priors=priors, padding="seen")
 
     def head_loss(
         self, outputs: FCOSOutputs, priors: Priors, matches: Matches

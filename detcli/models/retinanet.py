@@ -19,7 +19,7 @@ from detcli.models.heads.decode import Selection, decode_image
 from detcli.models.heads.dense_loss import dense_loss
 from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
 from detcli.models.heads.matching import Matches, positives_of_each_image
-from detcli.models.heads.prior_grid import PriorGrid
+from detcli.models.heads.prior_grid import PriorGrid, build_anchors
 from detcli.models.heads.terms import (
     Criterion,
     box_quality,
@@ -30,7 +30,7 @@ from detcli.models.heads.terms import (
 from detcli.models.heads.tower import Branches, flatten_levels
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
-from detcli.ops.priors import Priors, anchor_shapes
+from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
 
@@ -131,7 +131,7 @@ class RetinaNet(nn.Module):
         with their weights; those of the auxiliary head begin with "aux_"."""
         priors = self.anchors(outputs.boxes, outputs.canvas)
         return dense_loss(
-            self, outputs, outputs.auxiliary, targets, priors=priors, inside_only=True
+            self, outputs, outputs.auxiliary, targets, priors=priors, padding="ignored"
         )
 
     def head_loss(
@@ -237,28 +237,3 @@ def _predict(head: nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]) -
     logits, boxes, ious = zip(*[head(features) for features in maps], strict=True)
     iou = tuple(level for level in ious if level is not None)
     return RetinaNetOutputs(logits, boxes, iou, (), canvas)
-
-
-def build_anchors(
-    strides: Sequence[int],
-    *,
-    base_scale: float,
-    scales_per_octave: int,
-    ratios: Sequence[float],
-    sizes: Sequence[Sequence[float]] | None,
-    round_corners: bool,
-    fit_grid: bool,
-) -> PriorGrid:
-    """Anchors of every size and ratio in each cell, centred on the cell's corner.
-
-    sizes: in pixels per level; None: base_scale x stride x 2^(i / scales_per_octave).
-    round_corners: to whole pixels. fit_grid: see `PriorGrid`. Raises ValueError when `sizes` has
-    another number of levels than the pyramid.
-    """
-    if sizes is None:
-        octave = [2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
-        sizes = [[stride * base_scale * scale for scale in octave] for stride in strides]
-    if len(sizes) != len(strides):
-        raise ValueError(f"anchors.sizes: expected {len(strides)} levels, got {len(sizes)}")
-    shapes = torch.stack([anchor_shapes(level, ratios) for level in sizes])
-    return PriorGrid(shapes.round() if round_corners else shapes, strides, fit_grid=fit_grid)

@@ -218,7 +218,7 @@ class SSD(nn.Module):
                 priors,
                 targets,
                 num_classes=self.head.num_classes,
-                inside_only=False,
+                padding="seen",
             )
             count = all_rank_mean(positives_of_each_image(matches))
             positive = priors.take(matches.prior_index())

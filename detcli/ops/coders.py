@@ -35,11 +35,17 @@ class DeltaCoder:
     """Deltas from an anchor box (R-CNN, arXiv 1311.2524, appendix C).
 
     dx, dy: shift of the centre in anchor sides; dw, dh: logarithm of the growth of the sides; each
-    divided by its `std`. Decoding limits dw and dh to +-log(1000 / 16).
+    divided by its `std`. Decoding limits dw and dh to +-max_log_scale.
     """
 
-    def __init__(self, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+    def __init__(
+        self,
+        stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        *,
+        max_log_scale: float = MAX_LOG_SCALE,
+    ) -> None:
         self.stds = tuple(stds)
+        self.max_log_scale = max_log_scale
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         """Deltas (M, 4) as dx, dy, dw, dh."""
@@ -53,7 +59,8 @@ class DeltaCoder:
         deltas = encoded * encoded.new_tensor(self.stds)
         anchor_size = priors.boxes[:, 2:] - priors.boxes[:, :2]
         center = box_centers(priors.boxes) + deltas[:, :2] * anchor_size
-        half = anchor_size * deltas[:, 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() / 2
+        limit = self.max_log_scale
+        half = anchor_size * deltas[:, 2:].clamp(-limit, limit).exp() / 2
         return torch.cat([center - half, center + half], dim=1)
 
 

@@ -7,7 +7,8 @@ then row, then column; the A priors of one cell are adjacent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,15 @@ class Priors:
 
     boxes (P, 4) float32 xyxy anchor boxes; centers (P, 2) float32 x, y of the cells' points, which
     are the anchors' centres; strides (P,) float32 pixels between neighbouring cells;
-    level_sizes: number of priors of each level, in the order of the rows.
+    level_sizes: number of priors of each level, in the order of the rows; derived: what assigners
+    have found out about these priors, so that they do so once for all images.
     """
 
     boxes: Tensor
     centers: Tensor
     strides: Tensor
     level_sizes: tuple[int, ...]
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         count = sum(self.level_sizes)
@@ -39,12 +42,13 @@ class Priors:
         return self.boxes.shape[0]
 
     def select(self, keep: Tensor) -> Priors:
-        """The priors where `keep` (P,) bool is true; the levels stay apart."""
+        """The priors where `keep` (P,) bool is true, the same object where that is all of them;
+        the levels stay apart."""
         parts = torch.split(keep, list(self.level_sizes))
-        sizes = torch.stack([part.sum() for part in parts])
-        return Priors(
-            self.boxes[keep], self.centers[keep], self.strides[keep], tuple(sizes.tolist())
-        )
+        sizes = tuple(torch.stack([part.sum() for part in parts]).tolist())
+        if sizes == self.level_sizes:
+            return self
+        return Priors(self.boxes[keep], self.centers[keep], self.strides[keep], sizes)
 
     def take(self, rows: Tensor) -> Priors:
         """The priors at positions `rows` (M,) int64, in that order, as a single level."""

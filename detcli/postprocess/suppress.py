@@ -15,6 +15,7 @@ from detcli.postprocess.ensemble import MODEL, model_weights, weighted_scores
 from detcli.postprocess.iou_guided import iou_guided
 from detcli.postprocess.matrix import matrix
 from detcli.postprocess.nms import diou, nms
+from detcli.postprocess.none import none
 from detcli.postprocess.options import check_value, did_you_mean, own_defaults
 from detcli.postprocess.soft import soft
 from detcli.postprocess.softer import softer
@@ -52,6 +53,7 @@ METHODS: dict[str, Method] = {
     "iou_guided": iou_guided,
     "softer": softer,
     "adaptive": adaptive,
+    "none": none,
 }
 
 

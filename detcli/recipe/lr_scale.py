@@ -9,9 +9,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from detcli.recipe.network import Backbone
+from detcli.recipe.model import Model
 from detcli.recipe.schema import Recipe
-from detcli.recipe.ssd import VggBackbone
 
 RULES = ("linear", "sqrt", "none")
 SOURCES = {
@@ -161,18 +160,17 @@ def base_of(recipe: Recipe) -> Base:
         warmup_steps=0 if schedule.warmup == "none" else schedule.warmup_steps,
         ema_decay=None if ema is None else ema.decay,
         ema_warmup_steps=None if ema is None else ema.warmup_steps,
-        batch_stats=_batch_stats(recipe.model.backbone),
+        batch_stats=_batch_stats(recipe.model),
     )
 
 
-def _batch_stats(backbone: Backbone | VggBackbone) -> str | None:
+def _batch_stats(model: Model) -> str | None:
     """The norm of the backbone if it computes statistics of each batch."""
-    if isinstance(backbone, VggBackbone):
-        return None  # it has no norms
-    uses_batch = (
-        backbone.norm in ("bn", "sync_bn") and not backbone.norm_eval and backbone.frozen_stages < 4
-    )
-    return backbone.norm if uses_batch else None
+    backbone = model.backbone
+    # VGG has no norms, and YOLOv4 one choice for all of its parts
+    norm: str | None = getattr(backbone, "norm", getattr(model, "norm", None))
+    fixed = getattr(backbone, "norm_eval", False) or getattr(backbone, "frozen_stages", 0) == 4
+    return norm if norm in ("bn", "sync_bn") and not fixed else None
 
 
 def scale(base: Base, step: StepBatch, images: int | None) -> Scaled:

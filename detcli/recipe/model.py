@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detcli.recipe.losses import AnyClassLoss, BoxLoss, FocalLoss
+from detcli.recipe.centernet import CenterNet
+from detcli.recipe.guided import Guidance
+from detcli.recipe.losses import AnyClassLoss, BoxLoss, FocalLoss, VarifocalLoss
 from detcli.recipe.network import (
     BOTTLENECK,
     CONV_DIVISOR,
@@ -15,8 +17,11 @@ from detcli.recipe.network import (
     Backbone,
     FcosHead,
     Head,
+    NasFcosNeck,
     Neck,
     RetinaNetHead,
+    SearchedHead,
+    VfnetHead,
 )
 from detcli.recipe.priors import (
     DELTA_STDS,
@@ -30,6 +35,8 @@ from detcli.recipe.priors import (
 )
 from detcli.recipe.section import Quadruple, Section
 from detcli.recipe.ssd import Ssd
+from detcli.recipe.two_stage import CascadeRcnn, FasterRcnn
+from detcli.recipe.yolov4 import YoloV4
 
 
 class IouBranch(Section):
@@ -56,26 +63,17 @@ class Auxiliary(Section):
     )
 
 
-class Detector(Section):
-    """What every dense detector has."""
+class Dense(Section):
+    """What every detector on a feature pyramid has."""
 
     backbone: Backbone = Field(Backbone(), description="The network that reads the image")
     neck: Neck = Field(Neck(), description="The feature pyramid")
     head: Head = Field(Head(), description="The branches")
-    regression: Literal["box", "point"] = Field(
-        "box", description="Regress from the anchor box, or side distances from its centre"
-    )
     class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
     score_threshold: float = Field(
         0.05, ge=0, lt=1, description="Candidates must have a higher class score"
     )
     topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
-    iou_branch: IouBranch | None = Field(
-        None, description="Predict the IoU of each box with its object; null: off"
-    )
-    auxiliary: Auxiliary | None = Field(
-        None, description="A coarser second head beside the one that is kept; null: off"
-    )
     enlarge_small: EnlargedObjects | None = Field(
         None, description="Small objects are assigned by a larger box; null: off"
     )
@@ -83,13 +81,23 @@ class Detector(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         channels = self.neck.out_channels
         if self.head.norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
-            yield (
-                "neck.out_channels",
-                f"head.norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple "
-                f"of {NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}",
-            )
+            yield "neck.out_channels", _group_norm_needs(channels)
         elif (reason := _misfit(self.head, channels)) is not None:
             yield "neck.out_channels", f"head.conv {self.head.conv} {reason}, got {channels}"
+
+
+class Detector(Dense):
+    """What the detectors have whose head predicts one box per prior, from either start."""
+
+    regression: Literal["box", "point"] = Field(
+        "box", description="Regress from the anchor box, or side distances from its centre"
+    )
+    iou_branch: IouBranch | None = Field(
+        None, description="Predict the IoU of each box with its object; null: off"
+    )
+    auxiliary: Auxiliary | None = Field(
+        None, description="A coarser second head beside the one that is kept; null: off"
+    )
 
 
 class RetinaNet(Detector):
@@ -109,6 +117,20 @@ class RetinaNet(Detector):
         sizes = self.anchors.sizes
         if sizes is not None and len(sizes) != levels:
             yield "anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"
+
+
+class GaRetinaNet(Dense):
+    """RetinaNet with guided anchoring (Wang et al. 2019)."""
+
+    name: Literal["ga_retinanet"] = Field(description="RetinaNet with guided anchoring")
+    neck: Neck = Field(Neck(extra_from="c5"), description="The feature pyramid")
+    head: RetinaNetHead = Field(RetinaNetHead(), description="The branches")
+    guidance: Guidance = Field(Guidance(), description="How anchors are predicted")
+    assigner: MaxIouAssigner = Field(
+        MaxIouAssigner(name="max_iou", negative_iou=0.5),
+        description="Which predicted anchors learn which object",
+    )
+    box_loss: BoxLoss = Field(BoxLoss(name="smooth_l1", beta=0.04), description="Regression loss")
 
 
 class Fcos(Detector):
@@ -174,6 +196,72 @@ class Atss(Detector):
         yield from delta_problems(self.delta_stds, self.regression)
 
 
+class NasFcos(Section):
+    """NAS-FCOS (Wang et al. 2020): FCOS with a neck and a head that a search found."""
+
+    name: Literal["nas_fcos"] = Field(description="NAS-FCOS")
+    backbone: Backbone = Field(Backbone(), description="The network that reads the image")
+    neck: NasFcosNeck = Field(NasFcosNeck(), description="The feature pyramid")
+    head: SearchedHead = Field(SearchedHead(), description="The branches")
+    assigner: Assigner = Field(
+        FcosAssigner(name="fcos"), description="Which points learn which object"
+    )
+    anchor_scale: float = Field(
+        8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
+    )
+    class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
+    box_loss: BoxLoss = Field(BoxLoss(name="iou"), description="Regression loss")
+    centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
+    score_threshold: float = Field(
+        0.05, ge=0, lt=1, description="Candidates must have a higher class score"
+    )
+    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+    iou_branch: IouBranch | None = Field(
+        None, description="Predict the IoU of each box with its object; null: off"
+    )
+    auxiliary: Auxiliary | None = Field(
+        None, description="A coarser second head beside the one that is kept; null: off"
+    )
+    enlarge_small: EnlargedObjects | None = Field(
+        None, description="Small objects are assigned by a larger box; null: off"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        channels = self.neck.out_channels
+        if self.head.norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
+            yield "neck.out_channels", _group_norm_needs(channels)
+
+
+class Vfnet(Dense):
+    """VarifocalNet (Zhang et al. 2021)."""
+
+    name: Literal["vfnet"] = Field(description="VarifocalNet")
+    neck: Neck = Field(Neck(extra_relu=True), description="The feature pyramid")
+    head: VfnetHead = Field(VfnetHead(), description="The branches")
+    anchor_scale: float = Field(
+        8.0, gt=0, description="Side of the square box, in strides, that the assigner looks at"
+    )
+    assigner: Assigner = Field(
+        AtssAssigner(name="atss"), description="Which points learn which object"
+    )
+    class_loss: AnyClassLoss = Field(
+        VarifocalLoss(name="varifocal"), description="Classification loss"
+    )
+    box_loss: BoxLoss = Field(
+        BoxLoss(name="giou", weight=2.0), description="Regression loss of the refined box"
+    )
+    first_box_weight: float = Field(
+        1.5, gt=0, description="Multiple of the same loss of the box before refining"
+    )
+
+
+def _group_norm_needs(channels: int) -> str:
+    return (
+        f"head.norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple of "
+        f"{NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}"
+    )
+
+
 def _misfit(head: Head, channels: int) -> str | None:
     """Why the kind of the head's convolutions cannot have this many channels."""
     divisor = CONV_DIVISOR.get(head.conv, 1)
@@ -186,4 +274,17 @@ def _misfit(head: Head, channels: int) -> str | None:
     return None
 
 
-Model = Annotated[RetinaNet | Fcos | Atss | Ssd, Field(discriminator="name")]
+Model = Annotated[
+    RetinaNet
+    | GaRetinaNet
+    | Fcos
+    | Atss
+    | NasFcos
+    | Vfnet
+    | Ssd
+    | CenterNet
+    | YoloV4
+    | FasterRcnn
+    | CascadeRcnn,
+    Field(discriminator="name"),
+]

@@ -76,8 +76,8 @@ class Neck(Section):
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     min_level: int = Field(3, ge=2, le=5, description="Finest level; 2 adds a head at stride 4")
     max_level: int = Field(7, ge=2, le=8, description="Coarsest level; above 5: extra convolutions")
-    extra_from: Literal["c5", "p5"] = Field(
-        "p5", description="P6 is made from the backbone's last map or from P5"
+    extra_from: Literal["c5", "p5", "pool"] = Field(
+        "p5", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
     )
     extra_relu: bool = Field(False, description="ReLU between P6 and P7")
     upsample: Literal["nearest", "carafe"] = Field(
@@ -88,6 +88,8 @@ class Neck(Section):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.extra_relu and self.extra_from == "pool":
+            yield "extra_relu", "with extra_from pool there are no extra convolutions; remove it"
         if self.upsample == "carafe" and self.min_level == 5:
             yield "upsample", "nothing is enlarged with min_level 5; remove it"
         if self.out_channels % CONV_DIVISOR.get(self.conv, 1):
@@ -103,6 +105,16 @@ class Neck(Section):
             )
         elif self.max_level < 5:
             yield "max_level", f"expected at least 5, the backbone's last, got {self.max_level}"
+
+
+class NasFcosNeck(Section):
+    """The neck of NAS-FCOS (Wang et al. 2020), P3 and coarser."""
+
+    name: Literal["nas_fcos"] = Field("nas_fcos", description="Family of the neck")
+    out_channels: int = Field(
+        256, gt=0, multiple_of=2, description="Channels of every level, half for each offset group"
+    )
+    max_level: int = Field(7, ge=5, le=8, description="Coarsest level; above 5: extra convolutions")
 
 
 class Head(Section):
@@ -140,3 +152,27 @@ class FcosHead(Head):
         yield from super().problems()
         if self.conv == "rep" and self.conv_bias:
             yield "conv_bias", "conv rep has no bias beside its norms; remove it"
+
+
+class VfnetHead(Head):
+    """The convolutions of each branch before the first box, shared by all levels."""
+
+    num_convs: int = Field(3, ge=0, description="3x3 convolutions of each branch")
+    deform_last: bool = Field(False, description="The last of them is deformable (DCNv2)")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.deform_last and (self.num_convs == 0 or self.conv != "plain"):
+            yield "deform_last", "expected num_convs of 1 or more, and conv plain; remove it"
+
+
+class SearchedHead(Section):
+    """The branches that NAS-FCOS's search found, shared by all levels."""
+
+    norm: HeadNorm = Field("gn", description="Norm after each convolution")
+    implicit: bool = Field(
+        False, description="Learned vectors before and after each prediction (YOLOR)"
+    )
+    dropout: Dropout | None = Field(
+        None, description="Noise after the last norm, before the predictions; null: none"
+    )

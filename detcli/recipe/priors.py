@@ -66,8 +66,8 @@ class MaxIouAssigner(Section):
     name: Literal["max_iou"] = Field(description="IoU thresholds")
     positive_iou: float = Field(0.5, gt=0, le=1, description="From this IoU on: positive")
     negative_iou: float = Field(0.4, ge=0, le=1, description="Below this IoU: negative")
-    min_positive_iou: float = Field(
-        0.0, ge=0, le=1, description="A box's best anchor is positive from this IoU on"
+    min_positive_iou: float | None = Field(
+        0.0, ge=0, le=1, description="A box's best anchor is positive from this IoU on; null: never"
     )
     small: SmallObjects | None = Field(
         None, description="Lower thresholds for small objects; null: one rule for all"
@@ -82,6 +82,8 @@ class MaxIouAssigner(Section):
                 "negative_iou",
                 f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
             )
+        if self.single_best and self.min_positive_iou is None:
+            yield "single_best", "acts only with a min_positive_iou; remove it"
         if self.small is None:
             return
         own = (self.positive_iou, self.negative_iou)

@@ -131,8 +131,8 @@ class Postprocess(Section):
 
     method: Literal[
         "nms", "soft", "diou", "weighted", "wbf", "nmw", "matrix", "iou_guided", "softer",
-        "adaptive",
-    ] = Field("nms", description="Suppression method")  # fmt: skip
+        "adaptive", "none",
+    ] = Field("nms", description="Suppression method; none: the best candidates")  # fmt: skip
     iou_threshold: float = Field(
         0.6, ge=0, le=1, description="A box that overlaps a better one by more is dropped"
     )
@@ -165,6 +165,13 @@ class Postprocess(Section):
     allows_overflow: bool | None = Field(
         None, description="wbf: more boxes than models may raise a score above its mean"
     )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.method != "none":
+            return
+        for key in ("iou_threshold", "class_agnostic"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield key, "acts with every method but none; remove it"
 
 
 class Eval(Section):

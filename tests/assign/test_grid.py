@@ -32,6 +32,14 @@ def objects(count: int, seed: int) -> torch.Tensor:
     return torch.cat([corner, torch.minimum(corner + size, extent)], dim=1)
 
 
+def test_the_same_priors_are_looked_at_once() -> None:
+    priors = real_priors(anchors=1)
+    assert grid_lines(priors) is grid_lines(priors)
+    assert find_grids(priors) is find_grids(priors)
+    half = priors.select(priors_inside(priors, (800, 640)))
+    assert find_grids(half) != find_grids(priors)
+
+
 def dense_max_iou(priors: Priors, boxes: torch.Tensor, assigner: MaxIoUAssigner) -> torch.Tensor:
     """The rule on the whole matrix."""
     iou = pairwise_iou(boxes, priors.boxes)

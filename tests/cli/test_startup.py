@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
-from detcli.cli.app import VERBS
+from detcli.cli.app import ALLOCATION, VERBS, main
 
 HEAVY = ("torch", "numpy", "pydantic", "cv2", "numba", "matplotlib", "yaml", "rich.console")
 
@@ -53,6 +54,19 @@ def test_every_listed_verb_can_be_asked_for_help(verb: str) -> None:
     done = run("-m", "detcli", verb, "--help")
     assert done.returncode == 0, done.stderr
     assert f"detcli {verb}" in done.stdout
+
+
+def test_allocation_is_settled_before_torch_and_left_to_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ALLOCATION:
+        for before in (None, "0"):
+            monkeypatch.setenv(name, before or "")
+            if before is None:
+                monkeypatch.delenv(name)
+            with pytest.raises(SystemExit):
+                main(["--version"])
+            assert os.environ[name] == (before or ALLOCATION[name])
 
 
 def test_version() -> None:

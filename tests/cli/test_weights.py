@@ -22,7 +22,8 @@ def mmdetection_state(name):
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("fixture", "recipe"), [("mm_atss_r50", "atss_r50"), ("mm_ssd300", "ssd300")]
+    ("fixture", "recipe"),
+    [("mm_atss_r50", "atss_r50"), ("mm_ssd300", "ssd300"), ("mm_centernet_r18", "centernet_r18")],
 )
 def test_an_mmdetection_checkpoint_comes_in_and_predicts(fixture, recipe, tmp_path, capsys):
     """A published file holds more than tensors by name: meta, wrapped state."""

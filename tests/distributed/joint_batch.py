@@ -3,8 +3,10 @@
 import torch
 
 from detcli.engine.setup import build_model
+from detcli.layers.norm import use_running_statistics
 from detcli.recipe import recipe_from_dict
 from detcli.types import Target
+from tests.models.specs import SMALL_CENTERNET, SMALL_TWO_STAGE, SMALL_YOLOV4, TWO_STAGE
 from tests.recipes import TINY, merged
 
 DETECTORS = {
@@ -12,15 +14,25 @@ DETECTORS = {
     "fcos": {"assigner": {"name": "fcos"}},
     "retinanet": {"assigner": {"name": "max_iou"}},
     "two heads": {"name": "atss", "auxiliary": {}, "iou_branch": {}},
+    **dict.fromkeys(("faster_rcnn", "cascade_rcnn"), SMALL_TWO_STAGE),  # samples nothing
+    "centernet": SMALL_CENTERNET,
+    "yolov4": SMALL_YOLOV4,
+    "yolov4 scaled": {"name": "yolov4", "loss": {"name": "scaled"}, **SMALL_YOLOV4},
 }
+# Those whose sections have not the keys of the tiny recipe's detector.
+FOREIGN = (*TWO_STAGE, "centernet", "yolov4", "yolov4 scaled")
 
 
 def build(name):
     """A small detector whose batch norms use running statistics: these do not depend on how a
     batch is split over ranks."""
-    model = {"name": name, "backbone": {"norm_eval": True}} | DETECTORS[name]
+    plain = {} if name in FOREIGN else TINY["model"]
+    recipe = TINY | {"model": merged(plain, {"name": name} | DETECTORS[name])}
+    recipe["model"]["backbone"] = recipe["model"]["backbone"] | {"weights": None}
     torch.manual_seed(0)
-    return build_model(recipe_from_dict(merged(TINY, {"model": model}), "test"), 3).train()
+    model = build_model(recipe_from_dict(recipe, "test"), 3).train()
+    use_running_statistics(model)
+    return model
 
 
 def joint_batch(kind):

@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from detcli.assign import IGNORED
 from detcli.losses import BOX_LOSSES, CLASS_LOSSES, MINING, SOFTMAX_LOSSES
-from detcli.models import DETECTORS, ssd
+from detcli.models import ssd
 from detcli.models.heads.matching import Matches
 from detcli.models.heads.terms import box_quality, box_term, build_criterion, class_term
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.types import Target
-from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, section, target, thin_vgg
+from tests.models.specs import (
+    DENSE_DETECTORS,
+    FPN_DETECTORS,
+    SMALL_OF,
+    detector,
+    section,
+    target,
+    thin_vgg,
+)
 
 CANVAS = (64, 96)
 NUM_CLASSES = 3
@@ -112,7 +120,7 @@ def test_finite_and_reaching_every_parameter(name: str, changes: dict[str, Any])
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", DENSE_DETECTORS)
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
 def test_small_boxes_weigh_more(name: str, box_loss: str) -> None:
     targets = [target([[8, 8, 40, 56]], [0], CANVAS), target([], [], CANVAS)]

@@ -10,14 +10,24 @@ from torch import nn
 from detcli.models import build_detector
 from detcli.models.backbones.vgg import VGG16
 from detcli.recipe import model as schema
+from detcli.recipe.centernet import CenterNet
 from detcli.recipe.ssd import Ssd
+from detcli.recipe.two_stage import CascadeRcnn, FasterRcnn
+from detcli.recipe.yolov4 import YoloV4
 from detcli.types import Target
 
 SECTIONS: dict[str, Any] = {
     "retinanet": schema.RetinaNet,
     "fcos": schema.Fcos,
     "atss": schema.Atss,
+    "nas_fcos": schema.NasFcos,
+    "ga_retinanet": schema.GaRetinaNet,
+    "vfnet": schema.Vfnet,
     "ssd": Ssd,
+    "faster_rcnn": FasterRcnn,
+    "cascade_rcnn": CascadeRcnn,
+    "centernet": CenterNet,
+    "yolov4": YoloV4,
 }
 
 RETINANET_MM = {"neck": {"extra_from": "c5"}}
@@ -26,6 +36,8 @@ FCOS_MM = {
     "backbone": {"style": "caffe", "norm": "frozen_bn"},
     "neck": {"extra_relu": True},
 }
+GA_RETINANET_MM = {"backbone": {"style": "caffe", "norm": "frozen_bn"}}
+NAS_FCOS_MM = {"backbone": {"style": "caffe", "norm": "frozen_bn", "norm_eps": 0.0}}
 FCOS_MM_CENTER = {
     **FCOS_MM,
     "head": {"conv_bias": True},
@@ -56,12 +68,63 @@ FCOS_TORCHVISION = {
     "score": "sqrt_product",
     "score_threshold": 0.2,
 }
+CASCADE_MM = {
+    "backbone": {"name": "resnet"},
+    "neck": {"name": "fpn"},
+    "rpn": {
+        "trained_anchors": "box_inside",
+        "box_loss": {"name": "smooth_l1"},
+        "proposals": {"train": {"max_per_image": 2000}},
+    },
+}
+FASTER_TORCHVISION = {
+    "backbone": {"name": "resnet", "norm_eps": 0.0},
+    "neck": {"name": "fpn"},
+    "rpn": {
+        "anchors": {
+            "base_scale": 8.0,
+            "sizes": [[32], [64], [128], [256], [512]],
+            "round_corners": True,
+            "fit_grid": True,
+        },
+        "trained_anchors": "all",
+        "assigner": {
+            "name": "max_iou", "positive_iou": 0.7, "negative_iou": 0.3, "min_positive_iou": 0.0,
+        },
+        "box_loss": {"name": "smooth_l1"},
+        "proposals": {"min_side_px": 1e-3, "train": {"max_per_image": 2000}},
+    },
+    "pooler": {"sampling_ratio": 2, "aligned": False},
+    "box_loss": {"name": "smooth_l1"},
+}  # fmt: skip
+CENTERNET_MM = {"backbone": {"name": "resnet"}, "neck": {"name": "deconv"}}
+CENTERNET_MM_DCN = {**CENTERNET_MM, "neck": {"name": "deconv", "conv": "dcn"}}
+CENTERNET_AUTHORS = {
+    "assigner": {
+        "radius": "cornernet", "min_overlap": 0.7, "whole_cells": True, "shared_cells": "all",
+    },
+    "class_loss": {"min_probability": 1e-4},
+}  # fmt: skip
+CENTERNET_RESDCN = {
+    **CENTERNET_AUTHORS,
+    "backbone": {"name": "resnet"},
+    "neck": {"name": "deconv", "conv": "dcn", "conv_bias": True},
+}
+CENTERNET_DLA = {
+    **CENTERNET_AUTHORS,
+    "backbone": {"name": "dla34"},
+    "neck": {"name": "dla_up"},
+    "head": {"channels": 256},
+}
+# Every assigned anchor and region learns: nothing is left to chance.
+KEEP_ALL = {"rpn": {"sampler": {"num": None}}, "sampler": {"num": None}}
 # A detector that a test can train in a second.
 SMALL = {
     "backbone": {"depth": 18, "norm_eval": False, "frozen_stages": 0},
     "neck": {"out_channels": 64},
     "head": {"num_convs": 1, "norm": "gn"},
 }
+SMALL_NAS_FCOS = {**SMALL, "head": {"norm": "gn"}}
 # The same with levels that images of 64 pixels have room for.
 SMALL_SSD = {
     "neck": {"out_channels": [64, 64], "strides": [2, 2], "paddings": [1, 1]},
@@ -71,9 +134,34 @@ SMALL_SSD = {
         "strides": [8, 16, 32, 64],
     },
 }
+SMALL_TWO_STAGE: dict[str, Any] = {
+    "backbone": {"name": "resnet", "depth": 18, "norm_eval": False, "frozen_stages": 0},
+    "neck": {"name": "fpn", "out_channels": 64, "min_level": 3, "max_level": 5},
+    "rpn": {
+        "anchors": {"base_scale": 4.0},
+        "proposals": {"train": {"max_per_image": 50}, "test": {"max_per_image": 50}},
+        "sampler": {"num": None},
+    },
+    "pooler": {"side": 3, "scale": 4.0},
+    "head": {"channels": 64},
+    "sampler": {"num": None},
+}
+SMALL_CENTERNET: dict[str, Any] = {
+    "backbone": {"name": "resnet"},
+    "neck": {"name": "deconv", "channels": [64, 64, 64]},
+}
+SMALL_YOLOV4: dict[str, Any] = {
+    "backbone": {"width": 0.125},
+    "anchors": [[10, 10, 16, 24], [24, 20, 30, 50], [50, 40, 70, 80]],
+}
+TWO_STAGE = ("faster_rcnn", "cascade_rcnn")
 SMALL_OF: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("retinanet", "fcos", "atss"), SMALL),
+    **dict.fromkeys(("retinanet", "fcos", "atss", "vfnet", "ga_retinanet"), SMALL),
+    "nas_fcos": SMALL_NAS_FCOS,
     "ssd": SMALL_SSD,
+    **dict.fromkeys(TWO_STAGE, SMALL_TWO_STAGE),
+    "centernet": SMALL_CENTERNET,
+    "yolov4": SMALL_YOLOV4,
 }
 
 
@@ -83,6 +171,10 @@ def thin_vgg(*, frozen_stages: int, weights: None) -> VGG16:
 
 
 FPN_DETECTORS = tuple(name for name, small in SMALL_OF.items() if small is SMALL)
+# Those that can have an IoU branch and an auxiliary head.
+BRANCHED_DETECTORS = tuple(name for name in SECTIONS if "auxiliary" in SECTIONS[name].model_fields)
+# Those whose assigner and regression are a choice.
+DENSE_DETECTORS = tuple(name for name in SECTIONS if "regression" in SECTIONS[name].model_fields)
 
 
 def section(name: str, *changes: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from detcli.models.heads.matching import assign_batch
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 from detcli.types import Target
-from tests.models.specs import FPN_DETECTORS, SMALL, detector, target
+from tests.models.specs import BRANCHED_DETECTORS, SMALL, detector, target
 
 CANVAS = (64, 96)
 CLASSES = 3
@@ -96,11 +96,11 @@ def test_the_choice_equals_a_plain_loop(seed: int, rule: str, topk: int) -> None
     lead, targets = random_case(seed)
     priors, assigner = priors_of(), build_assigner(**RULES[rule])
     fine, coarse = (
-        assign_batch(each, priors, targets, inside_only=False)
+        assign_batch(each, priors, targets, padding="seen")
         for each in (assigner, assigner.relaxed(2.0))
     )
     auxiliary = Auxiliary(nn.Identity(), weight=0.25, relax=2.0, topk=topk)
-    got = auxiliary.assign(assigner, priors, targets, fine=fine, lead=lead, inside_only=False)
+    got = auxiliary.assign(assigner, priors, targets, fine=fine, lead=lead, padding="seen")
     assert torch.equal(got, plain_loop(fine, coarse, lead, targets, topk))
     assert torch.equal(got[fine >= 0], fine[fine >= 0])  # never fewer than the lead head
 
@@ -110,8 +110,8 @@ def test_a_good_lead_head_opens_the_coarse_assignment() -> None:
     priors, assigner = priors_of(), build_assigner(**RULES["fcos"])
     box = [20.0, 12, 52, 44]
     targets = [target([box], [1], CANVAS)]
-    fine = assign_batch(assigner, priors, targets, inside_only=False)
-    coarse = assign_batch(assigner.relaxed(3.0), priors, targets, inside_only=False)
+    fine = assign_batch(assigner, priors, targets, padding="seen")
+    coarse = assign_batch(assigner.relaxed(3.0), priors, targets, padding="seen")
     assert 8 < (coarse >= 0).sum() < 20
     encoded = DeltaCoder().encode(torch.tensor([box]).expand(len(priors), 4), priors)
     logits = tuple(torch.zeros(1, CLASSES, *size) for size in MAPS)
@@ -122,7 +122,7 @@ def test_a_good_lead_head_opens_the_coarse_assignment() -> None:
         auxiliary = Auxiliary(nn.Identity(), weight=1.0, relax=3.0, topk=20)
         got = auxiliary.assign(
             assigner, priors, targets, fine=fine, lead=Lead(logits, boxes, CLASSES, DeltaCoder()),
-            inside_only=False,
+            padding="seen",
         )  # fmt: skip
         if wanted is None:
             assert ((got >= 0) & (fine < 0)).sum() <= 1
@@ -134,9 +134,9 @@ def test_many_objects_in_no_image() -> None:
     priors, assigner = priors_of(), build_assigner(**RULES["atss"])
     targets = [target([], [], CANVAS), target([], [], CANVAS)]
     lead, _ = random_case(0)
-    fine = assign_batch(assigner, priors, targets, inside_only=True)
+    fine = assign_batch(assigner, priors, targets, padding="ignored")
     auxiliary = Auxiliary(nn.Identity(), weight=0.25, relax=2.0, topk=20)
-    got = auxiliary.assign(assigner, priors, targets, fine=fine, lead=lead, inside_only=True)
+    got = auxiliary.assign(assigner, priors, targets, fine=fine, lead=lead, padding="ignored")
     assert torch.equal(got, fine)
 
 
@@ -153,7 +153,7 @@ def model_of(name: str, **changes: Any) -> nn.Module:
     return detector(name, SMALL, TINY, frozen, changes, num_classes=CLASSES)
 
 
-@pytest.mark.parametrize("name", FPN_DETECTORS)
+@pytest.mark.parametrize("name", BRANCHED_DETECTORS)
 def test_it_adds_terms_in_training_and_nothing_else(name: str) -> None:
     model, plain = model_of(name, auxiliary={}), model_of(name)
     own = {key: value for key, value in model.state_dict().items() if "auxiliary." not in key}
@@ -178,7 +178,7 @@ def test_it_adds_terms_in_training_and_nothing_else(name: str) -> None:
         assert torch.equal(a.boxes, b.boxes)
 
 
-@pytest.mark.parametrize("name", FPN_DETECTORS)
+@pytest.mark.parametrize("name", BRANCHED_DETECTORS)
 def test_equal_heads_with_the_same_samples_have_equal_losses(name: str) -> None:
     """One function for both: with the lead head's outputs and assignment in the place of its own,
     the auxiliary terms are the lead's."""
@@ -206,7 +206,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("name", FPN_DETECTORS)
+@pytest.mark.parametrize("name", BRANCHED_DETECTORS)
 def test_everything_together_is_finite_and_reaches_every_parameter(name: str) -> None:
     """On a batch without objects too: distributed training waits for every parameter."""
     model = model_of(name, **EVERYTHING, class_loss={"name": "varifocal"})
@@ -252,7 +252,7 @@ def test_both_start_fresh_on_weights_of_a_plain_detector() -> None:
     assert said[0].startswith(f"weights: {len(plain.state_dict())} tensors kept; fresh: head.iou.")
 
 
-@pytest.mark.parametrize("name", FPN_DETECTORS)
+@pytest.mark.parametrize("name", BRANCHED_DETECTORS)
 def test_the_box_target_of_an_enlarged_object_is_its_true_box(name: str) -> None:
     """The box term vanishes where the true box is predicted, whatever the assignment saw."""
     model = model_of(name, enlarge_small={"max_side_px": 32.0, "factor": 2.0})
@@ -261,7 +261,7 @@ def test_the_box_target_of_an_enlarged_object_is_its_true_box(name: str) -> None
     priors = (model.points if name == "fcos" else model.anchors)(outputs.boxes, CANVAS)
     seen = model.criterion.assigner
     enlarged, plain = (
-        assign_batch(rule, priors, targets, inside_only=False) for rule in (seen, seen.assigner)
+        assign_batch(rule, priors, targets, padding="seen") for rule in (seen, seen.assigner)
     )
     assert (enlarged >= 0).any()
     assert not torch.equal(enlarged, plain)

@@ -243,7 +243,7 @@ def test_a_checkpoint_of_another_kind_is_told_apart() -> None:
     resnet = PublicWeights(get_model("resnet18", weights=None).state_dict(), None)
     peer = detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
     torchvisions = PublicWeights(peer.state_dict(), None)
-    rcnn = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    rcnn = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     ours = PublicWeights(detector("atss", SMALLER).state_dict(), None)
     mm = PublicWeights(mmdetection_state("atss", detector("atss", SMALLER)), None)
     for weights, recognise, words in [

@@ -46,7 +46,7 @@ def targets() -> list:
 
 
 def test_objects_of_the_batch_reach_the_right_rows() -> None:
-    matches = match_batch(nearest, priors(), targets(), num_classes=5, inside_only=False)
+    matches = match_batch(nearest, priors(), targets(), num_classes=5, padding="seen")
     assert matches.labels.shape == (3, 8 * 12 + 4 * 6)
     assert matches.positives_per_image.tolist() == [
         int((matches.labels[image] < 5).logical_and(matches.labels[image] >= 0).sum())
@@ -64,17 +64,20 @@ def test_objects_of_the_batch_reach_the_right_rows() -> None:
 
 
 def test_ignored_regions_and_padding() -> None:
-    inside_only = match_batch(nearest, priors(), targets(), num_classes=5, inside_only=True)
-    everywhere = match_batch(nearest, priors(), targets(), num_classes=5, inside_only=False)
+    unseen = match_batch(nearest, priors(), targets(), num_classes=5, padding="ignored")
+    everywhere = match_batch(nearest, priors(), targets(), num_classes=5, padding="seen")
     centers = priors().centers
-    ignored = (inside_only.labels[0] == IGNORED).nonzero().squeeze(1)
+    ignored = (unseen.labels[0] == IGNORED).nonzero().squeeze(1)
     assert len(ignored) > 10
     assert (centers[ignored] >= torch.tensor([50, 30])).all()
     assert (centers[ignored] <= torch.tensor([90, 60])).all()
     # 40 x 33 counts as 64 x 64: cells from column 64 on are padding
     padding = centers[:, 0] >= 64
-    assert torch.equal(inside_only.labels[1] == IGNORED, padding)
+    assert torch.equal(unseen.labels[1] == IGNORED, padding)
     assert (everywhere.labels[1] == 5).all()
+    background = match_batch(nearest, priors(), targets(), num_classes=5, padding="background")
+    assert torch.equal(background.positive, unseen.positive)
+    assert (background.labels[1] == 5).all()
 
 
 def test_selection_breaks_ties_by_order() -> None:

@@ -15,7 +15,7 @@ from detcli.models.heads.matching import Matches
 from detcli.models.heads.tower import flatten_levels
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
-from tests.models.specs import FPN_DETECTORS, SMALL, detector, target
+from tests.models.specs import BRANCHED_DETECTORS, SMALL, detector, target
 
 CANVAS = (64, 96)
 CLASSES = 3
@@ -68,7 +68,7 @@ def test_the_loss_is_cross_entropy_against_the_iou_of_the_decoded_box() -> None:
     torch.testing.assert_close(slope, torch.tensor(wanted))
 
 
-@pytest.mark.parametrize("name", FPN_DETECTORS)
+@pytest.mark.parametrize("name", BRANCHED_DETECTORS)
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
 def test_scores_and_column(name: str, alpha: float) -> None:
     """Every prior and class is a candidate: the rows are all combinations, best class score of

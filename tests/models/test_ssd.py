@@ -179,7 +179,7 @@ def test_class_loss_of_the_hardest_three_per_positive_in_each_image() -> None:
         losses = model.loss(outputs, targets)
     priors = model.anchors(outputs.boxes, outputs.canvas)
     labels = match_batch(
-        model.criterion.assigner, priors, targets, num_classes=NUM_CLASSES, inside_only=False
+        model.criterion.assigner, priors, targets, num_classes=NUM_CLASSES, padding="seen"
     ).labels
     logits = torch.cat(
         [

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from detcli.errors import RecipeError
-from detcli.recipe import load_recipe, recipe_from_dict
+from detcli.recipe import Recipe, load_recipe, recipe_from_dict
+from detcli.recipe.section import variants
 from tests.recipe.texts import MINIMAL, lines_of, load
 
+NAMES = list(variants(Recipe.model_fields["model"]))
+DETECTORS = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
 COCO = """\
 name: small
 about: A recipe for a test.
@@ -128,13 +131,12 @@ FAULTS = {
     "an unknown detector": (
         "{name: atss}",
         "{name: ats}",
-        "small.yaml:8: model.name: expected retinanet, fcos, atss or ssd, got 'ats'; "
-        "did you mean atss?",
+        f"small.yaml:8: model.name: expected {DETECTORS}, got 'ats'; did you mean atss?",
     ),
     "no detector": (
         "{name: atss}",
         "{topk_per_level: 5}",
-        "small.yaml:8: model.name: required, but not set; expected retinanet, fcos, atss or ssd",
+        f"small.yaml:8: model.name: required, but not set; expected {DETECTORS}",
     ),
     "a word for a section": ("{name: atss}", "atss", "small.yaml:8: model: expected a section"),
     "a key of another detector": (

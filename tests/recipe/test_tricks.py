@@ -122,7 +122,11 @@ def test_a_choice_made_by_a_trick_drops_keys_with_a_note(overlays: Path, tmp_pat
 # What one of them has by itself (atss_r50: giou; sgd; 1x) another has not.
 AT_HOME = ("atss_r50", "retinanet_r50", "fcos_r50_caffe_mstrain_2x", "atss_r18_bccd")
 # Where a trick is at home that ATSS refuses.
-ONLY_FOR = {"small-iou": ("retinanet_r50",), "am-softmax": ("ssd300",)}
+ONLY_FOR = {
+    "small-iou": ("retinanet_r50",),
+    "am-softmax": ("ssd300",),
+    "roi-pool": ("faster_rcnn_r50",),
+}
 
 # What a trick needs besides, on the command line.
 TOGETHER_WITH = {

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from detcli.models.convert.centernet import convert_centernet, recognise_centernet
+from detcli.models.convert.darknet import (
+    convert_darknet,
+    convert_tianxiaomo,
+    read_darknet,
+    recognise_darknet,
+    recognise_tianxiaomo,
+)
 from detcli.models.convert.files import PublicWeights, read_weights
 from detcli.models.convert.mmdetection import convert_mmdetection, recognise_mmdetection
 from detcli.models.convert.names import ConversionReport, SourceFacts
@@ -18,10 +27,17 @@ __all__ = [
     "PublicWeights",
     "Source",
     "SourceFacts",
+    "convert_centernet",
+    "convert_darknet",
     "convert_mmdetection",
+    "convert_tianxiaomo",
     "convert_torchvision",
+    "read_darknet",
     "read_weights",
+    "recognise_centernet",
+    "recognise_darknet",
     "recognise_mmdetection",
+    "recognise_tianxiaomo",
     "recognise_torchvision",
 ]
 
@@ -30,14 +46,18 @@ class Source(NamedTuple):
     """How to bring in one toolbox's checkpoints.
 
     recognise(weights, where) tells what detector they are of, before a model is built; convert
-    (tensors, model, where) copies them into that model.
+    (tensors, model, where) copies them into that model; read(path) gives the file's tensors.
     """
 
     recognise: Callable[[PublicWeights, str], SourceFacts]
     convert: Callable[[Mapping[str, Tensor], nn.Module, str], ConversionReport]
+    read: Callable[[Path], PublicWeights] = read_weights
 
 
 SOURCES: dict[str, Source] = {
     "mmdetection": Source(recognise_mmdetection, convert_mmdetection),
     "torchvision": Source(recognise_torchvision, convert_torchvision),
+    "centernet": Source(recognise_centernet, convert_centernet),
+    "tianxiaomo": Source(recognise_tianxiaomo, convert_tianxiaomo),
+    "darknet": Source(recognise_darknet, convert_darknet, read_darknet),
 }

@@ -66,6 +66,8 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
         (("bbox_head.", "backbone.features."), "MMDetection's SSD"),
         (("head.", "backbone.features."), "torchvision's SSD"),
         (("backbone.stages.", "head."), "a checkpoint of detcli itself"),
+        (("hm.", "wh."), "xingyizhou/CenterNet"),
+        (("down1.", "head."), "the YOLOv4 of Tianxiaomo/pytorch-YOLOv4"),
         (("conv1.", "layer1."), "a ResNet without a detector"),
     ):
         if all(any(name.startswith(prefix) for name in names) for prefix in prefixes):

@@ -1,5 +1,5 @@
-"""Checkpoints of MMDetection 1.x, 2.x and 3.x: RetinaNet, FCOS and ATSS on a ResNet with FPN; and
-SSD from 2.14 on."""
+"""Checkpoints of MMDetection 1.x, 2.x and 3.x: detectors on a ResNet with FPN; and SSD from 2.14
+on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
+from detcli.models.convert.centernet import (
+    MMDETECTION_MARK as CENTERNET_MARK,
+)
+from detcli.models.convert.centernet import (
+    mmdetection_centernet_key,
+    recognise_mmdetection_centernet,
+)
 from detcli.models.convert.files import PublicWeights, looks_like
 from detcli.models.convert.names import (
     ConversionReport,
@@ -26,6 +33,11 @@ from detcli.models.convert.ssd import (
     mmdetection_ssd_key,
     ssd_head,
 )
+from detcli.models.convert.two_stage import MMDETECTION_MARK as TWO_STAGE_MARK
+from detcli.models.convert.two_stage import (
+    convert_mmdetection_two_stage,
+    recognise_mmdetection_two_stage,
+)
 
 # The last convolution of the class branch gives the detector away. FCOS had its own names before
 # version 2.
@@ -34,6 +46,7 @@ DETECTOR_OF = {
     "bbox_head.atss_cls": "atss",
     "bbox_head.conv_cls": "fcos",
     "bbox_head.fcos_cls": "fcos",
+    "bbox_head.vfnet_cls": "vfnet",
 }
 RULES = (
     (r"neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
@@ -44,23 +57,59 @@ RULES = (
     (r"bbox_head\.(?:retina|atss|conv|fcos)_cls\.", "head.class_logits."),
     (r"bbox_head\.(?:retina|atss|conv|fcos)_reg\.", "head.box."),
     (r"bbox_head\.(?:atss|conv|fcos)_centerness\.", "head.centerness."),
+    (r"bbox_head\.conv_loc\.", "head.location."),
+    (r"bbox_head\.conv_shape\.", "head.shape."),
+    (r"bbox_head\.feature_adaption_cls\.conv_offset\.", "head.class_adaption.offset."),
+    (r"bbox_head\.feature_adaption_cls\.conv_adaption\.", "head.class_adaption.conv."),
+    (r"bbox_head\.feature_adaption_reg\.conv_offset\.", "head.box_adaption.offset."),
+    (r"bbox_head\.feature_adaption_reg\.conv_adaption\.", "head.box_adaption.conv."),
+    (r"neck\.adapt_convs\.(\d+)\.bn\.", r"neck.adapt.\1.norm."),
+    (r"neck\.adapt_convs\.", "neck.adapt."),
+    (r"neck\.extra_downsamples\.(\d+)\.conv\.", r"neck.extra.\1."),
+    (r"bbox_head\.vfnet_reg_conv\.(?:gn|bn)\.", "head.first_conv.norm."),
+    (r"bbox_head\.vfnet_reg_conv\.", "head.first_conv."),
+    (r"bbox_head\.vfnet_reg\.", "head.first_box."),
+    (r"bbox_head\.vfnet_reg_refine_dconv\.", "head.box_star."),
+    (r"bbox_head\.vfnet_reg_refine\.", "head.box."),
+    (r"bbox_head\.vfnet_cls_dconv\.", "head.class_star."),
+    (r"bbox_head\.vfnet_cls\.", "head.class_logits."),
 )
-SCALE = re.compile(r"bbox_head\.scales\.(\d+)\.scale")
-LEVEL_SCALES = "head.level_scales"
+# NAS-FCOS's cells, in the order in which they are built.
+NAS_CELLS = ("c22_1", "c22_2", "c32", "c02", "c42", "c36", "c61")
+NAS_CELL = re.compile(r"neck\.fpn\.(\w+)\.((?:input[12]|out)_conv\.(?:conv|bn))\.")
+NAS_PARTS = {
+    "input1_conv.conv": "first.conv.",
+    "input1_conv.bn": "first.norm.",
+    "input2_conv.conv": "second.conv.",
+    "input2_conv.bn": "second.norm.",
+    "out_conv.conv": "conv.",
+    "out_conv.bn": "norm.",
+}
+# Detectors whose class branch has the name of another one's.
+VARIANTS = {
+    "neck.adapt_convs.0.conv.weight": "nas_fcos",
+    "bbox_head.conv_shape.weight": "ga_retinanet",
+}
+SCALE = re.compile(r"bbox_head\.(scales|scales_refine)\.(\d+)\.scale")
+SCALES = {"scales": "head.level_scales", "scales_refine": "head.refine_scales"}
 
 
 def recognise_mmdetection(weights: PublicWeights, where: str) -> SourceFacts:
     """What detector these are; CheckpointError when they are not MMDetection's, or not one of
-    the four."""
+    these."""
     tensors = weights.tensors
     if MMDETECTION_MARK in tensors:
         width, levels = ssd_head(tensors, MMDETECTION_HEAD, where)
         return SourceFacts("ssd", None, width - 1, weights.class_names, SIDES.get(levels))
+    if CENTERNET_MARK in tensors:
+        return recognise_mmdetection_centernet(weights, where)
+    if TWO_STAGE_MARK in tensors:
+        return recognise_mmdetection_two_stage(weights, where)
     found = [name for name in DETECTOR_OF if f"{name}.weight" in tensors]
     if not found or "backbone.layer3.0.conv1.weight" not in tensors:
         raise CheckpointError(
-            f"{where}: expected MMDetection's RetinaNet, FCOS or ATSS on a ResNet, or SSD, but "
-            f"this looks like {looks_like(tensors)}"
+            f"{where}: expected MMDetection's RetinaNet, FCOS, ATSS, VFNet, Faster or Cascade "
+            f"R-CNN on a ResNet, or SSD, but this looks like {looks_like(tensors)}"
         )
     logits = f"{found[0]}.weight"
     boxes = logits.replace("_cls.", "_reg.")
@@ -68,7 +117,9 @@ def recognise_mmdetection(weights: PublicWeights, where: str) -> SourceFacts:
         raise CheckpointError(f"{where}: has {logits} but no {boxes}")
     num_anchors = tensors[boxes].shape[0] // 4
     return SourceFacts(
-        detector=DETECTOR_OF[found[0]],
+        detector=next(
+            (name for mark, name in VARIANTS.items() if mark in tensors), DETECTOR_OF[found[0]]
+        ),
         depth=resnet_depth(tensors, "backbone.", where),
         num_classes=tensors[logits].shape[0] // num_anchors,
         class_names=weights.class_names,
@@ -86,12 +137,20 @@ def convert_mmdetection(
         names = {name: mmdetection_ssd_key(name) for name in tensors}
         copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
         return ConversionReport(names, ())
+    if CENTERNET_MARK in tensors:
+        names = {name: mmdetection_centernet_key(name) for name in tensors}
+        copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
+        return ConversionReport(names, ())
+    if TWO_STAGE_MARK in tensors:
+        return convert_mmdetection_two_stage(tensors, model, where)
     num_outputs = sum(name.startswith("neck.output.") for name in model.state_dict()) // 2
     names = {name: _rename(name, num_outputs) for name in tensors}
-    state = {own: tensors[name] for name, own in names.items() if own != LEVEL_SCALES}
-    scales = sorted((int(match[1]), name) for name in names if (match := SCALE.fullmatch(name)))
-    if scales:
-        state[LEVEL_SCALES] = torch.stack([tensors[name].reshape(()) for _, name in scales])
+    state = {own: tensors[name] for name, own in names.items() if own not in SCALES.values()}
+    for scales in SCALES.values():  # a number per level there, one vector here
+        levels = [name for name, own in names.items() if own == scales]
+        if levels:
+            levels.sort(key=lambda name: int(name.split(".")[2]))
+            state[scales] = torch.stack([tensors[name].reshape(()) for name in levels])
     copy_state(model, state, where)
     return ConversionReport(names, ())
 
@@ -100,8 +159,11 @@ def _rename(key: str, num_outputs: int) -> str:
     """The name here; a key that no rule knows keeps its own and is reported later."""
     if key.startswith("backbone."):
         return f"backbone.{resnet_key(key.removeprefix('backbone.'))}"
-    if SCALE.fullmatch(key):
-        return LEVEL_SCALES
+    if cell := NAS_CELL.match(key):
+        index = NAS_CELLS.index(cell[1])
+        return f"neck.cells.{index}.{NAS_PARTS[cell[2]]}{key[cell.end() :]}"
+    if scale := SCALE.fullmatch(key):
+        return SCALES[scale[1]]
     output = re.fullmatch(r"neck\.fpn_convs\.(\d+)\.conv\.(\w+)", key)
     if output is not None:  # one list there: outputs first, then the extra levels
         index = int(output[1])

@@ -20,7 +20,8 @@ class SourceFacts:
     """What a public checkpoint's tensors say about its detector.
 
     detector: a key of DETECTORS; depth: of its ResNet, None for a VGG-16; class_names: None where
-    the file does not name them; input_px: side of the images that SSD's levels are made for.
+    the file does not name them; input_px: side of the images that SSD's levels are made for;
+    variant: what else tells the shipped recipes of a detector apart.
     """
 
     detector: str
@@ -28,6 +29,7 @@ class SourceFacts:
     num_classes: int
     class_names: tuple[str, ...] | None
     input_px: int | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,24 @@ def resnet_key(key: str) -> str:
     key = re.sub(r"\.[bg]n(\d)\.", r".conv\1.norm.", key)
     key = key.replace(".downsample.0.", ".shortcut.conv.")
     return key.replace(".downsample.1.", ".shortcut.norm.")
+
+
+def hrnet_key(key: str) -> str:
+    """The name here of a key of HRNet, as its authors and MMDetection call it."""
+    key = re.sub(r"^conv(\d)\.", lambda match: f"stem.{int(match[1]) - 1}.conv.", key)
+    key = re.sub(r"^bn(\d)\.", lambda match: f"stem.{int(match[1]) - 1}.norm.", key)
+    exchange = re.fullmatch(
+        r"(transition\d\.\d+|stage\d\.\d+\.fuse_layers\.\d+\.\d+)((?:\.\d+)?)\.([01])\.(\w+)", key
+    )
+    if exchange is not None:  # pairs of a convolution and its norm
+        part = ("conv", "norm")[int(exchange[3])]
+        key = f"{exchange[1]}{exchange[2]}.{part}.{exchange[4]}"
+    key = re.sub(r"^transition(\d)\.", lambda match: f"transitions.{int(match[1]) - 1}.", key)
+    key = re.sub(r"^stage(\d)\.", lambda match: f"stages.{int(match[1]) - 2}.", key)
+    key = re.sub(r"^layer1\.", "first.", key).replace(".fuse_layers.", ".fuse.")
+    if key.startswith(("stem.", "transitions.")) or ".fuse." in key:
+        return key
+    return resnet_key(key)  # the parts of a block
 
 
 def vgg_key(key: str) -> str:
@@ -75,6 +95,7 @@ def resnet_depth(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:
     """Depth of the ResNet whose keys begin with `prefix`; CheckpointError if it is none of ours."""
     blocks = {name.split(".")[0] for name in _below(tensors, f"{prefix}layer3.")}
     convs = {name.split(".")[0] for name in _below(tensors, f"{prefix}layer3.0.conv")}
+    convs.discard("2_offset")  # of MMDetection 1.x
     depth = DEPTH_BY_BLOCKS.get((len(blocks), len(convs)))
     if depth is None:
         raise CheckpointError(

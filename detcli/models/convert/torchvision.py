@@ -1,4 +1,5 @@
-"""Checkpoints of torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn and ssd300_vgg16."""
+"""Checkpoints of torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn, ssd300_vgg16 and
+fasterrcnn_resnet50_fpn."""
 
 from __future__ import annotations
 
@@ -26,12 +27,18 @@ from detcli.models.convert.ssd import (
     ssd_head,
     torchvision_ssd_key,
 )
+from detcli.models.convert.two_stage import (
+    TORCHVISION_LOGITS,
+    is_torchvision_two_stage,
+    torchvision_two_stage_state,
+)
 
 LOGITS = "head.classification_head.cls_logits."
 BOXES = "head.regression_head.bbox_reg."
 CENTERNESS = "head.regression_head.bbox_ctrness."
 COCO_WIDTH = 91  # COCO's category ids run from 1 to 90 with gaps; 0 is background
-COCO_V1_EPS = 0.0  # of the norms of torchvision's published RetinaNet, as its loader sets it
+# Of the norms of torchvision's published RetinaNet and Faster R-CNN, as their loader sets it.
+COCO_V1_EPS = 0.0
 FRESH_EPS = 1e-5
 RULES = (
     (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
@@ -46,8 +53,8 @@ TOWER = re.compile(r"head\.(classification|regression)_head\.conv\.(\d+)\.(?:(\d
 
 
 def recognise_torchvision(weights: PublicWeights, where: str) -> SourceFacts:
-    """What detector these are; CheckpointError when they are not torchvision's, or neither of
-    the three. A head of 91 outputs is COCO's: its 80 real classes are counted."""
+    """What detector these are; CheckpointError when they are not torchvision's, or none of the
+    four. A head of 91 outputs is COCO's: its 80 real classes are counted."""
     tensors = weights.tensors
     if TORCHVISION_MARK in tensors:
         width, levels = ssd_head(tensors, TORCHVISION_HEAD, where)
@@ -59,11 +66,19 @@ def recognise_torchvision(weights: PublicWeights, where: str) -> SourceFacts:
             class_names=coco_names() if is_coco else weights.class_names,
             input_px=SIDES.get(levels),
         )
+    if is_torchvision_two_stage(tensors):
+        width = tensors[TORCHVISION_LOGITS].shape[0]
+        return SourceFacts(
+            detector="faster_rcnn",
+            depth=resnet_depth(tensors, "backbone.body.", where),
+            num_classes=len(coco_ids()) if width == COCO_WIDTH else width - 1,
+            class_names=coco_names() if width == COCO_WIDTH else weights.class_names,
+        )
     needed = (f"{LOGITS}weight", f"{BOXES}weight", "backbone.body.layer3.0.conv1.weight")
     if any(name not in tensors for name in needed):
         raise CheckpointError(
-            f"{where}: expected torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn or "
-            f"ssd300_vgg16, but this looks like {looks_like(tensors)}"
+            f"{where}: expected torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn, "
+            f"ssd300_vgg16 or fasterrcnn_resnet50_fpn, but this looks like {looks_like(tensors)}"
         )
     width = _head_width(tensors)
     return SourceFacts(
@@ -85,6 +100,8 @@ def convert_torchvision(
     """
     if TORCHVISION_MARK in tensors:
         return _convert_ssd(tensors, model, where)
+    if is_torchvision_two_stage(tensors):
+        return _convert_two_stage(tensors, model, where)
     notes = []
     kind = "fcos" if f"{CENTERNESS}weight" in tensors else "retinanet"
     names = {name: _rename(name, kind) for name in tensors}
@@ -99,17 +116,43 @@ def convert_torchvision(
     own = model.state_dict()
     if "head.level_scales" in own:
         state["head.level_scales"] = torch.ones_like(own["head.level_scales"])
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):  # frozen norms there do not count
-            state.setdefault(name, value)
-    eps = FRESH_EPS
-    # Fresh models count batches; the published RetinaNet has frozen norms, which do not.
-    if kind == "retinanet" and not any(name.endswith("num_batches_tracked") for name in tensors):
-        eps = COCO_V1_EPS
-        notes.append("norms: eps 0, as torchvision sets it for its published RetinaNet")
-    keep_eps(state, model, eps, where)
+    published = _keep_norms(state, model, tensors, where, is_coco_v1=kind == "retinanet")
     copy_state(model, state, where)
-    return ConversionReport(names, tuple(notes))
+    return ConversionReport(names, (*notes, *published))
+
+
+def _keep_norms(
+    state: dict[str, Tensor],
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    *,
+    is_coco_v1: bool,
+) -> tuple[str, ...]:
+    """Complete `state` with the counters that frozen norms there do not have, and let its norms
+    compute the same here; what was noteworthy. is_coco_v1: the published ones have an eps of 0."""
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, value)
+    # Fresh models count batches; the published ones have frozen norms, which do not.
+    published = is_coco_v1 and not any(name.endswith("num_batches_tracked") for name in tensors)
+    keep_eps(state, model, COCO_V1_EPS if published else FRESH_EPS, where)
+    return ("norms: eps 0, as torchvision sets it for its published weights",) if published else ()
+
+
+def _convert_two_stage(
+    tensors: Mapping[str, Tensor], model: nn.Module, where: str
+) -> ConversionReport:
+    """As `convert_torchvision`; background, which is output 0 there, becomes the last one."""
+    width = tensors[TORCHVISION_LOGITS].shape[0]
+    classes = coco_ids() if width == COCO_WIDTH else range(1, width)
+    names, state = torchvision_two_stage_state(tensors, classes)
+    note = "class head: background, output 0 of torchvision, is the last one here"
+    if width == COCO_WIDTH:
+        note += "; the outputs of ids that COCO does not use are left out, with their small share"
+    published = _keep_norms(state, model, tensors, where, is_coco_v1=True)
+    copy_state(model, state, where)
+    return ConversionReport(names, (note, *published))
 
 
 def _convert_ssd(tensors: Mapping[str, Tensor], model: nn.Module, where: str) -> ConversionReport:

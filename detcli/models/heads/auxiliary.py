@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.assign import Assigner
-from detcli.models.heads.matching import assign_batch, objects_of
+from detcli.models.heads.matching import Padding, assign_batch, objects_of
 from detcli.models.heads.terms import predicted_iou
 from detcli.models.heads.tower import flatten_levels
 from detcli.ops.coders import BoxCoder
@@ -62,7 +62,7 @@ class Auxiliary(nn.Module):
         *,
         fine: Tensor,
         lead: Lead,
-        inside_only: bool,
+        padding: Padding,
     ) -> Tensor:
         """(B, P) int64 as `assign_batch` gives it: the lead head's assignment `fine` (B, P), and
         more priors with an object.
@@ -75,9 +75,7 @@ class Auxiliary(nn.Module):
         In YOLOv7 the candidates are cells around an object's centre with anchors of a similar
         shape; and the lead head is assigned by such a cost as well, here by its detector's rule.
         """
-        coarse = assign_batch(
-            assigner.relaxed(self.relax), priors, targets, inside_only=inside_only
-        )
+        coarse = assign_batch(assigner.relaxed(self.relax), priors, targets, padding=padding)
         matched = fine.where(fine >= 0, coarse)
         rows = (matched >= 0).flatten().nonzero().squeeze(1)  # (N,)
         objects = objects_of(matched, rows, targets)

@@ -37,6 +37,13 @@ class Selection:
         return prior[order], label[order]
 
 
+def non_empty(boxes: Tensor, scores: Tensor, labels: Tensor) -> Candidates:
+    """Candidates from boxes (N, 4), scores and labels (N,), less those of which nothing is left,
+    such as those in the padding, or whose sides were predicted below 0."""
+    some = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return Candidates(boxes[some], scores[some], labels[some])
+
+
 def decode_image(
     scores: Sequence[Tensor],
     encoded: Sequence[Tensor],
@@ -51,18 +58,21 @@ def decode_image(
     """Candidates of one image, levels in order.
 
     Per level: scores (P, C) decide the selection, encoded (P, 4) gives the boxes, which are
-    clipped to the image's `size`, and factors (P,), if any, multiply the scores afterwards, so
-    that a final score may lie below the threshold. columns: extra columns of the candidates by
-    name, per level (P,) or (P, width).
+    clipped to the image's `size` and dropped where nothing is left, and factors (P,), if any,
+    multiply the scores afterwards, so that a final score may lie below the threshold. columns:
+    extra columns of the candidates by name, per level (P,) or (P, width).
     """
     boxes, kept_scores, labels = [], [], []
     columns = columns or {}
     extra: dict[str, list[Tensor]] = {name: [] for name in columns}
     for level, level_priors in enumerate(priors):
         prior, label = selection.best(scores[level])
-        score = scores[level][prior, label]
         decoded = coder.decode(encoded[level][prior], level_priors.take(prior))
-        boxes.append(clip_boxes(decoded, size))
+        clipped = clip_boxes(decoded, size)
+        inside = (clipped[:, 2:] > clipped[:, :2]).all(dim=1)  # in the padding nothing is left
+        prior, label = prior[inside], label[inside]
+        score = scores[level][prior, label]
+        boxes.append(clipped[inside])
         kept_scores.append(score if factors is None else score * factors[level][prior])
         labels.append(label)
         for name, levels in columns.items():

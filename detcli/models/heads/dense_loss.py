@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detcli.models.heads.auxiliary import Auxiliary, Lead
-from detcli.models.heads.matching import Matches, assign_batch, collect_matches
+from detcli.models.heads.matching import Matches, Padding, assign_batch, collect_matches
 from detcli.models.heads.terms import Criterion
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
@@ -57,23 +57,23 @@ def dense_loss(
     targets: Sequence[Target],
     *,
     priors: Priors,
-    inside_only: bool,
+    padding: Padding,
 ) -> dict[str, Tensor]:
     """Terms of the lead head, and with `auxiliary` outputs those of the auxiliary head, whose
     names begin with "aux_"; float32 scalars with their weights, also under autocast.
 
-    inside_only: see `assign_batch`.
+    padding: see `assign_batch`.
     """
     assigner, num_classes = detector.criterion.assigner, detector.head.num_classes
     with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-        matched = assign_batch(assigner, priors, targets, inside_only=inside_only)
+        matched = assign_batch(assigner, priors, targets, padding=padding)
         matches = collect_matches(matched, targets, num_classes=num_classes)
         losses = detector.head_loss(outputs, priors, matches)
         if detector.auxiliary is None or not auxiliary:
             return losses
         lead = Lead(outputs.class_logits, outputs.boxes, num_classes, detector.coder)
         coarse = detector.auxiliary.assign(
-            assigner, priors, targets, fine=matched, lead=lead, inside_only=inside_only
+            assigner, priors, targets, fine=matched, lead=lead, padding=padding
         )
         matches = collect_matches(coarse, targets, num_classes=num_classes)
         return losses | detector.auxiliary.weighted(

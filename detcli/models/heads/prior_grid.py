@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detcli.ops.priors import Priors, grid_priors
+from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 
 
 class PriorGrid(nn.Module):
@@ -61,3 +61,28 @@ def square_shapes(strides: Sequence[int], scale: float) -> Tensor:
     """Shapes (L, 1, 4) of one square anchor per cell with sides of scale x stride pixels."""
     half = torch.tensor(strides, dtype=torch.float32)[:, None, None] * scale / 2
     return torch.cat([-half, -half, half, half], dim=2)
+
+
+def build_anchors(
+    strides: Sequence[int],
+    *,
+    base_scale: float,
+    scales_per_octave: int,
+    ratios: Sequence[float],
+    sizes: Sequence[Sequence[float]] | None,
+    round_corners: bool,
+    fit_grid: bool,
+) -> PriorGrid:
+    """Anchors of every size and ratio in each cell, centred on the cell's corner.
+
+    sizes: in pixels per level; None: base_scale x stride x 2^(i / scales_per_octave).
+    round_corners: to whole pixels. fit_grid: see `PriorGrid`. Raises ValueError when `sizes` has
+    another number of levels than the pyramid.
+    """
+    if sizes is None:
+        octave = [2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
+        sizes = [[stride * base_scale * scale for scale in octave] for stride in strides]
+    if len(sizes) != len(strides):
+        raise ValueError(f"anchors.sizes: expected {len(strides)} levels, got {len(sizes)}")
+    shapes = torch.stack([anchor_shapes(level, ratios) for level in sizes])
+    return PriorGrid(shapes.round() if round_corners else shapes, strides, fit_grid=fit_grid)

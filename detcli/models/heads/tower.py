@@ -58,15 +58,19 @@ class Branches:
     def class_prediction(self, channels: int, out_channels: int) -> Conv2d:
         """As `prediction`, with every sigmoid at 0.01 in the beginning."""
         prediction = self.prediction(channels, out_channels)
-        assert prediction.bias is not None
-        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        nn.init.constant_(prediction.bias, prior)
+        start_rare(prediction)
         return prediction
 
     def _layer(self, channels: int, bias: bool) -> nn.Module:
         if self.conv != "plain":
             return build_block_norm_relu(self.conv, channels, norm=self.norm, bias=bias)
         return ConvNorm(channels, channels, 3, norm=self.norm, bias=bias)
+
+
+def start_rare(prediction: Conv2d) -> None:
+    """Sets the bias of logits so that every sigmoid is 0.01 in the beginning."""
+    assert prediction.bias is not None
+    nn.init.constant_(prediction.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
 
 
 def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
@@ -79,7 +83,7 @@ def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
         num_images, channels, height, cells_wide = level.shape
         priors = channels // width * height * cells_wide
         rows.append(level.permute(0, 2, 3, 1).reshape(num_images, priors, width))
-    return torch.cat(rows, dim=1)
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)  # cat would copy
 
 
 def _init_normal(conv: Conv2d, *, bias: float) -> Conv2d:

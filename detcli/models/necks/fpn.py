@@ -21,7 +21,8 @@ BACKBONE_LEVELS = (2, 3, 4, 5)
 class FPN(nn.Module):
     """Laterals, top-down sums, 3x3 outputs, and strided convolutions for levels above 5.
 
-    extra_from: P6 comes from the backbone's last map ("c5") or from P5 ("p5"); extra_relu: ReLU
+    extra_from: P6 comes from the backbone's last map ("c5") or from P5 ("p5"); "pool": levels above
+    5 are every second cell of the one before, without a convolution. extra_relu: ReLU
     before each extra convolution but the first. upsample: "nearest" or "carafe", on the way down.
     conv: kind of the outputs, see `build_block`. No norm and no other activation but inside these.
     """
@@ -48,9 +49,10 @@ class FPN(nn.Module):
         self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in used)
         self.output = nn.ModuleList(_output(conv, out_channels) for _ in used)
         first = used[-1] if extra_from == "c5" else out_channels
+        self.num_extra = max_level - BACKBONE_LEVELS[-1]
         self.extra = nn.ModuleList(
             Conv2d(first if index == 0 else out_channels, out_channels, 3, 2)
-            for index in range(max_level - BACKBONE_LEVELS[-1])
+            for index in range(0 if extra_from == "pool" else self.num_extra)
         )
         plain = self.output if conv == "plain" else ()  # other kinds have drawn their weights
         for part in (*self.lateral, *plain, *self.extra):
@@ -67,6 +69,10 @@ class FPN(nn.Module):
         for index, (finer, coarser) in reversed(list(enumerate(pairwise(merged)))):
             finer.add_(self._enlarged(coarser, index, finer.shape[-2], finer.shape[-1]))
         levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        if self.extra_from == "pool":
+            for _ in range(self.num_extra):
+                levels.append(levels[-1][:, :, ::2, ::2])
+            return tuple(levels)
         x = used[-1] if self.extra_from == "c5" else levels[-1]
         for index, extra in enumerate(self.extra):
             x = extra(F.relu(x) if self.extra_relu and index > 0 else x)

@@ -1,0 +1,245 @@
+"""RetinaNet with guided anchoring (arXiv 1901.03278).
+
+Letters: B images, C classes, P cells of one image, M positives of the batch; h, w cells of a
+level. One anchor per cell, whose shape is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detcli.assign import MaxIoUAssigner
+from detcli.assign.sampling import RandomSampler
+from detcli.layers.conv import Conv2d
+from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.guided import FeatureAdaption, Guidance, guided_priors
+from detcli.models.heads.matching import assign_batch, collect_matches, positives_of_each_image
+from detcli.models.heads.prior_grid import PriorGrid, build_anchors, square_shapes
+from detcli.models.heads.terms import (
+    Criterion,
+    box_quality,
+    box_term,
+    build_criterion,
+    class_term,
+)
+from detcli.models.heads.tower import Branches, flatten_levels, start_rare
+from detcli.models.pyramid import build_pyramid
+from detcli.ops.coders import DeltaCoder
+from detcli.ops.priors import Priors
+from detcli.ops.reduce import all_rank_mean
+from detcli.types import Candidates, Target
+
+
+class GARetinaNetOutputs(NamedTuple):
+    """Raw predictions, one entry per level.
+
+    class_logits (B, C, h, w); boxes (B, 4, h, w): deltas from the predicted anchors; shapes
+    (B, 2, h, w): logarithms of the anchors' width and height over the level's square; locations
+    (B, 1, h, w): logits; canvas: (height, width) of the padded batch.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    shapes: tuple[Tensor, ...]
+    locations: tuple[Tensor, ...]
+    canvas: tuple[int, int]
+
+
+class GARetinaNetHead(nn.Module):
+    """Two towers, shared by all levels; the first predicts where anchors are, the second of what
+    shape, and both branches are adapted to that shape."""
+
+    def __init__(self, channels: int, *, num_classes: int, branches: Branches) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.class_tower = branches.tower(channels, bias=False)
+        self.box_tower = branches.tower(channels, bias=False)
+        self.location = Conv2d(channels, 1, 1)
+        self.shape = Conv2d(channels, 2, 1)
+        self.class_adaption = FeatureAdaption(channels)
+        self.box_adaption = FeatureAdaption(channels)
+        self.class_logits = branches.class_prediction(channels, num_classes)
+        self.box = branches.prediction(channels, 4)
+        nn.init.normal_(self.location.weight, std=0.01)
+        nn.init.normal_(self.shape.weight, std=0.01)
+        assert self.shape.bias is not None
+        nn.init.zeros_(self.shape.bias)
+        start_rare(self.location)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Class logits (B, C, h, w), boxes (B, 4, h, w), shapes (B, 2, h, w) and locations
+        (B, 1, h, w) of one level (B, D, h, w)."""
+        class_features, box_features = self.class_tower(x), self.box_tower(x)
+        shape = self.shape(box_features)
+        return (
+            self.class_logits(self.class_adaption(class_features, shape)),
+            self.box(self.box_adaption(box_features, shape)),
+            shape,
+            self.location(class_features),
+        )
+
+
+class GARetinaNet(nn.Module):
+    """Class and box loss on the predicted anchors, as in RetinaNet, and the losses of `Guidance`
+    for their places and shapes.
+
+    Class and box term are divided by the sum over the images of max(1, positives). Anchors whose
+    cell lies in the padding of their image take no part.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: GARetinaNetHead,
+        *,
+        squares: PriorGrid,
+        approximations: PriorGrid,
+        guidance: Guidance,
+        criterion: Criterion,
+        selection: Selection,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.squares = squares
+        self.approximations = approximations
+        self.guidance = guidance
+        self.coder = DeltaCoder()
+        self.criterion = criterion
+        self.selection = selection
+
+    def forward(
+        self, images: Tensor, targets: Sequence[Target] | None = None
+    ) -> GARetinaNetOutputs:
+        """Raw predictions for images (B, 3, H, W); targets are not used."""
+        maps = self.neck(self.backbone(images))
+        levels = [self.head(features) for features in maps]
+        logits, boxes, shapes, locations = zip(*levels, strict=True)
+        canvas = (images.shape[-2], images.shape[-1])
+        return GARetinaNetOutputs(logits, boxes, shapes, locations, canvas)
+
+    def loss(self, outputs: GARetinaNetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Terms "class", "box", "location" and "shape", float32 scalars with their weights."""
+        with torch.autocast(outputs.boxes[0].device.type, enabled=False):
+            squares = self.squares(outputs.boxes, outputs.canvas)
+            approximations = self.approximations(outputs.boxes, outputs.canvas)
+            shapes = flatten_levels(outputs.shapes, 2)
+            return {
+                **self._anchor_terms(outputs, guided_priors(outputs.shapes, squares), targets),
+                "location": self.guidance.location_loss(
+                    outputs.locations, targets, self.squares.strides
+                ),
+                "shape": self.guidance.shape_loss(shapes, approximations, squares, targets),
+            }
+
+    def _anchor_terms(
+        self, outputs: GARetinaNetOutputs, anchors: Sequence[Priors], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """The terms "class" and "box", with the anchors of each image."""
+        matched = torch.cat(
+            [
+                assign_batch(self.criterion.assigner, own, [target], padding="ignored")
+                for own, target in zip(anchors, targets, strict=True)
+            ]
+        )  # (B, P)
+        num_classes = self.head.num_classes
+        matches = collect_matches(matched, targets, num_classes=num_classes)
+        count = all_rank_mean(positives_of_each_image(matches))
+        encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
+        positive = _joined(anchors).take(matches.positive)
+        box = box_term(self.criterion, self.coder, encoded, matches, positive)
+        quality = box_quality(self.criterion, self.coder, encoded, matches, positive)
+        classes = class_term(
+            self.criterion, outputs.class_logits, matches.labels, num_classes, quality
+        )
+        return {"class": classes / count, "box": box / count}
+
+    @torch.no_grad()
+    def decode(
+        self, outputs: GARetinaNetOutputs, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Candidates of each image, from the cells where an anchor is probable enough; scores are
+        the class probabilities."""
+        anchors = guided_priors(outputs.shapes, self.squares(outputs.boxes, outputs.canvas))
+        threshold = self.guidance.location_threshold
+        scores = []
+        for logits, location in zip(outputs.class_logits, outputs.locations, strict=True):
+            there = flatten_levels((location,), 1).float().sigmoid() >= threshold  # (B, h w, 1)
+            rows = flatten_levels((logits,), self.head.num_classes).float().sigmoid()
+            scores.append(rows.where(there, 0.0))
+        encoded = [flatten_levels((level,), 4).float() for level in outputs.boxes]
+        return [
+            decode_image(
+                [level[image] for level in scores],
+                [level[image] for level in encoded],
+                None,
+                priors=anchors[image].split(),
+                coder=self.coder,
+                selection=self.selection,
+                size=size,
+            )
+            for image, size in enumerate(image_sizes)
+        ]
+
+
+def build_ga_retinanet(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    neck: Mapping[str, Any],
+    head: Mapping[str, Any],
+    guidance: Mapping[str, Any],
+    assigner: Mapping[str, Any],
+    class_loss: Mapping[str, Any],
+    box_loss: Mapping[str, Any],
+    score_threshold: float,
+    topk_per_level: int,
+    enlarge_small: Mapping[str, float] | None,
+) -> GARetinaNet:
+    """RetinaNet with guided anchoring from the model section of a recipe."""
+    trunk, pyramid = build_pyramid(backbone, neck)
+    options = dict(guidance)
+    shapes = {name: options.pop(name) for name in ("scales_per_octave", "ratios")}
+    base_scale = options["base_scale"]
+    approximations = build_anchors(
+        pyramid.strides,
+        base_scale=base_scale,
+        **shapes,
+        sizes=None,
+        round_corners=False,
+        fit_grid=False,
+    )
+    thresholds = options.pop("shape_assigner")
+    return GARetinaNet(
+        trunk,
+        pyramid,
+        GARetinaNetHead(pyramid.out_channels, num_classes=num_classes, branches=Branches(**head)),
+        squares=PriorGrid(square_shapes(pyramid.strides, base_scale), pyramid.strides),
+        approximations=approximations,
+        guidance=Guidance(
+            assigner=MaxIoUAssigner(**thresholds, group=approximations.num_anchors),
+            sampler=RandomSampler(**options.pop("sampler")),
+            **options,
+        ),
+        criterion=build_criterion(
+            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
+        ),
+        selection=Selection(score_threshold, topk_per_level),
+    )
+
+
+def _joined(anchors: Sequence[Priors]) -> Priors:
+    """The anchors of all images, one after another, as a single level."""
+    boxes = torch.cat([own.boxes for own in anchors])
+    return Priors(
+        boxes,
+        torch.cat([own.centers for own in anchors]),
+        torch.cat([own.strides for own in anchors]),
+        (len(boxes),),
+    )

@@ -1,0 +1,91 @@
+"""Features of regions, from the level of a pyramid that fits their size.
+
+Letters: R regions of the batch, D channels, L levels; h, w cells of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from detcli.ops.boxes import box_area
+
+COARSEST_STRIDE = 32  # of the levels that regions come from: further ones serve the first stage
+LEVEL_EPS = 1e-6  # a side of exactly 2^k scales, but for rounding, belongs to the coarser level
+
+
+class RegionPooler(nn.Module):
+    """A grid of side x side values for each region, from its level (FPN, arXiv 1612.03144,
+    equation 1).
+
+    strides: pixels per cell of the levels, the finest first; scale: regions from this many strides
+    of a level on come from it, those of twice as many from the next one. name: "roi_align" (Mask
+    R-CNN, arXiv 1703.06870) takes bilinear samples, sampling_ratio^2 for each value, or with 0 one
+    per cell that it covers; aligned: cell centres lie at half a cell (without, everything is read
+    half a cell too far to the right and below, as at first published). "roi_pool" (Fast R-CNN,
+    arXiv 1504.08083) rounds region and parts to whole cells and takes the largest value.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        *,
+        name: str,
+        side: int,
+        scale: float,
+        sampling_ratio: int,
+        aligned: bool,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.name = name
+        self.side = side
+        self.scale = scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
+        """(R, D, side, side) float32, regions image after image, from the first L of maps
+        (B, D, h, w) and regions (r, 4) xyxy pixels of each image."""
+        boxes = torch.cat([*regions, maps[0].new_zeros(0, 4, dtype=torch.float32)])
+        image = torch.repeat_interleave(boxes.new_tensor([len(rows) for rows in regions]).long())
+        level = self.levels(boxes)
+        rows = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
+        pooled, places = [], []
+        for index, stride in enumerate(self.strides):
+            place = (level == index).nonzero().squeeze(1)
+            pooled.append(self._pool(maps[index], rows[place], 1 / stride))
+            places.append(place)
+        back = torch.cat(places).argsort()
+        return torch.cat(pooled)[back]
+
+    def num_features(self, channels: int) -> int:
+        """Values of one region, of maps with this many channels."""
+        return channels * self.side**2
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """(R,) int64 place of the level of each of the boxes (R, 4)."""
+        finest = self.scale * self.strides[0]
+        octave = (box_area(boxes).sqrt() / finest + LEVEL_EPS).log2().floor()
+        return octave.clamp(0, len(self.strides) - 1).long()
+
+    def _pool(self, features: Tensor, rows: Tensor, scale: float) -> Tensor:
+        """(r, D, side, side) of a level, in float32, because places are too coarse in bfloat16."""
+        with torch.autocast(features.device.type, enabled=False):
+            pooled: Tensor
+            if self.name == "roi_pool":
+                pooled = roi_pool(features.float(), rows, self.side, scale)
+            else:
+                pooled = roi_align(
+                    features.float(), rows, self.side, scale, self.sampling_ratio, self.aligned
+                )
+            return pooled
+
+
+def build_pooler(strides: Sequence[int], **options: Any) -> RegionPooler:
+    """The pooler on a pyramid of these strides; options are its other keywords."""
+    return RegionPooler([s for s in strides if s <= COARSEST_STRIDE], **options)

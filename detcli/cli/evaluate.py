@@ -12,19 +12,22 @@ from detcli.cli.output import Json, Overrides, Quiet, print_json, print_table, s
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from detcli.evaluation import CocoMetrics, VocMetrics
+    from detcli.data.records import Records
+    from detcli.evaluation import CocoMetrics
     from detcli.types import Detections, GroundTruth
 
 TOLERANCE = 1e-9  # between our figures and pycocotools' before --verify fails
 
 
 class Measured(NamedTuple):
-    """What was evaluated, COCO's numbers of it, and the folder that belongs to it."""
+    """What was evaluated, COCO's numbers of it, the folder that belongs to it, and the images,
+    which only a run has."""
 
     truth: GroundTruth
     detections: Detections
     result: CocoMetrics
     folder: Path
+    records: Records | None = None
 
 
 class Metric(str, Enum):
@@ -66,6 +69,10 @@ def command(
         float, typer.Option(min=0, max=1, help="Score threshold of the confusion matrix.")
     ] = 0.25,
     plots: Annotated[bool, typer.Option("--plots", help="The same as pictures.")] = False,
+    worst: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="Draw so many of the worst mistakes of each kind."),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run pycocotools beside it; exit 1 on a difference.")
     ] = False,
@@ -97,22 +104,14 @@ def command(
     if metric is Metric.coco:
         document |= report_coco(found.result, as_json=as_json, classwise=classwise)
     else:
-        from detcli.evaluation import evaluate_voc
-
-        eleven = metric is Metric.voc07
-        document |= report_voc(
-            evaluate_voc(
-                found.truth, found.detections, iou_threshold=iou, eleven_point=eleven,
-                inclusive_corners=plus_one,
-            ),
-            as_json=as_json,
-        )  # fmt: skip
+        document |= report_voc(found, metric, iou, plus_one=plus_one, as_json=as_json)
     for note in found.result.notes:
         say(note, quiet=quiet)
     if analyse or plots:
         document |= report_analysis(
             found, conf, tables=analyse, plots=plots, as_json=as_json, quiet=quiet
         )
+    draw_worst(found, worst, quiet=quiet)
     difference = check_with_pycocotools(found, quiet=quiet) if verify else None
     if difference is not None:
         document["largest_difference"] = difference
@@ -170,7 +169,8 @@ def from_run(
     folder = out if out is not None else place / f"eval_{chosen}"
     for path in write_evaluation(folder, trained.recipe, records, result, candidates=candidates):
         say(f"wrote {path}", quiet=quiet)
-    return Measured(records.ground_truth(), result.detections, result.metrics, folder)
+    truth = records.ground_truth()
+    return Measured(truth, result.detections, result.metrics, folder, records)
 
 
 def report_coco(result: CocoMetrics, *, as_json: bool, classwise: bool) -> dict[str, Any]:
@@ -184,10 +184,20 @@ def report_coco(result: CocoMetrics, *, as_json: bool, classwise: bool) -> dict[
     return rows.to_json(result)
 
 
-def report_voc(result: VocMetrics, *, as_json: bool) -> dict[str, Any]:
+def report_voc(
+    found: Measured, metric: Metric, iou: float, *, plus_one: bool, as_json: bool
+) -> dict[str, Any]:
     """Print AP by class and their mean; or the keys of the JSON document."""
+    from detcli.evaluation import evaluate_voc
     from detcli.evaluation import report as rows
 
+    result = evaluate_voc(
+        found.truth,
+        found.detections,
+        iou_threshold=iou,
+        eleven_point=metric is Metric.voc07,
+        inclusive_corners=plus_one,
+    )
     if not as_json:
         rule = "11 points" if result.eleven_point else "every point"
         title = f"Pascal VOC AP, {rule}, IoU {result.iou_threshold:g}"
@@ -208,6 +218,19 @@ def report_analysis(
     for path in analysis.write_plots(found.folder, analysed) if plots else ():
         say(f"wrote {path}", quiet=quiet)
     return {"analysis": analysis.to_json(analysed)} if tables else {}
+
+
+def draw_worst(found: Measured, count: int | None, *, quiet: bool) -> None:
+    """Draw so many of the worst mistakes of each kind; None: nothing."""
+    if count is None:
+        return
+    if found.records is None:
+        raise UsageError("eval: --worst draws the images of a run; --predictions has none")
+    from detcli.engine.worst import write_worst
+
+    path = found.folder / "worst.png"
+    drawn = write_worst(path, found.records, found.truth, found.detections, count)
+    say(f"wrote {path}" if drawn else "no detection is wrong: nothing to draw", quiet=quiet)
 
 
 def check_with_pycocotools(found: Measured, *, quiet: bool) -> float | None:

@@ -14,14 +14,6 @@ import typer
 from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
 from detcli.engine import lr_report
 from detcli.errors import UsageError
-from detcli.recipe import (
-    LoadedRecipe,
-    Recipe,
-    diff_recipes,
-    dump_yaml,
-    load_recipe,
-    override_recipe,
-)
 from detcli.recipe.lr_scale import (
     COMMON,
     RULES,
@@ -32,9 +24,9 @@ from detcli.recipe.lr_scale import (
     epochs_of,
     scale,
 )
-from detcli.recipe.schedule import Schedule
 
 if TYPE_CHECKING:
+    from detcli.recipe import LoadedRecipe, Recipe
     from detcli.recipe.data import Data
 
 STEPS, MIN_LR, MAX_LR = 100, 1e-6, 1.0  # of the range test
@@ -183,6 +175,8 @@ def load(
     recipe: str, overrides: Sequence[str], tricks: Sequence[str], epochs: int | None
 ) -> LoadedRecipe:
     """The recipe as `train` would resolve it. Raises RecipeError, UsageError."""
+    from detcli.recipe import load_recipe
+
     for argument in overrides:
         if argument.split("=")[0].strip() == "optim.lr":
             raise UsageError(
@@ -195,12 +189,12 @@ def load(
 
 def common_base(optimizer: str | None, epochs: int | None) -> Base:
     """What is scaled where there is no recipe: the usual rate of an optimiser, and 12 epochs."""
-    schedule = Schedule() if epochs is None else Schedule(epochs=epochs)
-    return replace(
-        COMMON[optimizer or "sgd"],
-        epochs=schedule.num_epochs,
-        milestones=schedule.milestone_epochs,
-    )
+    base = COMMON[optimizer or "sgd"]
+    if epochs is None:
+        return base
+    from detcli.recipe.schedule import Schedule
+
+    return replace(base, epochs=epochs, milestones=Schedule(epochs=epochs).milestone_epochs)
 
 
 def choose_base(
@@ -291,6 +285,8 @@ def short_run_warnings(asked: Mapping[str, float], scaled: Scaled) -> Iterator[s
 def rescaled(loaded: LoadedRecipe, scaled: Scaled) -> Recipe:
     """The recipe with everything at the new batch size; where a setting has changed, without the
     figures that others reached. Raises RecipeError."""
+    from detcli.recipe import diff_recipes, override_recipe
+
     base, step = scaled.base, scaled.step
     settings: dict[str, Any] = {
         "optim.name": base.optimizer,
@@ -310,6 +306,8 @@ def rescaled(loaded: LoadedRecipe, scaled: Scaled) -> Recipe:
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe under the name of its file. Raises RecipeError, UsageError."""
+    from detcli.recipe import dump_yaml, override_recipe
+
     named = override_recipe(recipe, [f"name={path.stem!r}"], str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
 from detcli.errors import RecipeError, UsageError
-from detcli.recipe import (
-    Recipe,
-    diff_recipes,
-    dump_yaml,
-    find_recipe,
-    json_schema,
-    list_recipes,
-    load_recipe,
-    recipe_from_dict,
-)
-from detcli.recipe.reading import load_text, read_text, shown
-from detcli.recipe.section import flatten, plain
-from detcli.recipe.tricks import list_tricks
+
+if TYPE_CHECKING:
+    from detcli.recipe.index import Entry
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,30 +23,24 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file
 @app.command("list")
 def list_(*, as_json: Json = False, quiet: Quiet = False) -> None:
     """The shipped recipes, with the accuracy to expect from them."""
-    found = list_recipes()
+    from detcli.recipe import index_recipes
+
+    found = index_recipes()
     if as_json:
-        print_json(
-            [
-                {
-                    "name": loaded.recipe.name,
-                    "path": str(loaded.source),
-                    "about": loaded.recipe.about,
-                    "expected": plain(loaded.recipe.expected),
-                }
-                for loaded in found
-            ]
-        )
+        print_json([each._asdict() | {"path": str(each.path)} for each in found])
     elif quiet:
-        print("\n".join(loaded.recipe.name for loaded in found))
+        print("\n".join(each.name for each in found))
     else:
-        recipes = [loaded.recipe for loaded in found]
-        rows = [(each.name, _first_sentence(each.about), _expected_ap(each)) for each in recipes]
+        rows = [(each.name, _first_sentence(each.about), _expected_ap(each)) for each in found]
         print_table(("recipe", "about", "expected AP"), rows)
 
 
 @app.command()
 def tricks(*, as_json: Json = False, quiet: Quiet = False) -> None:
     """The shipped tricks: what each does, where it comes from, what it excludes."""
+    from detcli.recipe.section import plain
+    from detcli.recipe.tricks import list_tricks
+
     found = list_tricks()
     if as_json:
         print_json([{"name": each.name, "path": each.file, **plain(each.info)} for each in found])
@@ -80,6 +64,9 @@ def show(
     quiet: Quiet = False,
 ) -> None:
     """Every value that training would use, and where it comes from."""
+    from detcli.recipe import dump_yaml, load_recipe
+    from detcli.recipe.section import flatten, plain
+
     loaded = load_recipe(recipe, overrides or (), trick or ())
     for note in loaded.notes:
         say(note, quiet=quiet)
@@ -106,6 +93,8 @@ def copy(
     quiet: Quiet = False,
 ) -> None:
     """Copy a recipe, to change it; its name becomes that of the new file."""
+    from detcli.recipe import find_recipe
+
     source = find_recipe(recipe)
     target = destination or Path.cwd()
     if target.is_dir():
@@ -129,6 +118,8 @@ def copy(
 @app.command()
 def diff(a: RecipeName, b: RecipeName, *, as_json: Json = False, quiet: Quiet = False) -> None:
     """The settings that differ between two recipes, after defaults."""
+    from detcli.recipe import diff_recipes, load_recipe
+
     left, right = load_recipe(a), load_recipe(b)
     rows = diff_recipes(left.recipe, right.recipe)
     if as_json:
@@ -151,6 +142,8 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Validate recipes; every error is listed, and any makes the exit code 2."""
+    from detcli.recipe import load_recipe
+
     results: list[dict[str, Any]] = []
     for path in _expand(paths):
         errors: list[str] = []
@@ -177,6 +170,8 @@ def schema(
     quiet: Quiet = False,
 ) -> None:
     """The JSON Schema of recipes, for completion and checks in editors."""
+    from detcli.recipe import json_schema
+
     if out is None:
         print_json(json_schema())
         return
@@ -207,6 +202,9 @@ def _expand(paths: list[str]) -> list[str]:
 def _renamed(source: Path, name: str) -> str:
     """The text of a recipe under another name: with its comments, where the name is on a line of
     its own, else written anew."""
+    from detcli.recipe import dump_yaml, load_recipe, recipe_from_dict
+    from detcli.recipe.reading import load_text, read_text
+
     recipe = load_recipe(source).recipe
     renamed = recipe_from_dict({**recipe.model_dump(), "name": name}, where=f"copy as {name!r}")
     written = dump_yaml(renamed)
@@ -220,13 +218,15 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
-def _expected_ap(recipe: Recipe) -> str:
-    figures = [entry.AP for entry in recipe.expected if entry.AP is not None]
+def _expected_ap(entry: Entry) -> str:
+    figures = [each["AP"] for each in entry.expected if each["AP"] is not None]
     return " / ".join(f"{100 * figure:.1f}" for figure in figures)
 
 
 def _cell(value: Any) -> str:
     """A value in a table: as YAML writes it, lists of sections by their length."""
+    from detcli.recipe.reading import shown
+
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"({len(value)} entries)"
     return value if isinstance(value, str) else shown(value)

@@ -31,6 +31,11 @@ def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], No
     norm = getattr(head, "norm", None)
     if norm in {"bn", "sync_bn"}:
         say(f"model.head.norm {norm}: all levels share one set of running statistics")
+    context = getattr(getattr(recipe.model, "pooler", None), "context", None)
+    if context is not None:
+        say(
+            f"pooler: beside each region one of {context:g} times its sides, twice as many features"
+        )
     _announce_convolutions(recipe, detector, say)
 
 

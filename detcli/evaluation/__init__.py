@@ -9,7 +9,13 @@ from detcli.evaluation.calibration import Calibration, calibration
 from detcli.evaluation.coco import METRIC_NAMES, CocoMetrics, coco_metrics, evaluate_coco
 from detcli.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detcli.evaluation.curves import Curves, precision_recall
-from detcli.evaluation.errors import ERROR_KINDS, SPECIAL_KINDS, ErrorReport, error_report
+from detcli.evaluation.errors import (
+    ERROR_KINDS,
+    SPECIAL_KINDS,
+    ErrorReport,
+    error_report,
+    wrong_detections,
+)
 from detcli.evaluation.files import (
     PredictionsMeta,
     check_not_thresholded,
@@ -61,4 +67,5 @@ __all__ = [
     "score_at_recall",
     "verify_with_pycocotools",
     "write_predictions",
+    "wrong_detections",
 ]

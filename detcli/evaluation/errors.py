@@ -77,8 +77,7 @@ def error_report(
     """
     true, false = verdicts(table, 0, slice(None))
     counted = table.object_counts[:, 0]
-    found = np.zeros(len(counted), bool)
-    found[table.matched_object[true, 0]] = True
+    found = _found(table, true)
     kind, target = _kinds(ground_truth, detections, table, false, found)
     # Equal scores stay in the order that `match` gave them, whatever their class becomes.
     ties = np.lexsort((table.rows, ground_truth.image_ids[table.image]))
@@ -112,6 +111,25 @@ def error_report(
         special={name: gain[name] for name in SPECIAL_KINDS},
         count={name: int(count) for name, count in zip(ERROR_KINDS, counts, strict=True)},
     )
+
+
+def wrong_detections(
+    ground_truth: GroundTruth, detections: Detections, table: MatchTable
+) -> tuple[IntArray, IntArray]:
+    """Rows (N,) of all false positives in `detections`, the highest score first, and the place
+    (N,) of the kind of each in ERROR_KINDS, as `error_report` sorts them."""
+    true, false = verdicts(table, 0, slice(None))
+    kind, _ = _kinds(ground_truth, detections, table, false, _found(table, true))
+    wrong = np.flatnonzero(kind >= 0)
+    wrong = wrong[np.argsort(-table.scores[wrong], kind="stable")]
+    return table.rows[wrong], kind[wrong]
+
+
+def _found(table: MatchTable, true: BoolArray) -> BoolArray:
+    """(G,) the objects that a true positive belongs to."""
+    found = np.zeros(len(table.object_counts), bool)
+    found[table.matched_object[true, 0]] = True
+    return found
 
 
 def _kinds(

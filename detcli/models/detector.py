@@ -14,7 +14,11 @@ class Detector(Protocol):
     """A network, its losses and its decoding, in three steps that share the outputs."""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
-        """Outputs, a NamedTuple, for images (B, 3, H, W), normalised and padded with zeros."""
+        """Outputs, a NamedTuple, for images (B, 3, H, W), normalised and padded with zeros.
+
+        Detectors that sample need the targets for a loss. Those with `cuts_proposals` also take
+        `sizes`, the valid (height, width) of each image, so that decode need not look again.
+        """
         ...
 
     def loss(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -30,7 +30,9 @@ class YoloLevel:
 
     def split(self, raw: Tensor) -> Tensor:
         """(B, A, 5 + C, h, w) view of the raw outputs (B, A * (5 + C), h, w)."""
-        return raw.view(len(raw), len(self.anchors), -1, raw.shape[2], raw.shape[3])
+        images, channels, height, width = raw.shape
+        anchors = len(self.anchors)
+        return raw.view(images, anchors, channels // anchors, height, width)
 
     def sizes(self, like: Tensor) -> Tensor:
         """(A, 2) the anchors as a tensor on the device of `like`."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from detcli.recipe.reading import KeyPath, dotted, shown
+from detcli.recipe.reading import KeyPath, dotted, nearest, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.section import BROKEN_RULES, Section, section_for, variants
 
@@ -36,12 +35,6 @@ def explain(
         for problem in _problems(dict(detail), path, section):
             found.setdefault(problem)
     return list(found)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that `name` is most likely a slip of."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1)
-    return matches[0] if matches else None
 
 
 def all_keys() -> list[str]:

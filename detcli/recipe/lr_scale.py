@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from detcli.recipe.model import Model
-from detcli.recipe.schema import Recipe
+if TYPE_CHECKING:
+    from detcli.recipe.model import Model
+    from detcli.recipe.schema import Recipe
 
 RULES = ("linear", "sqrt", "none")
 SOURCES = {

@@ -8,7 +8,9 @@ aliases are refused, so a small file cannot expand into a large one or into an o
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,3 +242,9 @@ def one_line(text: str) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}..."
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that `name` is most likely a slip of."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1)
+    return matches[0] if matches else None

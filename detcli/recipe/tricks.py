@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from detcli.errors import RecipeError
-from detcli.recipe.explain import all_keys, explain, nearest
+from detcli.recipe.explain import all_keys, explain
 from detcli.recipe.files import find_trick, trick_names
 from detcli.recipe.layers import Mark, Multiple, Setting, leaves
-from detcli.recipe.reading import Document, one_line, read_file, shown
+from detcli.recipe.reading import Document, nearest, one_line, read_file, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.section import Section, Words, flatten, plain
 

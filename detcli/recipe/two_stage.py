@@ -162,6 +162,11 @@ class Pooler(Section):
     aligned: bool = Field(
         True, description="roi_align: cell centres at half a cell; false: as first published"
     )
+    context: float | None = Field(
+        None,
+        gt=1,
+        description="Also pool each region with sides longer by this factor; null: it alone",
+    )
     acts_with: ClassVar = {"sampling_ratio": ("roi_align",), "aligned": ("roi_align",)}
 
 

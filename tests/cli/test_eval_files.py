@@ -106,3 +106,11 @@ def test_scores_that_look_cut_are_doubted(capsys, measured, tmp_path):
         done = run(capsys, "eval", "--predictions", tmp_path / "p.json")
         assert done.code == 0
         assert ("this is not AP" in done.err) == doubted
+
+
+def test_worst_needs_images(capsys, measured):
+    done = run(capsys, "eval", "--predictions", measured[0], "--worst", 3)
+    assert done.code == 2
+    assert done.err.strip().splitlines()[-1] == (
+        "error: eval: --worst draws the images of a run; --predictions has none"
+    )

@@ -42,6 +42,11 @@ def test_recipes_never_import_torch(arguments: tuple[str, ...]) -> None:
     assert not modules & {"torch", "numba", "cv2", "matplotlib"}
 
 
+@pytest.mark.parametrize("arguments", [("recipes", "list"), ("lr-scale", "--gpus", "4")])
+def test_what_needs_no_schema_does_not_build_it(arguments: tuple[str, ...]) -> None:
+    assert not loaded_modules(*arguments) & {"detcli.recipe.schema", "detcli.recipe.section"}
+
+
 def test_help_lists_every_verb_with_its_text() -> None:
     done = run("-m", "detcli", "--help")
     for verb in VERBS:

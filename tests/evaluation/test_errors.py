@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from detcli.evaluation import ERROR_KINDS, SPECIAL_KINDS, error_report, evaluate_coco, match
+from detcli.evaluation import (
+    ERROR_KINDS,
+    SPECIAL_KINDS,
+    error_report,
+    evaluate_coco,
+    match,
+    wrong_detections,
+)
 from tests.evaluation.oracle import (
     detections_of,
     ground_truth_of,
@@ -159,3 +166,17 @@ def test_figures_of_tidecv_on_coco100():
     assert tuple(report.cost.values()) == pytest.approx(cost, abs=2e-4)
     assert tuple(report.special.values()) == pytest.approx((0.0740630, 0.1930256), abs=2e-4)
     assert tuple(report.count.values()) == (74, 1, 0, 1, 0, 106)
+
+
+@given(small_data_sets())
+@settings(max_examples=30, deadline=None)
+def test_wrong_detections_are_those_that_are_counted(data):
+    truth, detections = data
+    table = match(truth, detections)
+    rows, kinds = wrong_detections(truth, detections, table)
+    counts = error_report(truth, detections, table).count
+    assert [int((kinds == place).sum()) for place in range(5)] == [
+        counts[kind] for kind in ERROR_KINDS[:-1]
+    ]
+    assert len(set(rows.tolist())) == len(rows)
+    assert (np.diff(detections.scores[rows]) <= 0).all()

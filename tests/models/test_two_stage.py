@@ -267,7 +267,13 @@ def test_samples_depend_on_the_seed_alone(name: str) -> None:
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_pooler_takes_the_level_that_fits(aligned: bool, ratio: int) -> None:
     pooler = RegionPooler(
-        (4, 8, 16), name="roi_align", side=3, scale=4.0, sampling_ratio=ratio, aligned=aligned
+        (4, 8, 16),
+        name="roi_align",
+        side=3,
+        scale=4.0,
+        sampling_ratio=ratio,
+        aligned=aligned,
+        context=None,
     )
     maps = [torch.randn(2, 5, 96 // s, 128 // s, requires_grad=True) for s in (4, 8, 16, 32)]
     sides = [3.0, 15.9, 16.0, 31.0, 32.0, 63.0, 64.0, 90.0]
@@ -287,7 +293,13 @@ def test_pooler_takes_the_level_that_fits(aligned: bool, ratio: int) -> None:
 
 def test_pooler_is_torchvisions() -> None:
     pooler = RegionPooler(
-        (4, 8, 16, 32), name="roi_align", side=7, scale=14.0, sampling_ratio=2, aligned=False
+        (4, 8, 16, 32),
+        name="roi_align",
+        side=7,
+        scale=14.0,
+        sampling_ratio=2,
+        aligned=False,
+        context=None,
     )
     maps = [torch.randn(2, 4, 256 // s, 320 // s) for s in (4, 8, 16, 32)]
     regions = [random_boxes(20, seed=1, scale=2.0), random_boxes(15, seed=2, scale=3.0)]
@@ -299,7 +311,9 @@ def test_pooler_is_torchvisions() -> None:
 
 def test_rounded_pooling() -> None:
     """Whole cells, the largest value: what the notes compare RoIAlign with."""
-    pooler = RegionPooler((8,), name="roi_pool", side=2, scale=14.0, sampling_ratio=0, aligned=True)
+    pooler = RegionPooler(
+        (8,), name="roi_pool", side=2, scale=14.0, sampling_ratio=0, aligned=True, context=None
+    )
     features = torch.arange(48.0).view(1, 1, 6, 8)
     boxes = torch.tensor([[7.0, 7.0, 33.0, 25.0]])  # cells 1 to 4, and 1 to 3
     got = pooler([features], [boxes])
@@ -308,9 +322,31 @@ def test_rounded_pooling() -> None:
     assert torch.equal(got, want)
 
 
+def test_what_surrounds_a_region_is_pooled_beside_it() -> None:
+    options = {
+        "name": "roi_align", "side": 3, "scale": 4.0, "sampling_ratio": 2, "aligned": True,
+    }  # fmt: skip
+    plain = RegionPooler((8, 16), context=None, **options)
+    pooler = RegionPooler((8, 16), context=2.0, **options)
+    maps = [torch.randn(1, 5, 12, 16), torch.randn(1, 5, 6, 8)]
+    boxes = torch.tensor([[20.0, 20, 44, 44], [30, 10, 90, 80]])
+    around = torch.tensor([[8.0, 8, 56, 56], [0, -25, 120, 115]])
+    got = pooler(maps, [boxes])
+    assert pooler.num_features(5) == got[0].numel() == 2 * plain.num_features(5)
+    torch.testing.assert_close(got[:, :5], plain(maps, [boxes]))
+    torch.testing.assert_close(got[:, 5:], plain(maps, [around]))
+    assert plain.levels(boxes).tolist() == [0, 1]
+
+
 def test_no_regions_at_all() -> None:
     pooler = RegionPooler(
-        (8, 16), name="roi_align", side=3, scale=4.0, sampling_ratio=0, aligned=True
+        (8, 16),
+        name="roi_align",
+        side=3,
+        scale=4.0,
+        sampling_ratio=0,
+        aligned=True,
+        context=None,
     )
     maps = [torch.randn(2, 4, 12, 16, requires_grad=True), torch.randn(2, 4, 6, 8)]
     head = RegionHead(
@@ -363,7 +399,7 @@ def test_losses_of_regions(width: int) -> None:
 
 
 def region_case(targets: list[Target], **changes: Any) -> tuple[Any, Any]:
-    keywords = section("faster_rcnn", changes)
+    keywords = section("faster_rcnn", SMALL_TWO_STAGE, changes)
     keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
     criterion = build_criterion(**{key: keywords[key] for key in keys})
     samples = sample_regions(
@@ -503,7 +539,7 @@ def test_tricks_act_in_a_real_step(name: str) -> None:
     changes = {
         "backbone": {"dcn": {}, "attention": {"name": "se"}},
         "neck": {"upsample": "carafe", "conv": "depthwise"},
-        "pooler": {"name": "roi_pool"},
+        "pooler": {"name": "roi_pool", "context": 1.5},
         "head": {"dropout": {"name": "bernoulli", "rate": 0.2}},
         "class_loss": {"name": "softmax", "label_smoothing": 0.1, "ohem": {"name": "rank"}},
         "enlarge_small": {"max_side_px": 16, "factor": 2.0},

@@ -17,6 +17,7 @@ from detcli.recipe import (
     diff_recipes,
     dump_yaml,
     find_recipe,
+    index_recipes,
     json_schema,
     list_recipes,
     load_recipe,
@@ -24,7 +25,7 @@ from detcli.recipe import (
 )
 from detcli.recipe.reading import read_file
 from detcli.recipe.run import Postprocess
-from detcli.recipe.section import Section, variants
+from detcli.recipe.section import Section, plain, variants
 from detcli.types import Detections
 from tests.paths import ROOT
 
@@ -51,6 +52,16 @@ DETECTORS = sorted(variants(Recipe.model_fields["model"]))
 def test_the_recipes_of_the_issue_are_there() -> None:
     assert set(NAMES) >= ISSUE
     assert [loaded.recipe.name for loaded in list_recipes()] == NAMES
+
+
+def test_the_index_says_what_the_recipes_say() -> None:
+    loaded = list_recipes()
+    index = index_recipes()
+    assert [each.name for each in index] == NAMES
+    for entry, whole in zip(index, loaded, strict=True):
+        assert entry.path == whole.source
+        assert entry.about == whole.recipe.about
+        assert list(entry.expected) == plain(whole.recipe.expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

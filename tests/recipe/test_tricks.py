@@ -126,6 +126,7 @@ ONLY_FOR = {
     "small-iou": ("retinanet_r50",),
     "am-softmax": ("ssd300",),
     "roi-pool": ("faster_rcnn_r50",),
+    "roi-context": ("faster_rcnn_r50",),
 }
 
 # What a trick needs besides, on the command line.

@@ -10,7 +10,7 @@ from detcli.recipe import diff_recipes, load_recipe
 RECIPES = ("faster_rcnn_r50", "cascade_rcnn_r50")
 TAKEN = (
     *("smooth-l1", "iou", "giou", "diou", "ciou", "eiou", "focal-eiou", "small-box-weight"),
-    *("label-smoothing", "ohem-rank", "class-weights", "enlarge-small", "roi-pool"),
+    *("label-smoothing", "ohem-rank", "class-weights", "enlarge-small", "roi-pool", "roi-context"),
     *("dcn", "dcn-v1", "se", "cbam", "gc", "dilation", "carafe", "rep-conv", "dropout"),
 )
 REFUSED = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from detcli.ops.boxes import box_area
+from detcli.ops.boxes import box_area, box_centers
 
 COARSEST_STRIDE = 32  # of the levels that regions come from: further ones serve the first stage
 LEVEL_EPS = 1e-6  # a side of exactly 2^k scales, but for rounding, belongs to the coarser level
@@ -28,6 +28,10 @@ class RegionPooler(nn.Module):
     per cell that it covers; aligned: cell centres lie at half a cell (without, everything is read
     half a cell too far to the right and below, as at first published). "roi_pool" (Fast R-CNN,
     arXiv 1504.08083) rounds region and parts to whole cells and takes the largest value.
+
+    context: pools a region with sides longer by this factor about the same centre as well, from the
+    level that fits it, and joins the channels of both (MS-CNN, arXiv 1607.07155, section 3.4, which
+    then halves them by a convolution); None: the region alone.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class RegionPooler(nn.Module):
         scale: float,
         sampling_ratio: int,
         aligned: bool,
+        context: float | None,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -47,10 +52,27 @@ class RegionPooler(nn.Module):
         self.scale = scale
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
+        self.context = context
 
     def forward(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
-        """(R, D, side, side) float32, regions image after image, from the first L of maps
-        (B, D, h, w) and regions (r, 4) xyxy pixels of each image."""
+        """(R, D, side, side) float32, with context (R, 2 D, side, side), regions image after image,
+        from the first L of maps (B, D, h, w) and regions (r, 4) xyxy pixels of each image."""
+        if self.context is None:
+            return self._of_levels(maps, regions)
+        around = [_enlarged(rows, self.context) for rows in regions]
+        return torch.cat([self._of_levels(maps, rows) for rows in (regions, around)], dim=1)
+
+    def num_features(self, channels: int) -> int:
+        """Values of one region, of maps with this many channels."""
+        return channels * self.side**2 * (1 if self.context is None else 2)
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """(R,) int64 place of the level of each of the boxes (R, 4)."""
+        finest = self.scale * self.strides[0]
+        octave = (box_area(boxes).sqrt() / finest + LEVEL_EPS).log2().floor()
+        return octave.clamp(0, len(self.strides) - 1).long()
+
+    def _of_levels(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
         boxes = torch.cat([*regions, maps[0].new_zeros(0, 4, dtype=torch.float32)])
         image = torch.repeat_interleave(boxes.new_tensor([len(rows) for rows in regions]).long())
         level = self.levels(boxes)
@@ -62,16 +84,6 @@ class RegionPooler(nn.Module):
             places.append(place)
         back = torch.cat(places).argsort()
         return torch.cat(pooled)[back]
-
-    def num_features(self, channels: int) -> int:
-        """Values of one region, of maps with this many channels."""
-        return channels * self.side**2
-
-    def levels(self, boxes: Tensor) -> Tensor:
-        """(R,) int64 place of the level of each of the boxes (R, 4)."""
-        finest = self.scale * self.strides[0]
-        octave = (box_area(boxes).sqrt() / finest + LEVEL_EPS).log2().floor()
-        return octave.clamp(0, len(self.strides) - 1).long()
 
     def _pool(self, features: Tensor, rows: Tensor, scale: float) -> Tensor:
         """(r, D, side, side) of a level, in float32, because places are too coarse in bfloat16."""
@@ -89,3 +101,9 @@ class RegionPooler(nn.Module):
 def build_pooler(strides: Sequence[int], **options: Any) -> RegionPooler:
     """The pooler on a pyramid of these strides; options are its other keywords."""
     return RegionPooler([s for s in strides if s <= COARSEST_STRIDE], **options)
+
+
+def _enlarged(boxes: Tensor, factor: float) -> Tensor:
+    """Boxes (R, 4) with sides longer by `factor` about their centres."""
+    center, half = box_centers(boxes), (boxes[:, 2:] - boxes[:, :2]) * (factor / 2)
+    return torch.cat([center - half, center + half], dim=1)

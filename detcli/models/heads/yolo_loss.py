@@ -25,6 +25,7 @@ from detcli.types import Target
 
 CONFIDENT = 0.25  # Darknet overlooks a wrong box only if it is for some class at least this sure
 MIN_MATCHED = 1.0
+TERMS = ("box", "objectness", "class")
 
 
 class YoloLoss(Protocol):
@@ -74,7 +75,7 @@ class DarknetLoss:
         images = _mean_images(targets)
         with phase("assignment"):
             found = pairs_by_shape(objects, levels, [_grid(maps) for maps in raw], self.min_iou)
-        terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in _TERMS}
+        terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in TERMS}
         for maps, level, pairs in zip(raw, levels, found, strict=True):
             parts = level.split(maps).float()
             positive, classes = _wanted(parts, pairs, objects.labels)
@@ -150,7 +151,7 @@ class ScaledLoss:
             found = pairs_by_ratio(objects, levels, [_grid(maps) for maps in raw], self.max_ratio)
         counts = raw[0].new_tensor([len(pairs.object) for pairs in found], dtype=torch.float32)
         counts = all_rank_mean(counts).clamp(min=MIN_MATCHED)
-        terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in _TERMS}
+        terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in TERMS}
         for index, (maps, level, pairs) in enumerate(zip(raw, levels, found, strict=True)):
             parts = level.split(maps).float()
             _, pred = _predicted(parts, level, pairs, self.form)
@@ -168,9 +169,6 @@ class ScaledLoss:
             total = _cross_entropy(logits, labels).sum() / (counts[index] * logits.shape[1])
             terms["class"] += total * self.class_weight
         return terms
-
-
-_TERMS = ("box", "objectness", "class")
 
 
 def build_yolo_loss(name: str, **keywords: Any) -> YoloLoss:

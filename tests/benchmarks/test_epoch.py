@@ -38,17 +38,17 @@ def test_time_to_the_first_step(tmp_path: Path, table: Table) -> None:
 @pytest.mark.bench
 @needs_shared
 def test_share_of_evaluation(tmp_path: Path, table: Table) -> None:
-    """Of the second epoch on BCCD, 205 images to train on and 87 to evaluate."""
+    """Of two epochs on BCCD, 205 images to train on and 87 to evaluate after the second."""
     data = f"data.root={SHARED / 'data/bccd-voc'}"
     recipe = str(ROOT / "recipes/atss_r18_bccd.yaml")
     out = tmp_path / "run"
     train = "-m", "detcli", "train", recipe, data, "schedule.epochs=2", "--out", str(out)
     python(*train, folder=tmp_path)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    training = [row["seconds"] for row in rows if row["kind"] == "epoch"][-1]
-    evaluation = [row["seconds"] for row in rows if row["kind"] == "eval"][-1]
+    training = sum(row["seconds"] for row in rows if row["kind"] == "epoch")
+    evaluation = sum(row["seconds"] for row in rows if row["kind"] == "eval")
     table.add(
-        "evaluation's share of an epoch, atss_r18_bccd", f"{evaluation:.1f} s",
+        "evaluation's share of training, atss_r18_bccd", f"{evaluation:.1f} s",
         f"with training {training + evaluation:.1f} s", evaluation / (training + evaluation),
         at_most=0.1, ceiling=0.25,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from detcli.models.heads.matching import cells_inside, objects_of
 from detcli.models.heads.tower import flatten_levels
 from detcli.ops.boxes import box_area
 from detcli.ops.coders import DeltaCoder
+from detcli.ops.phases import phase
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Target
@@ -146,7 +147,8 @@ class Guidance:
         share = len(approximations) // len(squares)
         seen = approximations.select(inside.repeat_interleave(share))
         matched = target.labels.new_full((len(squares),), IGNORED)
-        matched[inside] = self.assigner(seen, target.boxes)
+        with phase("assignment"):
+            matched[inside] = self.assigner(seen, target.boxes)
         return ignore_inside(matched, squares.centers, target.ignore_boxes)
 
 

@@ -187,6 +187,11 @@ def section(name: str, *changes: dict[str, Any]) -> dict[str, Any]:
     return keywords
 
 
+def tiny(name: str) -> dict[str, Any]:
+    """No convolutions in the branches, where that is a choice."""
+    return {"head": {"num_convs": 0}} if name in FPN_DETECTORS else {}
+
+
 def detector(name: str, *changes: dict[str, Any], num_classes: int = 80) -> nn.Module:
     """A detector with random weights, always the same ones."""
     torch.manual_seed(0)

@@ -20,12 +20,11 @@ from detcli.models.heads.matching import assign_batch
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 from detcli.types import Target
-from tests.models.specs import BRANCHED_DETECTORS, SMALL, detector, target
+from tests.models.specs import BRANCHED_DETECTORS, SMALL_OF, detector, target, tiny
 
 CANVAS = (64, 96)
 CLASSES = 3
 MAPS = [(8, 12), (4, 6)]
-TINY = {"head": {"num_convs": 0}}
 RULES = {
     "atss": {"name": "atss", "topk": 4},
     "max_iou": {
@@ -150,7 +149,7 @@ def some_targets() -> list[Target]:
 
 def model_of(name: str, **changes: Any) -> nn.Module:
     frozen = {"backbone": {"norm_eval": True}}  # the same numbers in training and evaluation
-    return detector(name, SMALL, TINY, frozen, changes, num_classes=CLASSES)
+    return detector(name, SMALL_OF[name], tiny(name), frozen, changes, num_classes=CLASSES)
 
 
 @pytest.mark.parametrize("name", BRANCHED_DETECTORS)
@@ -258,7 +257,8 @@ def test_the_box_target_of_an_enlarged_object_is_its_true_box(name: str) -> None
     model = model_of(name, enlarge_small={"max_side_px": 32.0, "factor": 2.0})
     targets = [target([[42, 22, 54, 34]], [0], CANVAS)]
     outputs = model(images()[:1])
-    priors = (model.points if name == "fcos" else model.anchors)(outputs.boxes, CANVAS)
+    grid = model.points if hasattr(model, "points") else model.anchors
+    priors = grid(outputs.boxes, CANVAS)
     seen = model.criterion.assigner
     enlarged, plain = (
         assign_batch(rule, priors, targets, padding="seen") for rule in (seen, seen.assigner)

@@ -15,11 +15,10 @@ from detcli.models.heads.matching import Matches
 from detcli.models.heads.tower import flatten_levels
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
-from tests.models.specs import BRANCHED_DETECTORS, SMALL, detector, target
+from tests.models.specs import BRANCHED_DETECTORS, SMALL_OF, detector, target, tiny
 
 CANVAS = (64, 96)
 CLASSES = 3
-TINY = {"head": {"num_convs": 0}}
 ALL = {"score_threshold": 0.0, "topk_per_level": 100_000}
 
 
@@ -28,7 +27,7 @@ def images(count: int = 2) -> Tensor:
 
 
 def model_of(name: str, **changes: Any) -> nn.Module:
-    return detector(name, SMALL, TINY, changes, num_classes=CLASSES).eval()
+    return detector(name, SMALL_OF[name], tiny(name), changes, num_classes=CLASSES).eval()
 
 
 @functools.cache

@@ -16,7 +16,7 @@ REFUSED = {
     ("centernet_dla34", "dcn"): r"model\.backbone\.dcn: unknown key; allowed here: name, norm",
     ("yolov4", "ciou"): r"model\.box_loss: unknown key;.* allowed here: name, backbone, norm",
     ("yolov4", "se"): r"model\.backbone\.attention: unknown key; allowed here: name, width",
-    ("yolov4", "iou-branch"): "trick iou-branch needs model.name to be retinanet or fcos or atss",
+    ("yolov4", "iou-branch"): "trick iou-branch needs model.name to be retinanet",
 }
 
 

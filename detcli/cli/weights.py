@@ -21,6 +21,9 @@ class Toolbox(str, Enum):
     centernet = "centernet"
     tianxiaomo = "tianxiaomo"
     darknet = "darknet"
+    detr = "detr"
+    deformable_detr = "deformable-detr"
+    transformers = "transformers"
 
 
 @app.callback()
@@ -39,7 +42,15 @@ def import_(
         str | None, typer.Option(help="Recipe of the same architecture; default: the shipped one.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Class names in order, separated by commas.")
+        str | None,
+        typer.Option(help="The file's class names in order, separated by commas, if it has none."),
+    ] = None,
+    to_classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Class names of your data, separated by commas: the class head is rearranged by "
+            "name, new classes start fresh."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default FILE.detcli.pt beside it.")
@@ -55,7 +66,8 @@ def import_(
         source.value,
         recipe=recipe,
         overrides=overrides or (),
-        classes=[name.strip() for name in classes.split(",")] if classes else None,
+        classes=_names(classes),
+        to_classes=_names(to_classes),
         out=out if out is not None else file.with_suffix(".detcli.pt"),
     )
     for note in done.notes:
@@ -74,3 +86,7 @@ def import_(
         f"{done.path}: {done.num_tensors} tensors, every one matched; recipe {done.recipe.name}, "
         f"{len(done.class_names)} classes"
     )
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]

@@ -17,12 +17,11 @@ NAMED = 5  # tensors named in a message before "and N more"
 def load_weights(
     detector: nn.Module,
     content: dict[str, Any],
-    class_names: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
     """Copy the tensors of a checkpoint that fit; say what was kept and what starts fresh.
 
-    Tensors of another shape (class heads of another number of classes) start fresh, and so do
+    Tensors of another shape start fresh (for class heads see `with_classes`), and so do
     attention, offsets, CARAFE, implicit knowledge, an IoU branch and an auxiliary head that are
     here and were not there. Raises CheckpointError when the checkpoint is of another detector:
     names that do not match.
@@ -39,16 +38,14 @@ def load_weights(
     fresh = [*reshaped, *(name for name in own if name not in weights)]
     detector.load_state_dict({name: own[name] if name in fresh else weights[name] for name in own})
     say(f"weights: {len(own) - len(fresh)} tensors kept; fresh: {_some(fresh)}")
-    if list(class_names) != list(content["class_names"]) and not reshaped:
-        say(
-            "weights: the class lists differ but have the same length; the class head goes on "
-            f"from {_some(content['class_names'])} to {_some(list(class_names))} in this order"
-        )
 
 
 def _is_added(name: str) -> bool:
     """Whether this tensor belongs to a part that is put beside the rest of a network."""
-    beside = ("neck.upsample.", "head.iou.", "auxiliary.")
+    beside = (
+        *("neck.upsample.", "neck.aspp.", "neck.downsample.", "neck.bottom_up."),
+        *("head.iou.", "head.sigma.", "head.density.", "rpn.density.", "auxiliary."),
+    )
     added = name.startswith(beside) or name.endswith((".add", ".multiply"))
     return added or starts_fresh(name)
 

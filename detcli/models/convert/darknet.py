@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
-from detcli.models.convert.files import PublicWeights, looks_like
+from detcli.models.convert.files import PublicWeights, looks_like, zipped
 from detcli.models.convert.names import ConversionReport, SourceFacts
 from detcli.models.convert.report import copy_state
 
@@ -45,7 +45,8 @@ def read_darknet(path: Path) -> PublicWeights:
     raw = path.read_bytes()
     head = np.frombuffer(raw[: HEADER_INTS * 4], "<i4") if len(raw) >= HEADER_INTS * 4 else None
     if head is None or not (0 <= head[0] < 10 and 0 <= head[1] < 100 and 0 <= head[2] < 1000):
-        raise CheckpointError(f"{path}: expected a .weights file of Darknet, but it has no header")
+        found = "is a file of torch.save" if zipped(path) else "has no header"
+        raise CheckpointError(f"{path}: expected a .weights file of Darknet, but it {found}")
     count_bytes = 8 if head[0] * 10 + head[1] >= LONG_COUNT_SINCE else 4
     body = raw[HEADER_INTS * 4 + count_bytes :]
     if not body or len(body) % 4:

@@ -18,6 +18,32 @@ from detcli.errors import CheckpointError
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 # Ways in which reading a file that is no checkpoint, or half of one, fails.
 READ_ERRORS = (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError)
+ZIP_START = b"PK\x03\x04"
+# Beginnings of names that together give a layout away; the first that fits.
+LAYOUTS = (
+    (("bbox_head.heatmap_head.",), "MMDetection's CenterNet"),
+    (("bbox_head.reg_ffn.", "backbone.layer"), "MMDetection's DETR"),
+    (("bbox_head.", "backbone.layer"), "an MMDetection one-stage detector"),
+    (("roi_head.", "rpn_head."), "an MMDetection two-stage detector"),
+    (("roi_heads.mask_head.", "rpn."), "torchvision's Mask R-CNN"),
+    (("roi_heads.keypoint_head.", "rpn."), "torchvision's Keypoint R-CNN"),
+    (("roi_heads.", "rpn."), "a torchvision two-stage detector"),
+    (("backbone.body.", "head."), "a torchvision one-stage detector"),
+    (("bbox_head.", "backbone.features."), "MMDetection's SSD"),
+    (("head.", "backbone.features.0.0."), "torchvision's SSDlite"),
+    (("head.", "backbone.features."), "torchvision's SSD"),
+    (("backbone.stages.", "head."), "a checkpoint of detcli itself"),
+    (("model.level_embed", "class_embed."), "transformers' Deformable DETR"),
+    (("model.encoder.layers.", "class_labels_classifier."), "transformers' DETR"),
+    (("transformer.level_embed", "class_embed."), "Deformable DETR"),
+    (("transformer.encoder.", "class_embed."), "DETR"),
+    (("hm.", "wh."), "xingyizhou/CenterNet"),
+    (("down1.", "head."), "the YOLOv4 of Tianxiaomo/pytorch-YOLOv4"),
+    (("conv1.", "layer1.", "fc."), "a ResNet classifier, not a detector"),
+    (("conv1.", "layer1."), "a ResNet without a detector"),
+    (("features.", "classifier."), "an image classifier, not a detector"),
+    (("encoder.layers.", "heads.head."), "an image classifier, not a detector"),
+)
 
 
 class PublicWeights(NamedTuple):
@@ -58,18 +84,7 @@ def read_weights(path: Path) -> PublicWeights:
 def looks_like(tensors: Mapping[str, Tensor]) -> str:
     """In words, whose layout these names are."""
     names = list(tensors)
-    for prefixes, words in (
-        (("bbox_head.", "backbone.layer"), "an MMDetection one-stage detector"),
-        (("roi_head.", "rpn_head."), "an MMDetection two-stage detector"),
-        (("roi_heads.", "rpn."), "a torchvision two-stage detector"),
-        (("backbone.body.", "head."), "a torchvision one-stage detector"),
-        (("bbox_head.", "backbone.features."), "MMDetection's SSD"),
-        (("head.", "backbone.features."), "torchvision's SSD"),
-        (("backbone.stages.", "head."), "a checkpoint of detcli itself"),
-        (("hm.", "wh."), "xingyizhou/CenterNet"),
-        (("down1.", "head."), "the YOLOv4 of Tianxiaomo/pytorch-YOLOv4"),
-        (("conv1.", "layer1."), "a ResNet without a detector"),
-    ):
+    for prefixes, words in LAYOUTS:
         if all(any(name.startswith(prefix) for name in names) for prefix in prefixes):
             return words
     return f"something else ({len(names)} tensors: {', '.join(names[:3])}, ...)"
@@ -95,8 +110,18 @@ def load_safely(path: Path) -> Any:
             ) from error
         raise CheckpointError(f"{path}: no checkpoint that torch.load can read") from error
     except (*READ_ERRORS, OSError) as error:
-        reason = str(error).split("\n", 1)[0][:160]
-        raise CheckpointError(f"{path}: damaged, or no checkpoint ({reason})") from error
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path}: an empty file") from error
+        whole = (
+            "damaged, probably cut short" if zipped(path) else "no whole file that torch.save wrote"
+        )
+        raise CheckpointError(f"{path}: {whole}; download or copy it again") from error
+
+
+def zipped(path: Path) -> bool:
+    """Whether a file begins like those of torch.save, which are zip archives."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP_START)) == ZIP_START
 
 
 def _is_mapping(value: Any) -> bool:

@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+DATA ?= ../shared/data/bccd-voc
+
+.PHONY: install demo test lint bench zoo clean
 
 install: $(STAMP)
 
@@ -30,6 +32,10 @@ test: lint
 bench: install
 	$(BIN)/python -m pip install --quiet --no-deps ultralytics psutil
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s
+
+# Every detector on the same small task: docs/zoo.md. About an hour and a half on one core.
+zoo: install
+	$(BIN)/python -m tests.benchmarks.zoo $(DATA) --out runs/zoo --write docs/zoo.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist build

@@ -12,7 +12,7 @@ from tests.benchmarks.pairs import by_turns, children_time
 
 ROUNDS = 11
 COMMANDS = (("--help",), ("recipes", "list"), ("lr-scale",), ("lr-scale", "atss_r50"))
-CEILINGS = {("--help",): 1.8, ("lr-scale", "atss_r50"): 14}  # the latter checks a recipe
+CEILINGS = {("--help",): 1.8, ("lr-scale", "atss_r50"): 12}  # the latter checks a recipe
 IMPORTS = ("-c", "import typer, rich")
 
 
@@ -27,7 +27,7 @@ def test_commands_beside_importing_typer_and_rich(command: tuple[str, ...], tabl
         lambda: run("-m", "detcli", *command), lambda: run(*IMPORTS),
         rounds=ROUNDS, clock=children_time,
     )  # fmt: skip
-    ceiling = CEILINGS.get(command, 6)
+    ceiling = CEILINGS.get(command, 4)
     table.add(
         f"detcli {' '.join(command)}", f"{pair.ours:.3f} s",
         f"import typer, rich {pair.theirs:.3f} s", 1 / pair.ratio, at_most=1.5, ceiling=ceiling,

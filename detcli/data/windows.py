@@ -113,7 +113,7 @@ def join_windows(found: Detections, windows: Windows) -> tuple[Detections, int]:
     window = found.image_index
     boxes = found.boxes_xywh.copy()
     boxes[:, :2] += windows.corners[window, :2]
-    near = _distance_to_sides(boxes, windows.corners[window]) < _EDGE_PX
+    near = _inside_sides(boxes, windows.corners[window]) < _EDGE_PX
     whole = ~(near & windows.cut[window]).any(axis=1)
     joined = Detections(
         offsets=found.offsets[windows.offsets],
@@ -125,7 +125,8 @@ def join_windows(found: Detections, windows: Windows) -> tuple[Detections, int]:
     return joined.take(np.flatnonzero(whole)), int((~whole).sum())
 
 
-def _distance_to_sides(boxes_xywh: FloatArray, corners: IntArray) -> FloatArray:
-    """(N, 4) pixels from a box's left, top, right, bottom to the same side of its window."""
+def _inside_sides(boxes_xywh: FloatArray, corners: IntArray) -> FloatArray:
+    """(N, 4) pixels from the left, top, right, bottom of its window to the same side of a box,
+    negative where the box leaves the window."""
     far = boxes_xywh[:, :2] + boxes_xywh[:, 2:]
-    return np.abs(np.concatenate([boxes_xywh[:, :2], far], axis=1) - corners)
+    return np.concatenate([boxes_xywh[:, :2] - corners[:, :2], corners[:, 2:] - far], axis=1)

@@ -6,17 +6,23 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from detcli.data.records import Records
 from detcli.data.transforms.geometry import scaled_size
 from detcli.errors import UsageError
+from detcli.models.heads.density_branch import object_densities
 from detcli.recipe import Recipe
+from detcli.types import Target
 
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
 
 # Augmentations after which an object can be smaller than the resize alone makes it.
-SHRINKING = ("chips", "mosaic", "mixup", "auto_augment", "albumentations", "zoom_out")
+SHRINKING = (
+    *("chips", "mosaic", "mixup", "auto_augment", "albumentations", "zoom_out"),
+    *("center_crop", "resize_crop"),
+)
 CLASS_WEIGHTS = "model.class_loss.class_weights"
 
 
@@ -99,6 +105,47 @@ def announce_small_objects(
             f"{key}: {count} of {len(sides)} training objects are smaller than "
             f"{setting.max_side_px:g} pixels at the smallest input size{note}"
         )
+
+
+def announce_density(
+    recipe: Recipe, records: Records, say: Callable[[str], None], *, must_act: bool
+) -> None:
+    """Say how crowded the training objects are, where the recipe asks for a predicted density.
+
+    must_act: raise UsageError where none overlaps with another of its class, unless mixup lays
+    images on others; what pastes objects looks for a free place.
+    """
+    if getattr(recipe.model, "density_branch", None) is None:
+        return
+    densities = object_densities(_targets(records))
+    mixes = recipe.data.augment.mixup is not None
+    if must_act and not (densities > 0).any() and not mixes:
+        raise UsageError(
+            "model.density_branch cannot act: none of the "
+            f"{len(densities)} training objects overlaps with another of its class; set it to null"
+        )
+    threshold = recipe.postprocess.iou_threshold
+    note = "; mixup can make more" if mixes else ""
+    say(
+        f"model.density_branch: {int((densities > 0).sum())} of {len(densities)} training objects "
+        f"overlap with another of their class, {int((densities > threshold).sum())} of them by "
+        f"more than the {threshold:g} of postprocess.iou_threshold{note}"
+    )
+
+
+def _targets(records: Records) -> list[Target]:
+    """The learned objects of each image, in pixels of the image."""
+    boxes = np.concatenate(
+        [records.boxes_xywh[:, :2], records.boxes_xywh[:, :2] + records.boxes_xywh[:, 2:]], axis=1
+    )
+    counted, nothing = _counted(records), torch.zeros(0, 4)
+    targets = []
+    for image, (height, width) in enumerate(records.sizes.tolist()):
+        rows = np.arange(records.offsets[image], records.offsets[image + 1])
+        rows = rows[counted[rows]]
+        own, labels = torch.from_numpy(boxes[rows]).float(), torch.from_numpy(records.labels[rows])
+        targets.append(Target(own, labels, nothing, (height, width)))
+    return targets
 
 
 def input_sides(recipe: Recipe, records: Records) -> FloatArray:

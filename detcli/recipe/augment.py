@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from detcli.recipe.section import Integers, Pair, Probability, Section
+from detcli.recipe.section import Integers, Numbers, Pair, Probability, Section
+
+# What changes the size of an image, each in its own way, and what chips rule out.
+RESHAPING = ("zoom_out", "iou_crop", "crop", "center_crop", "resize_crop")
+WHOLE_IMAGE = ("mosaic", "mixup", *RESHAPING)
 
 
 class Flip(Section):
@@ -46,6 +50,43 @@ class Crop(Section):
     keep: Literal["all", "one"] = Field(
         "one", description="What stays whole: every object, or one drawn object, tiny ones alike"
     )
+
+
+class CenterCrop(Section):
+    """A square window around a drawn point, filled beyond the image (CornerNet, Law 2018)."""
+
+    prob: Probability = Field(1.0, description="Probability that an image is changed")
+    side_px: int | None = Field(
+        512, gt=0, description="Side of the window before scaling; null: the image's longer side"
+    )
+    scales: Numbers = Field(
+        (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1,
+        description="One of these multiplies the side",
+    )  # fmt: skip
+    border_px: int = Field(
+        128, ge=0, description="Distance of the point from the image's edges; less in small images"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.scales) <= 0:
+            yield "scales", f"expected numbers greater than 0, got {list(self.scales)}"
+
+
+class ResizeCrop(Section):
+    """A crop that is resized before and after (DETR, Carion et al. 2020)."""
+
+    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    short: Integers = Field(
+        (400, 500, 600), min_length=1, description="Short sides before the crop; one is drawn"
+    )
+    side_px: Annotated[tuple[int, int], Field(strict=False)] = Field(
+        (384, 600), description="Shortest and longest side of the crop, at most the image's"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.short) <= 0:
+            yield "short", f"expected pixels greater than 0, got {list(self.short)}"
+        yield from _not_a_range("side_px", self.side_px, 1, 100_000)
 
 
 class ColourJitter(Section):
@@ -208,12 +249,14 @@ class Augment(Section):
     zoom_out: ZoomOut | None = Field(None, description="Larger canvas; null: off")
     iou_crop: IouCrop | None = Field(None, description="IoU-aware crop; null: off")
     crop: Crop | None = Field(None, description="Crop that keeps objects whole; null: off")
+    center_crop: CenterCrop | None = Field(None, description="CenterNet's crop; null: off")
+    resize_crop: ResizeCrop | None = Field(None, description="DETR's crop; null: off")
     flip: Flip | None = Field(Flip(), description="Mirror images; null: off")
     cutout: Cutout | None = Field(None, description="Hide squares; null: off")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.chips is not None:
-            for name in ("mosaic", "mixup", "iou_crop", "crop", "zoom_out"):
+            for name in WHOLE_IMAGE:
                 if getattr(self, name) is not None:
                     yield (
                         name,
@@ -224,8 +267,7 @@ class Augment(Section):
     def changes_size(self) -> bool:
         """Whether images of one size can leave with different sizes."""
         return any(
-            getattr(self, name) is not None
-            for name in ("chips", "albumentations", "zoom_out", "iou_crop", "crop")
+            getattr(self, name) is not None for name in ("chips", "albumentations", *RESHAPING)
         )
 
 

@@ -43,6 +43,7 @@ EVERYTHING: dict[str, Any] = {
     "zoom_out": {"prob": 0.3, "max_scale": 2.0},
     "iou_crop": {"prob": 0.5},
     "crop": {"prob": 0.5, "min_side": 0.4, "keep": "one"},
+    "center_crop": {"prob": 0.5, "side_px": None, "scales": (0.8, 1.2), "border_px": 8},
     "flip": {"horizontal": 0.5, "vertical": 0.5},
     "cutout": {"prob": 0.5, "num": 2, "side": 0.25},
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detcli.data.transforms.albumentations import Albumentations
+from detcli.data.transforms.center_crop import CenterCrop
 from detcli.data.transforms.chips import Chips
 from detcli.data.transforms.colour import Blur, ColourJitter, Photometric
 from detcli.data.transforms.crop import IoUCrop, SafeCrop
@@ -18,6 +19,7 @@ from detcli.data.transforms.paste import CopyPaste
 from detcli.data.transforms.poisson import Poisson
 from detcli.data.transforms.policy import AutoAugment
 from detcli.data.transforms.pool import Pool
+from detcli.data.transforms.resize_crop import ResizeCrop
 from detcli.data.transforms.sample import Mixing, Sample
 
 Step = Callable[[Sample], Sample] | Mixing
@@ -37,6 +39,8 @@ BEFORE_RESIZE: dict[str, Any] = {
     "zoom_out": ZoomOut,
     "iou_crop": IoUCrop,
     "crop": SafeCrop,
+    "center_crop": CenterCrop,
+    "resize_crop": ResizeCrop,
 }
 """Augmentations on pixels of the image as stored, in the order in which they act. After them come
 resize, flip and cutout."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from detcli.models.backbones.timm import TimmBackbone
 from detcli.recipe import Recipe
+
+SAME_SHADE = 0.5  # of 255: smaller differences of mean and std are rounding
 
 
 def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
@@ -37,6 +41,50 @@ def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], No
             f"pooler: beside each region one of {context:g} times its sides, twice as many features"
         )
     _announce_convolutions(recipe, detector, say)
+    _announce_network(recipe, detector, say)
+
+
+def _announce_network(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
+    """What else than a plain ResNet and FPN it is."""
+    if getattr(recipe.model.backbone, "units", "post") == "pre":
+        say("backbone: pre-activation, norm and ReLU before each convolution")
+    trunk = getattr(detector, "backbone", None)
+    if isinstance(trunk, TimmBackbone):
+        widths = ", ".join(map(str, trunk.out_channels))
+        say(f"backbone: timm's {trunk.name}, maps of {widths} channels at strides 4 to 32")
+        _announce_normalisation(recipe, trunk, say)
+    neck: Any = getattr(recipe.model, "neck", None)
+    name = getattr(neck, "name", None)
+    if name == "pan":
+        say(f"neck pan: {_parts(detector, 'neck.downsample')} steps back up")
+    if name == "bifpn":
+        say(f"neck bifpn: {neck.num_levels} levels fused {neck.repeats} times, norm {neck.norm}")
+    if name == "unet_pp":
+        columns = _parts(detector, "neck.columns")
+        say(f"neck unet_pp: {columns} columns of nested nodes, norm {neck.norm}")
+        if getattr(neck, "deep_supervision", False):
+            say(f"deep supervision: in training the losses are means over {columns} pyramids")
+    aspp = getattr(neck, "aspp", None)
+    if aspp is not None:
+        rates = ", ".join(map(str, aspp.rates))
+        say(f"neck: ASPP of the backbone's last map, dilations {rates}, norm {aspp.norm}")
+
+
+def _announce_normalisation(
+    recipe: Recipe, trunk: TimmBackbone, say: Callable[[str], None]
+) -> None:
+    """Say where the images are not normed as those that the public weights were made with."""
+    if trunk.mean_std is None:
+        return
+    order = slice(None, None, -1 if recipe.data.channels == "bgr" else 1)
+    for key, theirs in zip(("mean", "std"), trunk.mean_std, strict=True):
+        mine = getattr(recipe.data, key)[order]
+        if any(abs(a - b) > SAME_SHADE for a, b in zip(mine, theirs, strict=True)):
+            wanted = ", ".join(f"{value:.5g}" for value in theirs[order])
+            say(
+                f"data.{key} is {list(getattr(recipe.data, key))}, but the weights of timm's "
+                f"{trunk.name} were made with [{wanted}]; set data.{key} to these"
+            )
 
 
 def _announce_convolutions(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
@@ -50,6 +98,8 @@ def _announce_convolutions(recipe: Recipe, detector: nn.Module, say: Callable[[s
             "model.head.conv rep: all levels share one set of running statistics, with which "
             "evaluation can be far worse than training; model.neck.conv rep has one for each level"
         )
+    if getattr(neck, "upsample", None) == "duc":
+        say(f"neck: {_parts(detector, 'neck.upsample')} maps enlarged by DUC")
     if getattr(neck, "upsample", None) == "carafe":
         say(f"neck: {_count(detector, '.encode.weight')} maps enlarged by CARAFE")
     if getattr(head, "implicit", False):
@@ -59,6 +109,10 @@ def _announce_convolutions(recipe: Recipe, detector: nn.Module, say: Callable[[s
 
 def _count(detector: nn.Module, ending: str) -> int:
     return sum(name.endswith(ending) for name, _ in detector.named_parameters())
+
+
+def _parts(detector: nn.Module, name: str) -> int:
+    return len(list(detector.get_submodule(name).children()))
 
 
 def _added(detector: nn.Module, name: str) -> str:

@@ -6,6 +6,7 @@ H, W cells of the coarse map.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,3 +49,30 @@ class Carafe(nn.Module):
             shifted = padded[:, None, :, top : top + height, left : left + width]
             fine.addcmul_(shifted, share[:, :, None])  # (B, S, C, H, W)
         return F.pixel_shuffle(fine.transpose(1, 2).flatten(1, 2), FACTOR)
+
+
+class DUC(nn.Module):
+    """Dense upsampling convolution (arXiv 1702.08502), to twice the size: a 3x3 convolution to four
+    maps of C channels, dealt out over the 2 x 2 fine cells of each coarse one.
+
+    At the start every fine cell is a copy of its coarse cell, the nearest neighbour: the kernels of
+    the four are equal, which keeps checkerboards out (ICNR, arXiv 1707.02937), and pass the map
+    on as it is.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(channels, FACTOR**2 * channels, 3)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+        with torch.no_grad():
+            # output channel S c + s goes to place s of channel c
+            for place in range(FACTOR**2):
+                nn.init.dirac_(self.conv.weight[place :: FACTOR**2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2 H, 2 W)."""
+        return F.pixel_shuffle(self.conv(x), FACTOR)
+
+
+UPSAMPLERS: dict[str, type[Carafe | DUC]] = {"carafe": Carafe, "duc": DUC}

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.attention import build_attention
 from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.layers.deform import DeformConv2d
+from detcli.layers.norm import build_norm
 
 
 class NormSettings(NamedTuple):
@@ -21,6 +23,9 @@ class NormSettings(NamedTuple):
 
     name: str
     eps: float
+
+
+WITHOUT_NORM = NormSettings("none", 0.0)
 
 
 class BlockSettings(NamedTuple):
@@ -97,6 +102,80 @@ class Bottleneck(nn.Module):
         if self.attention is not None:
             branch = self.attention(branch)
         return F.relu_(branch.add_(shortcut))
+
+
+class PreBasicBlock(nn.Module):
+    """As `BasicBlock`, with pre-activation (arXiv 1603.05027): norm and ReLU before each
+    convolution, and nothing after the sum.
+
+    first: the input is normed and activated already, as that of a stage's first block.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, settings: BlockSettings, *, first: bool
+    ) -> None:
+        super().__init__()
+        name, eps = settings.norm
+        self.pre = nn.Identity() if first else NormReLU(in_channels, settings.norm)
+        self.conv1 = ConvNorm(in_channels, channels, 3, stride=stride, norm=name, eps=eps)
+        replace_conv(self.conv1, settings.dilation, None)
+        self.conv2 = ConvNorm(channels, channels, 3, relu=False)
+        replace_conv(self.conv2, 1, settings.deform)
+        self.attention = attention_or_none(channels, settings)
+        self.shortcut = build_shortcut(in_channels, channels, stride, WITHOUT_NORM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, channels, H / stride, W / stride)."""
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        branch = self.conv2(self.conv1(self.pre(x)))
+        if self.attention is not None:
+            branch = self.attention(branch)
+        return torch.add(shortcut, branch)
+
+
+class PreBottleneck(nn.Module):
+    """As `Bottleneck`, with pre-activation; see `PreBasicBlock`."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, settings: BlockSettings, *, first: bool
+    ) -> None:
+        super().__init__()
+        name, eps = settings.norm
+        first_stride, second_stride = (stride, 1) if settings.caffe else (1, stride)
+        out_channels = channels * self.expansion
+        self.pre = nn.Identity() if first else NormReLU(in_channels, settings.norm)
+        self.conv1 = ConvNorm(in_channels, channels, 1, stride=first_stride, norm=name, eps=eps)
+        self.conv2 = ConvNorm(channels, channels, 3, stride=second_stride, norm=name, eps=eps)
+        replace_conv(self.conv2, settings.dilation, settings.deform)
+        self.conv3 = ConvNorm(channels, out_channels, 1, relu=False)
+        self.attention = attention_or_none(out_channels, settings)
+        self.shortcut = build_shortcut(in_channels, out_channels, stride, WITHOUT_NORM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, 4 * channels, H / stride, W / stride)."""
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        branch = self.conv3(self.conv2(self.conv1(self.pre(x))))
+        if self.attention is not None:
+            branch = self.attention(branch)
+        return torch.add(shortcut, branch)
+
+
+class NormReLU(nn.Module):
+    """A norm, then a ReLU."""
+
+    def __init__(self, channels: int, norm: NormSettings) -> None:
+        super().__init__()
+        self.norm = build_norm(norm.name, channels, norm.eps)
+        assert self.norm is not None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        assert self.norm is not None
+        return F.relu_(self.norm(x))
 
 
 def build_shortcut(

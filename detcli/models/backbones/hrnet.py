@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detcli.errors import CheckpointError
 from detcli.layers.conv import ConvNorm
 from detcli.layers.norm import use_running_statistics
 from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
@@ -22,6 +23,9 @@ from detcli.models.convert.report import copy_state
 STEM_CHANNELS = 64
 NUM_BLOCKS = 4  # of the first stage, and of every branch
 NUM_MODULES = (1, 4, 3)  # of the second, third and fourth stage
+# The authors' ImageNet weights by width, as MMDetection keeps them.
+PUBLISHED = "https://download.openmmlab.com/pretrain/third_party/hrnetv2_w{}.pth"
+PUBLISHED_NAMES = {18: "18-00eb2006", 32: "32-dc9eeb4f", 40: "40-ed0b031c", 48: "48-d2186c55"}
 CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 
 
@@ -121,13 +125,23 @@ def build_hrnet(
     authors and of MMDetection, or random ones. Raises CheckpointError when they do not fit."""
     backbone = HRNet(width=width, norm=NormSettings(norm, norm_eps), norm_eval=norm_eval)
     if weights is not None:
-        state = {
-            hrnet_key(key): value
-            for key, value in read_state(Path(weights)).items()
-            if not key.startswith(CLASSIFIER)
-        }
-        copy_state(backbone, state, weights)
+        _load(backbone, Path(weights), width)
     return backbone
+
+
+def _load(backbone: HRNet, file: Path, width: int) -> None:
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file}: no such file (model.backbone.weights): put "
+            f"{PUBLISHED.format(PUBLISHED_NAMES[width])} there, or set the key to its path, or to "
+            "null for random weights"
+        )
+    state = {
+        hrnet_key(key): value
+        for key, value in read_state(file).items()
+        if not key.startswith(CLASSIFIER)
+    }
+    copy_state(backbone, state, str(file))
 
 
 def _bridge(channels: Sequence[int], source: int, target: int, norm: NormSettings) -> nn.Module:

@@ -14,10 +14,19 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
 from detcli.layers.norm import use_running_statistics
-from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
+from detcli.models.backbones.blocks import (
+    BasicBlock,
+    BlockSettings,
+    Bottleneck,
+    NormReLU,
+    NormSettings,
+    PreBasicBlock,
+    PreBottleneck,
+)
 from detcli.models.backbones.pretrained import load_backbone_weights
 
 STAGE_CHANNELS = (64, 128, 256, 512)
+DC5_RATES = (1, 2, 2)  # dilations of the last stage's blocks: the first one keeps 1
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -26,6 +35,7 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
 }
+PRE = {BasicBlock: PreBasicBlock, Bottleneck: PreBottleneck}
 
 
 class ResNet(nn.Module):
@@ -34,7 +44,10 @@ class ResNet(nn.Module):
     depth: 18 | 34 | 50 | 101; style: see `Bottleneck`; norm_eval: batch norms use their running
     statistics in training too, their scales and shifts still learn; frozen_stages: 0 = nothing
     is frozen, 1 = stem and first stage, ... 4 = the whole backbone; attention, dcn, dilation: see
-    `stage_settings`. `out_channels` are those of C2 to C5.
+    `stage_settings`; units: "post", or "pre" with pre-activation (arXiv 1603.05027): there the norm
+    and ReLU before a stage's first unit end the stage before, so that the maps have passed them;
+    dc5: the last stage keeps the size of its input and is dilated instead (DETR, arXiv
+    2005.12872), so that C5 has stride 16. `out_channels` are those of C2 to C5.
     """
 
     def __init__(
@@ -48,6 +61,8 @@ class ResNet(nn.Module):
         attention: Mapping[str, Any] | None,
         dcn: Mapping[str, Any] | None,
         dilation: Mapping[str, Any] | None,
+        units: str,
+        dc5: bool,
     ) -> None:
         super().__init__()
         block, counts = DEPTHS[depth]
@@ -65,14 +80,21 @@ class ResNet(nn.Module):
                 dcn=dcn,
                 dilation=dilation,
             )
-            blocks = []
+            keeps_size = index == 0 or (dc5 and index == 3)
+            if dc5 and index == 3:
+                rates = DC5_RATES
+            blocks: list[nn.Module] = []
             for number in range(count):
-                stride = 2 if index > 0 and number == 0 else 1
-                rate = rates[number % len(rates)]
-                blocks.append(
-                    block(in_channels, channels, stride, settings._replace(dilation=rate))
-                )
+                stride = 2 if number == 0 and not keeps_size else 1
+                own = settings._replace(dilation=rates[number % len(rates)])
+                if units == "post":
+                    blocks.append(block(in_channels, channels, stride, own))
+                else:
+                    unit = PRE[block]
+                    blocks.append(unit(in_channels, channels, stride, own, first=number == 0))
                 in_channels = channels * block.expansion
+            if units == "pre":
+                blocks.append(NormReLU(in_channels, norm))
             self.stages.append(nn.Sequential(*blocks))
         self._init_weights()
         for part in self._frozen_parts():
@@ -153,7 +175,9 @@ def build_resnet(
     attention: Mapping[str, Any] | None,
     dcn: Mapping[str, Any] | None,
     dilation: Mapping[str, Any] | None,
+    units: str,
     weights: str | None,
+    dc5: bool = False,
 ) -> ResNet:
     """A ResNet with the named weights: "imagenet" (torchvision's), a file, or None for random.
 
@@ -169,6 +193,8 @@ def build_resnet(
         attention=attention,
         dcn=dcn,
         dilation=dilation,
+        units=units,
+        dc5=dc5,
     )
     if weights is not None:
         load_backbone_weights(backbone, weights, depth=depth)

@@ -5,15 +5,18 @@ Letters: B images, D channels of every level; level l has stride 2^l.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detcli.layers.aspp import ASPP
 from detcli.layers.blocks import build_block
 from detcli.layers.conv import Conv2d
-from detcli.layers.upsample import Carafe
+from detcli.layers.upsample import UPSAMPLERS
+from detcli.models.necks.extra import ExtraLevels
 
 BACKBONE_LEVELS = (2, 3, 4, 5)
 
@@ -23,8 +26,9 @@ class FPN(nn.Module):
 
     extra_from: P6 comes from the backbone's last map ("c5") or from P5 ("p5"); "pool": levels above
     5 are every second cell of the one before, without a convolution. extra_relu: ReLU
-    before each extra convolution but the first. upsample: "nearest" or "carafe", on the way down.
-    conv: kind of the outputs, see `build_block`. No norm and no other activation but inside these.
+    before each extra convolution but the first. upsample: "nearest", "carafe" or "duc", on the way
+    down. conv: kind of the outputs, see `build_block`. aspp: keywords of `ASPP`, through which C5
+    comes to its lateral, or None. No norm and no other activation but inside these.
     """
 
     def __init__(
@@ -38,57 +42,63 @@ class FPN(nn.Module):
         extra_relu: bool,
         upsample: str,
         conv: str,
+        aspp: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
         self.skipped = BACKBONE_LEVELS.index(min_level)
         used = list(in_channels[self.skipped :])
-        self.extra_from = extra_from
-        self.extra_relu = extra_relu
         self.out_channels = out_channels
         self.strides = tuple(2**level for level in range(min_level, max_level + 1))
-        self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in used)
-        self.output = nn.ModuleList(_output(conv, out_channels) for _ in used)
-        first = used[-1] if extra_from == "c5" else out_channels
-        self.num_extra = max_level - BACKBONE_LEVELS[-1]
-        self.extra = nn.ModuleList(
-            Conv2d(first if index == 0 else out_channels, out_channels, 3, 2)
-            for index in range(0 if extra_from == "pool" else self.num_extra)
+        into = used if aspp is None else [*used[:-1], aspp["channels"]]
+        self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in into)
+        self.output = nn.ModuleList(same_size(conv, out_channels) for _ in used)
+        self.extra = ExtraLevels(
+            max_level - BACKBONE_LEVELS[-1],
+            out_channels,
+            last_channels=used[-1],
+            source=extra_from,
+            relu=extra_relu,
         )
-        plain = self.output if conv == "plain" else ()  # other kinds have drawn their weights
-        for part in (*self.lateral, *plain, *self.extra):
-            nn.init.xavier_uniform_(part.weight)
-            nn.init.zeros_(part.bias)
+        start((*self.lateral, *self.output, *self.extra))
         self.upsample = nn.ModuleList(
-            Carafe(out_channels) for _ in used[1:] if upsample == "carafe"
+            UPSAMPLERS[upsample](out_channels) for _ in used[1:] if upsample != "nearest"
         )
+        self.aspp = None if aspp is None else ASPP(used[-1], **aspp)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One map (B, D, h, w) per level, finest first, from C2 to C5."""
-        used = maps[self.skipped :]
+        return self.extra.above(self.own_levels(maps), maps[-1])
+
+    def own_levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The levels that the backbone has too, (B, D, h, w), finest first."""
+        used = list(maps[self.skipped :])
+        if self.aspp is not None:
+            used[-1] = self.aspp(used[-1])
         merged = [lateral(x) for lateral, x in zip(self.lateral, used, strict=True)]
         for index, (finer, coarser) in reversed(list(enumerate(pairwise(merged)))):
             finer.add_(self._enlarged(coarser, index, finer.shape[-2], finer.shape[-1]))
-        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
-        if self.extra_from == "pool":
-            for _ in range(self.num_extra):
-                levels.append(levels[-1][:, :, ::2, ::2])
-            return tuple(levels)
-        x = used[-1] if self.extra_from == "c5" else levels[-1]
-        for index, extra in enumerate(self.extra):
-            x = extra(F.relu(x) if self.extra_relu and index > 0 else x)
-            levels.append(x)
-        return tuple(levels)
+        return [output(x) for output, x in zip(self.output, merged, strict=True)]
 
     def _enlarged(self, coarser: Tensor, index: int, height: int, width: int) -> Tensor:
         """A coarser map on the grid of the next finer one, whose sides may be odd: nearest fits
-        the grid to them, CARAFE's last row or column is left out (as in MMDetection)."""
+        the grid to them, of the others the last row or column is left out (as in MMDetection)."""
         if len(self.upsample) == 0:
             return F.interpolate(coarser, size=(height, width), mode="nearest")
         fine: Tensor = self.upsample[index](coarser)
         return fine[:, :, :height, :width]
 
 
-def _output(conv: str, channels: int) -> nn.Module:
+def same_size(conv: str, channels: int) -> nn.Module:
+    """A 3x3 convolution, or what of `build_block` stands in its place."""
     if conv == "plain":
         return Conv2d(channels, channels, 3)
     return build_block(conv, channels, norm="none", bias=True)
+
+
+def start(parts: Sequence[nn.Module]) -> None:
+    """Xavier's weights and no bias for plain convolutions; other kinds have drawn theirs."""
+    for part in parts:
+        if type(part) is Conv2d:
+            nn.init.xavier_uniform_(part.weight)
+            assert part.bias is not None
+            nn.init.zeros_(part.bias)

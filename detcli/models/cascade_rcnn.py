@@ -1,7 +1,6 @@
 """Cascade R-CNN on a feature pyramid (arXiv 1712.00726).
 
-Letters: B images, R regions of the batch, r regions of one image, C classes, S stages; h, w cells
-of a level.
+Letters: B images, r regions of one image.
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from detcli.assign import RandomSampler
+from detcli.models.heads.first_stage import FirstStage, first_stage
 from detcli.models.heads.regions import (
     RegionHead,
-    Samples,
+    RegionOutputs,
+    look_at_regions,
     region_candidates,
     region_losses,
     region_priors,
-    sample_regions,
 )
 from detcli.models.heads.roi_pool import RegionPooler, build_pooler
-from detcli.models.heads.rpn import RPN, RPNOutputs, build_rpn
+from detcli.models.heads.rpn import RPN, Proposals, build_rpn
 from detcli.models.heads.terms import Criterion, build_criterion
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.boxes import clip_boxes
@@ -31,27 +31,11 @@ from detcli.ops.coders import DeltaCoder
 from detcli.types import Candidates, Target
 
 
-class StageOutputs(NamedTuple):
-    """Raw predictions of one stage: class_logits (R, C + 1), background last, and boxes (R, 4),
-    deltas, for the regions (r, 4) xyxy of each image; samples: what they should learn, None
-    without targets."""
-
-    regions: tuple[Tensor, ...]
-    class_logits: Tensor
-    boxes: Tensor
-    samples: Samples | None
-
-
 class CascadeRCNNOutputs(NamedTuple):
-    """rpn: raw predictions of the first network; stages: those after it; maps (B, D, h, w): of the
-    neck; sizes: (height, width) of the images, at which regions were cut; canvas: that of the
-    padded batch."""
+    """Raw predictions of the first network and of the stages after it."""
 
-    rpn: RPNOutputs
-    stages: tuple[StageOutputs, ...]
-    maps: tuple[Tensor, ...]
-    sizes: tuple[tuple[int, int], ...]
-    canvas: tuple[int, int]
+    first: FirstStage
+    stages: tuple[RegionOutputs, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,7 @@ class CascadeRCNN(nn.Module):
     do not go on to the next stage. Regions are constants for the gradient.
     """
 
-    cuts_proposals = True  # forward can use the sizes of the images inside the batch
+    uses_sizes = True  # forward can use the sizes of the images inside the batch
 
     def __init__(
         self,
@@ -106,22 +90,17 @@ class CascadeRCNN(nn.Module):
         sizes: (height, width) of the valid part of each image, from the targets where there are
         any; None: all of the batch. `decode` looks again where it is told smaller ones.
         """
-        maps = self.neck(self.backbone(images))
-        canvas = (images.shape[-2], images.shape[-1])
-        rpn = self.rpn(maps)
-        if targets is not None:
-            return self._look(maps, rpn, canvas, [target.size for target in targets], targets)
-        return self._look(maps, rpn, canvas, sizes or [canvas] * len(images), None)
+        first = first_stage(
+            images, self.backbone, self.neck, self.rpn, targets=targets, sizes=sizes
+        )
+        return self._look(first, targets)
 
     def loss(self, outputs: CascadeRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "rpn_class", "rpn_box", and for each stage from 1 on "class_1", "box_1", float32
         scalars with their weights, for outputs of a forward pass with the same targets."""
-        losses = self.rpn.loss(outputs.rpn, targets, outputs.canvas)
+        losses = self.rpn.loss(outputs.first.rpn, targets, outputs.first.canvas)
         for number, (stage, raw) in enumerate(zip(self.stages, outputs.stages, strict=True), 1):
-            assert raw.samples is not None, "a loss needs a forward pass with targets"
-            classes, box = region_losses(
-                stage.criterion, stage.coder, raw.class_logits, raw.boxes, raw.samples
-            )
+            classes, box = region_losses(stage.criterion, stage.coder, raw)
             losses[f"class_{number}"] = stage.weight * classes
             losses[f"box_{number}"] = stage.weight * box
         return losses
@@ -132,57 +111,39 @@ class CascadeRCNN(nn.Module):
     ) -> list[Candidates]:
         """Candidates of each image; scores are soft-max probabilities of the classes, of the
         stages' mean logits as in MMDetection."""
-        last = outputs.stages[-1]
-        if last.samples is not None or outputs.sizes != tuple(image_sizes):
-            outputs = self._look(outputs.maps, outputs.rpn, outputs.canvas, image_sizes, None)
-            last = outputs.stages[-1]
-        counts = [len(regions) for regions in last.regions]
-        logits = torch.stack([stage.class_logits.float() for stage in outputs.stages]).mean(dim=0)
-        scores = torch.split(logits.softmax(dim=1)[:, :-1], counts)
-        deltas = torch.split(last.boxes.float(), counts)
-        return [
-            region_candidates(
-                scores[image],
-                deltas[image],
-                last.regions[image],
-                coder=self.stages[-1].coder,
-                score_threshold=self.score_threshold,
-                size=size,
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        first, stages = outputs
+        if stages[-1].samples is not None or first.sizes != tuple(image_sizes):
+            stages = self._look(first._replace(sizes=tuple(image_sizes)), None).stages
+        return region_candidates(
+            stages[-1],
+            torch.stack([stage.class_logits.float() for stage in stages]).mean(dim=0),
+            self.stages[-1].coder,
+            score_threshold=self.score_threshold,
+            sizes=image_sizes,
+        )
 
-    def _look(
-        self,
-        maps: tuple[Tensor, ...],
-        rpn: RPNOutputs,
-        canvas: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        targets: Sequence[Target] | None,
-    ) -> CascadeRCNNOutputs:
+    def _look(self, first: FirstStage, targets: Sequence[Target] | None) -> CascadeRCNNOutputs:
         """The stages on proposals, or with targets on samples of their regions."""
-        regions, found = self.rpn.propose(rpn, canvas, sizes), []
+        proposals, found = self.rpn.propose(first.rpn, first.canvas, first.sizes), []
         for head, stage in zip(self.heads, self.stages, strict=True):
             assert isinstance(head, RegionHead)
-            samples = None
-            if targets is not None:
-                samples = sample_regions(
-                    regions,
-                    targets,
-                    assigner=stage.criterion.assigner,
-                    sampler=self.sampler,
-                    num_classes=head.num_classes,
-                )
-                regions = samples.regions
-            logits, boxes = head(self.pooler(maps, regions))
-            found.append(StageOutputs(regions, logits, boxes, samples))
-            regions = _refined(found[-1], stage.coder, sizes)
-        return CascadeRCNNOutputs(rpn, tuple(found), maps, tuple(sizes), canvas)
+            raw = look_at_regions(
+                head,
+                self.pooler,
+                first.maps,
+                proposals,
+                targets,
+                assigner=stage.criterion.assigner,
+                sampler=self.sampler,
+            )
+            found.append(raw)
+            proposals = Proposals(_refined(raw, stage.coder, first.sizes), densities=())
+        return CascadeRCNNOutputs(first, tuple(found))
 
 
 @torch.no_grad()
 def _refined(
-    raw: StageOutputs, coder: DeltaCoder, sizes: Sequence[tuple[int, int]]
+    raw: RegionOutputs, coder: DeltaCoder, sizes: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, ...]:
     """The boxes (r, 4) that a stage makes of each image's regions, cut at the sides of the image;
     without those of the objects themselves."""
@@ -229,9 +190,17 @@ def build_cascade_rcnn(
     return CascadeRCNN(
         trunk,
         pyramid,
-        build_rpn(pyramid.out_channels, pyramid.strides, enlarge_small=enlarge_small, **rpn),
+        build_rpn(
+            pyramid.out_channels,
+            pyramid.strides,
+            enlarge_small=enlarge_small,
+            density_branch=None,
+            **rpn,
+        ),
         [
-            RegionHead(in_features, num_classes=num_classes, class_agnostic=True, **head)
+            RegionHead(
+                in_features, num_classes=num_classes, class_agnostic=True, sigma=False, **head
+            )
             for _ in stages
         ],
         pooler=pool,

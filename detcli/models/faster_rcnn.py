@@ -1,26 +1,30 @@
 """Faster R-CNN on a feature pyramid (arXiv 1506.01497, 1612.03144).
 
-Letters: B images, R regions of the batch, r regions of one image, C classes; h, w cells of a level.
+Letters: B images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from detcli.assign import RandomSampler
+from detcli.losses import KL
+from detcli.models.heads.first_stage import FirstStage, first_stage
+from detcli.models.heads.guided_rpn import GuidedRPN
 from detcli.models.heads.regions import (
     RegionHead,
-    Samples,
+    RegionOutputs,
+    look_at_regions,
     region_candidates,
     region_losses,
-    sample_regions,
 )
 from detcli.models.heads.roi_pool import RegionPooler, build_pooler
-from detcli.models.heads.rpn import RPN, RPNOutputs, build_rpn
+from detcli.models.heads.rpn import RPN, build_rpn
 from detcli.models.heads.terms import Criterion, build_criterion
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder
@@ -28,23 +32,10 @@ from detcli.types import Candidates, Target
 
 
 class FasterRCNNOutputs(NamedTuple):
-    """Raw predictions.
+    """Raw predictions of both stages."""
 
-    rpn: of the first stage; regions: (r, 4) xyxy of each image, what the second stage looked at;
-    class_logits (R, C + 1), background last, and boxes (R, 4 C), deltas of each class, of all of
-    them; samples: what they should learn, None without targets; maps (B, D, h, w): of the neck;
-    sizes: (height, width) of the images, at which proposals were cut; canvas: that of the padded
-    batch.
-    """
-
-    rpn: RPNOutputs
-    regions: tuple[Tensor, ...]
-    class_logits: Tensor
-    boxes: Tensor
-    samples: Samples | None
-    maps: tuple[Tensor, ...]
-    sizes: tuple[tuple[int, int], ...]
-    canvas: tuple[int, int]
+    first: FirstStage
+    second: RegionOutputs
 
 
 class FasterRCNN(nn.Module):
@@ -54,13 +45,13 @@ class FasterRCNN(nn.Module):
     otherwise at all proposals. Proposals are constants for the gradient.
     """
 
-    cuts_proposals = True  # forward can use the sizes of the images inside the batch
+    uses_sizes = True  # forward can use the sizes of the images inside the batch
 
     def __init__(
         self,
         backbone: nn.Module,
         neck: nn.Module,
-        rpn: RPN,
+        rpn: RPN | GuidedRPN,
         head: RegionHead,
         *,
         pooler: RegionPooler,
@@ -91,70 +82,52 @@ class FasterRCNN(nn.Module):
         sizes: (height, width) of the valid part of each image, from the targets where there are
         any; None: all of the batch. `decode` looks again where it is told smaller ones.
         """
-        maps = self.neck(self.backbone(images))
-        canvas = (images.shape[-2], images.shape[-1])
-        rpn = self.rpn(maps)
-        if targets is not None:
-            return self._look(maps, rpn, canvas, [target.size for target in targets], targets)
-        return self._look(maps, rpn, canvas, sizes or [canvas] * len(images), None)
+        first = first_stage(
+            images, self.backbone, self.neck, self.rpn, targets=targets, sizes=sizes
+        )
+        return self._look(first, targets)
 
     def loss(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "rpn_class", "rpn_box", "class" and "box", float32 scalars with their weights, for
-        outputs of a forward pass with the same targets."""
-        assert outputs.samples is not None, "a loss needs a forward pass with targets"
-        classes, box = region_losses(
-            self.criterion, self.coder, outputs.class_logits, outputs.boxes, outputs.samples
-        )
-        first = self.rpn.loss(outputs.rpn, targets, outputs.canvas)
-        return first | {"class": classes, "box": box}
+        """The terms of the first stage, such as "rpn_class" and "rpn_box", and "class" and "box",
+        float32 scalars with their weights, for outputs of a forward pass with the same targets."""
+        classes, box = region_losses(self.criterion, self.coder, outputs.second)
+        losses = self.rpn.loss(outputs.first.rpn, targets, outputs.first.canvas)
+        return losses | {"class": classes, "box": box}
 
     @torch.no_grad()
     def decode(
         self, outputs: FasterRCNNOutputs, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
-        """Candidates of each image; scores are the soft-max probabilities of the classes."""
-        if outputs.samples is not None or outputs.sizes != tuple(image_sizes):
-            outputs = self._look(outputs.maps, outputs.rpn, outputs.canvas, image_sizes, None)
-        counts = [len(regions) for regions in outputs.regions]
-        probabilities = outputs.class_logits.float().softmax(dim=1)
-        scores = torch.split(probabilities[:, :-1], counts)
-        deltas = torch.split(outputs.boxes.float(), counts)
-        return [
-            region_candidates(
-                scores[image],
-                deltas[image],
-                outputs.regions[image],
-                coder=self.coder,
-                score_threshold=self.score_threshold,
-                size=size,
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        """Candidates of each image; scores are the soft-max probabilities of the classes. With the
+        KL loss they have the column `sigma`, with a density branch `density`."""
+        first, second = outputs
+        if second.samples is not None or first.sizes != tuple(image_sizes):
+            second = self._look(first._replace(sizes=tuple(image_sizes)), None).second
+        return region_candidates(
+            second,
+            second.class_logits,
+            self.coder,
+            score_threshold=self.score_threshold,
+            sizes=image_sizes,
+        )
 
-    def _look(
-        self,
-        maps: tuple[Tensor, ...],
-        rpn: RPNOutputs,
-        canvas: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        targets: Sequence[Target] | None,
-    ) -> FasterRCNNOutputs:
+    def _look(self, first: FirstStage, targets: Sequence[Target] | None) -> FasterRCNNOutputs:
         """The second stage on proposals, or with targets on samples of them."""
-        regions, samples = self.rpn.propose(rpn, canvas, sizes), None
-        if targets is not None:
-            samples = sample_regions(
-                regions,
-                targets,
-                assigner=self.criterion.assigner,
-                sampler=self.sampler,
-                num_classes=self.head.num_classes,
-            )
-            regions = samples.regions
-        logits, boxes = self.head(self.pooler(maps, regions))
-        return FasterRCNNOutputs(rpn, regions, logits, boxes, samples, maps, tuple(sizes), canvas)
+        second = look_at_regions(
+            self.head,
+            self.pooler,
+            first.maps,
+            self.rpn.propose(first.rpn, first.canvas, first.sizes),
+            targets,
+            assigner=self.criterion.assigner,
+            sampler=self.sampler,
+        )
+        return FasterRCNNOutputs(first, second)
 
 
-def build_faster_rcnn(
+def build_with(
+    build_first: Callable[..., RPN | GuidedRPN],
+    /,
     *,
     num_classes: int,
     backbone: Mapping[str, Any],
@@ -168,19 +141,27 @@ def build_faster_rcnn(
     class_loss: Mapping[str, Any],
     box_loss: Mapping[str, Any],
     score_threshold: float,
+    density_branch: Mapping[str, float] | None,
     enlarge_small: Mapping[str, float] | None,
 ) -> FasterRCNN:
-    """Faster R-CNN from the model section of a recipe."""
+    """Faster R-CNN from the model section of a recipe, with what `build_first` makes of `rpn`."""
     trunk, pyramid = build_pyramid(backbone, neck)
     pool = build_pooler(pyramid.strides, **pooler)
     return FasterRCNN(
         trunk,
         pyramid,
-        build_rpn(pyramid.out_channels, pyramid.strides, enlarge_small=enlarge_small, **rpn),
+        build_first(
+            pyramid.out_channels,
+            pyramid.strides,
+            enlarge_small=enlarge_small,
+            density_branch=density_branch,
+            **rpn,
+        ),
         RegionHead(
             pool.num_features(pyramid.out_channels),
             num_classes=num_classes,
             class_agnostic=False,
+            sigma=box_loss["name"] == KL,
             **head,
         ),
         pooler=pool,
@@ -191,3 +172,6 @@ def build_faster_rcnn(
         sampler=RandomSampler(**sampler),
         score_threshold=score_threshold,
     )
+
+
+build_faster_rcnn = partial(build_with, build_rpn)

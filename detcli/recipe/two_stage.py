@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from detcli.recipe.blocks import Dropout
-from detcli.recipe.losses import BoxLoss, Ohem, SoftmaxLoss
-from detcli.recipe.network import Backbone, Neck
+from detcli.recipe.losses import BoxLoss, DensityBranch, Ohem, SideLoss, SoftmaxLoss
+from detcli.recipe.network import Backbone, BifpnNeck, Neck, Nested, PanNeck, TimmBackbone
 from detcli.recipe.priors import (
     DELTA_STDS,
     Anchors,
@@ -21,18 +21,37 @@ from detcli.recipe.priors import (
 from detcli.recipe.section import Numbers, Quadruple, Section, SizesPerLevel
 
 
-class PooledNeck(Neck):
-    """Feature pyramid from stride 4 on, whose last level is every second cell of P5."""
+class PooledLevels(Section):
+    """Levels from stride 4 on."""
 
     min_level: int = Field(2, ge=2, le=5, description="Finest level")
     max_level: int = Field(6, ge=2, le=8, description="Coarsest level; regions come from 5 at most")
+
+
+class PooledExtra(PooledLevels):
+    """Levels from stride 4 on, the last of which is every second cell of P5."""
+
     extra_from: Literal["c5", "p5", "pool"] = Field(
         "pool", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
     )
 
-    @property
-    def num_levels(self) -> int:
-        return self.max_level - self.min_level + 1
+
+class PooledNeck(PooledExtra, Neck):
+    """Feature pyramid from stride 4 on, whose last level is every second cell of P5."""
+
+
+class PooledPan(PooledExtra, PanNeck):
+    """The same with a path back up from its finest level (PANet, Liu et al. 2018)."""
+
+
+class PooledBifpn(PooledLevels, BifpnNeck):
+    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+
+
+class PooledNested(PooledExtra, Nested):
+    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+
+    name: Literal["unet_pp"] = Field(description="Family of the neck")
 
 
 class CarafeNeck(Section):
@@ -70,8 +89,11 @@ class HrBackbone(Section):
     )
 
 
-AnyNeck = Annotated[PooledNeck | CarafeNeck | HrNeck, Field(discriminator="name")]
-AnyBackbone = Annotated[Backbone | HrBackbone, Field(discriminator="name")]
+AnyNeck = Annotated[
+    PooledNeck | PooledPan | PooledBifpn | PooledNested | CarafeNeck | HrNeck,
+    Field(discriminator="name"),
+]
+AnyBackbone = Annotated[Backbone | HrBackbone | TimmBackbone, Field(discriminator="name")]
 
 
 class RpnAnchors(Anchors):
@@ -128,6 +150,11 @@ class Proposals(Section):
     test: Limits = Field(Limits(), description="How many in evaluation")
 
 
+RPN_ASSIGNER = MaxIouAssigner(
+    name="max_iou", positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3
+)
+
+
 class Rpn(Section):
     """The region proposal network (Ren et al. 2015)."""
 
@@ -137,10 +164,7 @@ class Rpn(Section):
         description="Which learn: all of the batch, those whose cell begins in their image, or "
         "whose box lies in it",
     )
-    assigner: Assigner = Field(
-        MaxIouAssigner(name="max_iou", positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3),
-        description="Which anchors learn which object",
-    )
+    assigner: Assigner = Field(RPN_ASSIGNER, description="Which anchors learn which object")
     sampler: Sampler = Field(Sampler(), description="Which of these take part in a step")
     box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Regression loss")
     proposals: Proposals = Field(Proposals(), description="What goes on to the second stage")
@@ -193,7 +217,7 @@ class RegionDetector(Section):
         Backbone(name="resnet"), description="The network that reads the image"
     )
     neck: AnyNeck = Field(PooledNeck(name="fpn"), description="The feature pyramid")
-    rpn: Rpn = Field(Rpn(), description="The first stage")
+    rpn: Section = Field(description="The first stage; each detector has its own")
     pooler: Pooler = Field(Pooler(), description="Features of a proposal")
     head: RegionHead = Field(RegionHead(), description="The layers of the second stage")
     sampler: RegionSampler = Field(
@@ -209,20 +233,10 @@ class RegionDetector(Section):
         None, description="Small objects are assigned by a larger box; null: off"
     )
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        levels = self.neck.num_levels
-        sizes = self.rpn.anchors.sizes
-        if sizes is not None and len(sizes) != levels:
-            yield (
-                "rpn.anchors.sizes",
-                f"expected a list for each of {levels} levels, got {len(sizes)}",
-            )
 
+class OneLook(RegionDetector):
+    """What they have when their second stage looks at a region once."""
 
-class FasterRcnn(RegionDetector):
-    """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017)."""
-
-    name: Literal["faster_rcnn"] = Field(description="Faster R-CNN")
     assigner: MaxIouAssigner = Field(
         MaxIouAssigner(name="max_iou", positive_iou=0.5, negative_iou=0.5, min_positive_iou=None),
         description="Which proposals learn which object",
@@ -230,17 +244,31 @@ class FasterRcnn(RegionDetector):
     delta_stds: Quadruple = Field(
         DELTA_STDS, description="Coded offsets x, y, w, h are divided by these"
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Regression loss")
+    density_branch: DensityBranch | None = Field(
+        None, description="Predict how far each object overlaps with another; null: off"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from delta_problems(self.delta_stds, "box")
+
+
+class FasterRcnn(OneLook):
+    """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017)."""
+
+    name: Literal["faster_rcnn"] = Field(description="Faster R-CNN")
+    rpn: Rpn = Field(Rpn(), description="The first stage")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from delta_problems(self.delta_stds, "box")
+        yield from _size_problems(self.rpn, self.neck.num_levels)
 
 
 class CascadeRcnn(RegionDetector):
     """Cascade R-CNN (Cai and Vasconcelos 2018) on a feature pyramid."""
 
     name: Literal["cascade_rcnn"] = Field(description="Cascade R-CNN")
+    rpn: Rpn = Field(Rpn(), description="The first stage")
     stage_ious: Numbers = Field(
         (0.5, 0.6, 0.7),
         min_length=1,
@@ -258,7 +286,7 @@ class CascadeRcnn(RegionDetector):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
+        yield from _size_problems(self.rpn, self.neck.num_levels)
         stages = len(self.stage_ious)
         for key in ("stage_stds", "stage_weights"):
             if len(getattr(self, key)) != stages:
@@ -275,3 +303,9 @@ class CascadeRcnn(RegionDetector):
                 "stage_weights",
                 f"expected numbers greater than 0, got {list(self.stage_weights)}",
             )
+
+
+def _size_problems(rpn: Rpn, levels: int) -> Iterator[tuple[str, str]]:
+    sizes = rpn.anchors.sizes
+    if sizes is not None and len(sizes) != levels:
+        yield "rpn.anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"

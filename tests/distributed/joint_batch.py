@@ -1,55 +1,61 @@
-"""The batch and the detectors that the distributed tests share."""
+"""The batches and the detectors that the distributed tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from detcli.engine.setup import build_model
 from detcli.layers.norm import use_running_statistics
-from detcli.recipe import recipe_from_dict
+from detcli.models import ssd
 from detcli.types import Target
-from tests.models.specs import SMALL_CENTERNET, SMALL_TWO_STAGE, SMALL_YOLOV4, TWO_STAGE
-from tests.recipes import TINY, merged
+from tests.models.specs import SMALL_OF, detector, thin_vgg
 
-DETECTORS = {
-    "atss": {"assigner": {"name": "atss"}},
-    "fcos": {"assigner": {"name": "fcos"}},
-    "retinanet": {"assigner": {"name": "max_iou"}},
-    "two heads": {"name": "atss", "auxiliary": {}, "iou_branch": {}},
-    **dict.fromkeys(("faster_rcnn", "cascade_rcnn"), SMALL_TWO_STAGE),  # samples nothing
-    "centernet": SMALL_CENTERNET,
-    "yolov4": SMALL_YOLOV4,
-    "yolov4 scaled": {"name": "yolov4", "loss": {"name": "scaled"}, **SMALL_YOLOV4},
+NUM_CLASSES = 3
+SIZE = (64, 64)
+# Objects of each image: 0 and 1 belong to rank 0, 2 and 3 to rank 1.
+KINDS = {"full": (3, 1, 2, 5), "empty rank": (3, 1, 0, 0), "empty": (0, 0, 0, 0)}
+# Nothing is left to chance, except in two-stage detectors, whose small ones draw no samples anyway.
+CHANGES: dict[str, dict[str, Any]] = {"ga_retinanet": {"guidance": {"sampler": {"num": None}}}}
+# Name of a case -> detector and changes: every detector, and other losses of some.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, CHANGES.get(name, {})) for name in SMALL_OF},
+    "two heads": ("atss", {"auxiliary": {}, "iou_branch": {}}),
+    "yolov4 scaled": ("yolov4", {"loss": {"name": "scaled"}}),
 }
-# Those whose sections have not the keys of the tiny recipe's detector.
-FOREIGN = (*TWO_STAGE, "centernet", "yolov4", "yolov4 scaled")
 
 
-def build(name):
+def build(case: str) -> nn.Module:
     """A small detector whose batch norms use running statistics: these do not depend on how a
     batch is split over ranks."""
-    plain = {} if name in FOREIGN else TINY["model"]
-    recipe = TINY | {"model": merged(plain, {"name": name} | DETECTORS[name])}
-    recipe["model"]["backbone"] = recipe["model"]["backbone"] | {"weights": None}
-    torch.manual_seed(0)
-    model = build_model(recipe_from_dict(recipe, "test"), 3).train()
+    name, changes = CASES[case]
+    ssd.BACKBONES["vgg16"] = thin_vgg
+    model = detector(name, SMALL_OF[name], changes, num_classes=NUM_CLASSES).train()
     use_running_statistics(model)
     return model
 
 
-def joint_batch(kind):
-    """Four images of 64 x 64: images 0, 1 belong to rank 0, images 2, 3 to rank 1."""
+def joint_batch(kind: str) -> tuple[Tensor, list[Target]]:
+    """Four images with objects, some of which have none."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(4, 3, 64, 64, generator=generator)
-    counts = {"full": (3, 1, 2, 5), "empty rank": (3, 1, 0, 0), "empty": (0, 0, 0, 0)}[kind]
+    images = torch.randn(4, 3, *SIZE, generator=generator)
     targets = []
-    for count in counts:
+    for count in KINDS[kind]:
         corners = torch.rand(count, 2, generator=generator) * 30
-        boxes = torch.cat(
-            [corners, corners + 8 + 20 * torch.rand(count, 2, generator=generator)], 1
-        )
-        labels = torch.randint(0, 3, (count,), generator=generator)
-        targets.append(Target(boxes, labels, torch.zeros(0, 4), (64, 64)))
+        sides = 8 + 20 * torch.rand(count, 2, generator=generator)
+        labels = torch.randint(0, NUM_CLASSES, (count,), generator=generator)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        targets.append(Target(boxes, labels, torch.zeros(0, 4), SIZE))
     return images, targets
 
 
-def total_loss(detector, outputs, targets):
-    return torch.stack(list(detector.loss(outputs, targets).values())).sum()
+def gradients(
+    model: nn.Module, detector: nn.Module, images: Tensor, targets: Sequence[Target]
+) -> dict[str, Tensor]:
+    """Of every parameter of the detector, whose forward pass is that of `model`."""
+    detector.zero_grad()
+    losses = detector.loss(model(images, targets), targets)
+    torch.stack(list(losses.values())).sum().backward()
+    return {key: value.grad.clone() for key, value in detector.named_parameters()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
-from detcli.models.backbones.hrnet import build_hrnet
+from detcli.models.backbones.hrnet import CLASSIFIER, build_hrnet
 from detcli.models.convert import PublicWeights, convert_mmdetection, recognise_mmdetection
 from detcli.models.convert.names import hrnet_key
 from detcli.models.necks.hrfpn import HRFPN
 from tests.models.specs import KEEP_ALL, detector, target
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WIDTH = 18
 CHANNELS = [18, 36, 72, 144]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Reference:
@@ -139,6 +132,31 @@ def test_maps_are_those_of_the_reference(
 
     with pytest.raises(CheckpointError, match="does not fit this model"):
         build_hrnet(width=32, norm="bn", norm_eps=1e-5, norm_eval=True, weights=str(file))
+
+
+@pytest.mark.parametrize("width", [18, 32])
+def test_a_missing_file_says_where_it_can_be_had(width: int, tmp_path: Path) -> None:
+    file = tmp_path / "hrnetv2.pth"
+    with pytest.raises(CheckpointError, match=rf"hrnetv2\.pth: no such file .*_w{width}-\w+\.pth"):
+        build_hrnet(width=width, norm="bn", norm_eps=1e-5, norm_eval=True, weights=str(file))
+
+
+@pytest.mark.parametrize(("width", "published"), [(18, 21.30), (32, 41.23)])
+def test_size_is_that_of_the_classifiers(width: int, published: float) -> None:
+    """Tensors and parameters in millions of timm's ImageNet classifiers, less what comes after."""
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        peer = timm.create_model(f"hrnet_w{width}").state_dict()
+        backbone = build_hrnet(
+            width=width, norm="bn", norm_eps=1e-5, norm_eval=True, weights=None
+        ).state_dict()
+    counters = (".running_mean", ".running_var", "num_batches_tracked")
+    total = sum(value.numel() for key, value in peer.items() if not key.endswith(counters))
+    assert total / 1e6 == pytest.approx(published, abs=0.005)
+    shapes = {
+        hrnet_key(key): value.shape for key, value in peer.items() if not key.startswith(CLASSIFIER)
+    }
+    assert shapes == {key: value.shape for key, value in backbone.items()}
 
 
 def test_odd_sides() -> None:

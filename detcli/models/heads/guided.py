@@ -8,21 +8,23 @@ size whose sides are predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.assign import IGNORED, NEGATIVE, MaxIoUAssigner, ignore_inside
+from detcli.assign import IGNORED, NEGATIVE, Assigner, MaxIoUAssigner, ignore_inside
 from detcli.assign.sampling import RandomSampler
 from detcli.layers.conv import Conv2d
 from detcli.layers.deform import TAPS, OffsetConv2d
 from detcli.losses.box import bounded_iou_terms
 from detcli.losses.classification import ClassLoss, Focal
-from detcli.models.heads.matching import cells_inside, objects_of
-from detcli.models.heads.tower import flatten_levels
+from detcli.models.heads.matching import assign_batch, cells_inside, objects_of
+from detcli.models.heads.prior_grid import PriorGrid, build_anchors, square_shapes
+from detcli.models.heads.tower import flatten_levels, start_rare
 from detcli.ops.boxes import box_area
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.phases import phase
@@ -31,7 +33,7 @@ from detcli.ops.reduce import all_rank_mean
 from detcli.types import Target
 
 OFFSET_GROUPS = 4  # of the adaption's channels
-SHAPE_CODER = DeltaCoder(max_log_scale=-math.log(1e-6))
+MAX_LOG_SHAPE = -math.log(1e-6)
 NEGATIVE_WEIGHT = 0.1  # of cells away from all objects in the location loss
 CELLS_PER_SAMPLE = 200  # the location loss is divided by the number of cells / this
 FOCAL = Focal(alpha=0.25, gamma=2.0, label_smoothing=0.0)
@@ -57,7 +59,8 @@ class FeatureAdaption(nn.Module):
 class Guidance:
     """How locations and shapes of anchors are learned.
 
-    base_scale: side of a level's square in strides; location_target: cells at objects' centres are
+    base_scale: side of a level's square in strides; shape_std: the network's outputs times this are
+    the logarithms of the sides over the square's; location_target: cells at objects' centres are
     positive ("center"), or all others are ("rest"): MMDetection's loss since 2.0, which counts its
     classes from 0, takes their label 1 for background; center_ratio, ignore_ratio: share of an
     object's sides within which cells of its level are positive, or not negative; assigner and
@@ -67,6 +70,7 @@ class Guidance:
     """
 
     base_scale: float
+    shape_std: float
     location_target: str
     center_ratio: float
     ignore_ratio: float
@@ -131,7 +135,7 @@ class Guidance:
         positive = (sampled >= 0).flatten().nonzero().squeeze(1)
         objects = objects_of(sampled, positive, targets)
         boxes = torch.cat([target.boxes for target in targets])[objects]
-        anchors = guided_boxes(
+        anchors = self._anchors(
             shapes.flatten(0, 1)[positive], squares.take(positive % sampled.shape[1])
         )
         counts = [(sampled >= 0).sum(dim=1), (sampled == NEGATIVE).sum(dim=1)]
@@ -139,6 +143,22 @@ class Guidance:
         assert isinstance(samples, Tensor)
         total = bounded_iou_terms(anchors, boxes).sum()
         return self.shape_weight * total / all_rank_mean(samples)
+
+    def anchors(self, maps: Sequence[Tensor], squares: Priors) -> list[Priors]:
+        """The anchors of each image, from shapes (B, 2, h, w); without a gradient."""
+        shapes = flatten_levels(tuple(maps), 2).detach()
+        return [
+            Priors(
+                self._anchors(image, squares), squares.centers, squares.strides, squares.level_sizes
+            )
+            for image in shapes
+        ]
+
+    def _anchors(self, shapes: Tensor, squares: Priors) -> Tensor:
+        """Anchors (M, 4) from shapes (M, 2)."""
+        deltas = torch.cat([torch.zeros_like(shapes), shapes], dim=1).float()
+        coder = DeltaCoder((self.shape_std,) * 4, max_log_scale=MAX_LOG_SHAPE)
+        return coder.decode(deltas, squares)
 
     def _match(self, approximations: Priors, squares: Priors, target: Target) -> Tensor:
         """(P,) int64: the object whose shape each cell learns, NEGATIVE or IGNORED; cells in the
@@ -152,19 +172,58 @@ class Guidance:
         return ignore_inside(matched, squares.centers, target.ignore_boxes)
 
 
-def guided_boxes(shapes: Tensor, squares: Priors) -> Tensor:
-    """Anchors (M, 4) from logarithms of side over the square's side, shapes (M, 2)."""
-    deltas = torch.cat([torch.zeros_like(shapes), shapes], dim=1).float()
-    return SHAPE_CODER.decode(deltas, squares)
+def build_guidance(
+    strides: Sequence[int], options: Mapping[str, Any]
+) -> tuple[PriorGrid, PriorGrid, Guidance]:
+    """Squares, approximations and rule on maps of these strides, from its section of a recipe."""
+    rest = dict(options)
+    shapes = {name: rest.pop(name) for name in ("scales_per_octave", "ratios")}
+    base_scale = rest["base_scale"]
+    approximations = build_anchors(
+        strides, base_scale=base_scale, **shapes, sizes=None, round_corners=False, fit_grid=False
+    )
+    thresholds = rest.pop("shape_assigner")
+    guidance = Guidance(
+        assigner=MaxIoUAssigner(**thresholds, group=approximations.num_anchors),
+        sampler=RandomSampler(**rest.pop("sampler")),
+        **rest,
+    )
+    return PriorGrid(square_shapes(strides, base_scale), strides), approximations, guidance
 
 
-def guided_priors(maps: Sequence[Tensor], squares: Priors) -> list[Priors]:
-    """The anchors of each image, from shapes (B, 2, h, w); without a gradient."""
-    shapes = flatten_levels(tuple(maps), 2).detach()
-    return [
-        Priors(guided_boxes(image, squares), squares.centers, squares.strides, squares.level_sizes)
-        for image in shapes
-    ]
+def location_and_shape(channels: int) -> tuple[Conv2d, Conv2d]:
+    """The 1x1 convolutions to a location's logit, rare in the beginning, and to a shape."""
+    location, shape = Conv2d(channels, 1, 1), Conv2d(channels, 2, 1)
+    nn.init.normal_(location.weight, std=0.01)
+    nn.init.normal_(shape.weight, std=0.01)
+    assert shape.bias is not None
+    nn.init.zeros_(shape.bias)
+    start_rare(location)
+    return location, shape
+
+
+def assign_guided(
+    assigner: Assigner, anchors: Sequence[Priors], targets: Sequence[Target]
+) -> Tensor:
+    """(B, P) int64 as `assign_batch` gives it, with the anchors of each image; those whose cell
+    lies in the padding are ignored."""
+    return torch.cat(
+        [
+            assign_batch(assigner, own, [target], padding="ignored")
+            for own, target in zip(anchors, targets, strict=True)
+        ]
+    )
+
+
+def joined_anchors(anchors: Sequence[Priors]) -> Priors:
+    """The anchors of all images, one after another, as a single level."""
+    boxes = torch.cat([own.boxes for own in anchors])
+    return Priors(
+        boxes,
+        torch.cat([own.centers for own in anchors]),
+        torch.cat([own.strides for own in anchors]),
+        (len(boxes),),
+    )
 
 
 def _region(cells: Tensor, ratio: float, size: tuple[int, int]) -> Tensor:

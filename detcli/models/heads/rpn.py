@@ -18,7 +18,8 @@ from torchvision.ops import batched_nms
 from detcli.assign import IGNORED, Assigner, RandomSampler, build_assigner, ignore_inside
 from detcli.layers.conv import Conv2d
 from detcli.losses import build_box_loss, build_class_loss
-from detcli.models.heads.matching import assign_batch, collect_matches
+from detcli.models.heads.density_branch import DensityBranch, DensityNet, level_densities
+from detcli.models.heads.matching import Matches, assign_batch, collect_matches
 from detcli.models.heads.prior_grid import PriorGrid, build_anchors
 from detcli.models.heads.terms import Criterion, box_term, class_term
 from detcli.models.heads.tower import flatten_levels
@@ -36,10 +37,20 @@ TrainedAnchors: TypeAlias = Literal["all", "cell_inside", "box_inside"]
 
 class RPNOutputs(NamedTuple):
     """Raw predictions, one entry per level, channels anchor-major: class_logits (B, A, h, w) of
-    "there is an object"; boxes (B, A * 4, h, w), deltas."""
+    "there is an object"; boxes (B, A * 4, h, w), deltas; density (B, A, h, w), empty without a
+    density branch."""
 
     class_logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
+    density: tuple[Tensor, ...]
+
+
+class Proposals(NamedTuple):
+    """boxes (N, 4) xyxy of each image, best first; densities (N,) of each image, () where they are
+    not predicted."""
+
+    boxes: tuple[Tensor, ...]
+    densities: tuple[Tensor, ...]
 
 
 class Limits(NamedTuple):
@@ -55,13 +66,14 @@ class ProposalRule:
 
     The best of each level are decoded and cut at the image's sides; boxes with a side of at most
     min_side_px are dropped, then those that overlap a better one of their level by more than
-    iou_threshold; the best of all levels stay. train, test: how many.
+    iou_threshold; the best of all levels stay. train, test: how many; coder: of the boxes.
     """
 
     iou_threshold: float
     min_side_px: float
     train: Limits
     test: Limits
+    coder: DeltaCoder
 
     def select(
         self,
@@ -70,30 +82,33 @@ class ProposalRule:
         priors: Sequence[Priors],
         limits: Limits,
         size: tuple[int, int],
-    ) -> Tensor:
-        """Proposals (N, 4) xyxy of an image of `size` (height, width), best first; per level scores
-        (p,) and deltas (p, 4) of its anchors. Equal scores: the earlier level, then anchor."""
-        boxes, kept, levels = [], [], []
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals (N, 4) xyxy of an image of `size` (height, width), best first, and the places
+        (N,) int64 of their anchors among those of all levels; per level scores (p,) and deltas
+        (p, 4) of its anchors. Equal scores: the earlier level, then anchor."""
+        boxes, kept, levels, places, first = [], [], [], [], 0
         for level, (score, deltas, anchors) in enumerate(zip(scores, encoded, priors, strict=True)):
             order = score.argsort(descending=True, stable=True)[: limits.topk_per_level]
-            decoded = DeltaCoder().decode(deltas[order], anchors.take(order))
+            decoded = self.coder.decode(deltas[order], anchors.take(order))
             clipped = clip_boxes(decoded, size)
             large = (clipped[:, 2:] - clipped[:, :2] > self.min_side_px).all(dim=1)
             boxes.append(clipped[large])
             kept.append(score[order][large])
             levels.append(torch.full_like(order[large], level))
+            places.append(order[large] + first)
+            first += len(anchors)
         joined, score = torch.cat(boxes), torch.cat(kept)
         # in the given order again, because ties come out in any
         survivors = batched_nms(joined, score, torch.cat(levels), self.iou_threshold).sort().values
         best = score[survivors].argsort(descending=True, stable=True)[: limits.max_per_image]
-        return joined[survivors[best]]
+        return joined[survivors[best]], torch.cat(places)[survivors[best]]
 
 
 class RPN(nn.Module):
     """A 3x3 convolution with a ReLU, then for each anchor whether it is an object, and deltas.
 
-    Both losses are divided by the sum over the images of max(1, positives) + max(1, negatives), as
-    in MMDetection.
+    Its losses are those of `anchor_losses`. density: also predict the density of each anchor's
+    object, from the same map; None: not.
     """
 
     def __init__(
@@ -105,6 +120,7 @@ class RPN(nn.Module):
         sampler: RandomSampler,
         trained_anchors: TrainedAnchors,
         proposals: ProposalRule,
+        density: DensityBranch | None,
     ) -> None:
         super().__init__()
         self.anchors = anchors
@@ -119,49 +135,46 @@ class RPN(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+        self.density_branch = density
+        self.density = None if density is None else DensityNet(channels, anchors.num_anchors)
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
         """Raw predictions from maps (B, D, h, w)."""
         hidden = [F.relu_(self.conv(level)) for level in maps]
-        return RPNOutputs(
-            tuple(self.class_logits(level) for level in hidden),
-            tuple(self.box(level) for level in hidden),
-        )
+        logits = tuple(self.class_logits(level) for level in hidden)
+        boxes = tuple(self.box(level) for level in hidden)
+        density = () if self.density is None else tuple(map(self.density, maps, logits, boxes))
+        return RPNOutputs(logits, boxes, density)
 
     def loss(
         self, outputs: RPNOutputs, targets: Sequence[Target], canvas: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Terms "rpn_class" and "rpn_box", float32 scalars, of sampled anchors."""
+        """Terms "rpn_class", "rpn_box" and, with that branch, "rpn_density", float32 scalars, of
+        sampled anchors."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             priors = self.anchors(outputs.boxes, canvas)
-            matched = self._assign(priors, targets)
-            matched = torch.stack([self.sampler(row) for row in matched])
-            objects = [replace(t, labels=torch.zeros_like(t.labels)) for t in targets]
-            matches = collect_matches(matched, objects, num_classes=1)
-            negatives = (matches.labels == 1).sum(dim=1)
-            sampled = matches.positives_per_image.clamp(min=1) + negatives.clamp(min=1)
-            count = all_rank_mean(sampled.sum().float())
-            encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
+            matches = sampled_matches(self._assign(priors, targets), targets, self.sampler)
             positive = priors.take(matches.prior_index())
-            classes = class_term(self.criterion, outputs.class_logits, matches.labels, 1, None)
-            box = box_term(self.criterion, DeltaCoder(), encoded, matches, positive)
-            return {"rpn_class": classes / count, "rpn_box": box / count}
+            return anchor_losses(
+                self.criterion,
+                self.proposals.coder,
+                outputs,
+                matches,
+                positive,
+                more=density_terms(self.density_branch, outputs.density, matches, targets),
+            )
 
     @torch.no_grad()
     def propose(
         self, outputs: RPNOutputs, canvas: tuple[int, int], sizes: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, ...]:
-        """Proposals (N, 4) xyxy of each image, best first, inside its `sizes` (height, width); as
-        many as the module's mode, training or not, allows. Without a gradient."""
+    ) -> Proposals:
+        """Proposals of each image inside its `sizes` (height, width); as many as the module's mode,
+        training or not, allows. Without a gradient."""
         limits = self.proposals.train if self.training else self.proposals.test
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             priors = self.anchors(outputs.boxes, canvas).split()
-            scores = [
-                flatten_levels((level,), 1).squeeze(2).float().sigmoid()
-                for level in outputs.class_logits
-            ]
-            encoded = [flatten_levels((level,), 4).float() for level in outputs.boxes]
-            return tuple(
+            scores, encoded = scores_and_deltas(outputs)
+            chosen = [
                 self.proposals.select(
                     [level[image] for level in scores],
                     [level[image] for level in encoded],
@@ -170,6 +183,10 @@ class RPN(nn.Module):
                     size,
                 )
                 for image, size in enumerate(sizes)
+            ]
+            return Proposals(
+                tuple(boxes for boxes, _ in chosen),
+                densities_at([places for _, places in chosen], outputs.density),
             )
 
     def _assign(self, priors: Priors, targets: Sequence[Target]) -> Tensor:
@@ -196,11 +213,28 @@ def build_rpn(
     trained_anchors: TrainedAnchors,
     box_loss: Mapping[str, Any],
     proposals: Mapping[str, Any],
+    density_branch: Mapping[str, float] | None,
 ) -> RPN:
     """The network on maps of these strides, from its section of a recipe."""
-    rule = dict(proposals)
+    return RPN(
+        channels,
+        anchors=build_anchors(strides, **anchors),
+        criterion=build_rpn_criterion(assigner, enlarge_small, box_loss),
+        sampler=RandomSampler(**sampler),
+        trained_anchors=trained_anchors,
+        proposals=build_proposal_rule(proposals, DeltaCoder()),
+        density=DensityBranch(**density_branch) if density_branch else None,
+    )
+
+
+def build_rpn_criterion(
+    assigner: Mapping[str, Any],
+    enlarge_small: Mapping[str, float] | None,
+    box_loss: Mapping[str, Any],
+) -> Criterion:
+    """Cross entropy of "there is an object", and the box loss of these sections of a recipe."""
     options = dict(box_loss)
-    criterion = Criterion(
+    return Criterion(
         build_assigner(**assigner, enlarge_small=enlarge_small),
         build_class_loss("bce", weight=1.0, label_smoothing=0.0),
         mining=None,
@@ -208,16 +242,74 @@ def build_rpn(
         class_weights=None,
         box_loss=build_box_loss(**options),
     )
-    return RPN(
-        channels,
-        anchors=build_anchors(strides, **anchors),
-        criterion=criterion,
-        sampler=RandomSampler(**sampler),
-        trained_anchors=trained_anchors,
-        proposals=ProposalRule(
-            train=Limits(**rule.pop("train")), test=Limits(**rule.pop("test")), **rule
-        ),
-    )
+
+
+def build_proposal_rule(proposals: Mapping[str, Any], coder: DeltaCoder) -> ProposalRule:
+    """The rule of this section of a recipe."""
+    options = dict(proposals)
+    train, test = Limits(**options.pop("train")), Limits(**options.pop("test"))
+    return ProposalRule(train=train, test=test, coder=coder, **options)
+
+
+def sampled_matches(matched: Tensor, targets: Sequence[Target], sampler: RandomSampler) -> Matches:
+    """Objects of the anchors drawn from `matched` (B, P), which `assign_batch` made; the label of
+    each object is 0, of background 1."""
+    drawn = torch.stack([sampler(row) for row in matched])
+    objects = [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
+    return collect_matches(drawn, objects, num_classes=1)
+
+
+def anchor_losses(
+    criterion: Criterion,
+    coder: DeltaCoder,
+    outputs: Any,
+    matches: Matches,
+    positive: Priors,
+    *,
+    more: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Terms "rpn_class" and "rpn_box", float32 scalars, of outputs with `class_logits` and `boxes`
+    as in `RPNOutputs`, and those of `more`; `positive`: the anchors (M,) that have an object.
+
+    All are divided by the sum over the images of max(1, positives) + max(1, negatives), as in
+    MMDetection.
+    """
+    negatives = (matches.labels == 1).sum(dim=1)
+    sampled = matches.positives_per_image.clamp(min=1) + negatives.clamp(min=1)
+    count = all_rank_mean(sampled.sum().float())
+    encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
+    classes = class_term(criterion, outputs.class_logits, matches.labels, 1, None)
+    box = box_term(criterion, coder, encoded, matches, positive)
+    terms = {"rpn_class": classes, "rpn_box": box, **more}
+    return {name: total / count for name, total in terms.items()}
+
+
+def density_terms(
+    branch: DensityBranch | None,
+    maps: tuple[Tensor, ...],
+    matches: Matches,
+    targets: Sequence[Target],
+) -> dict[str, Tensor]:
+    """The term "rpn_density", summed over the anchors, where there is such a branch."""
+    return {} if branch is None else {"rpn_density": branch.loss(maps, matches, targets)}
+
+
+def densities_at(places: Sequence[Tensor], maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """(N,) of each image: the densities of maps (B, A, h, w) of the anchors at `places` (N,); () of
+    no maps."""
+    if not maps:
+        return ()
+    densities = torch.cat(level_densities(maps), dim=1)  # (B, P)
+    return tuple(image[rows] for image, rows in zip(densities, places, strict=True))
+
+
+def scores_and_deltas(outputs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Per level the probabilities (B, p) that its anchors are objects, and their deltas (B, p, 4),
+    float32, of outputs with `class_logits` and `boxes` as in `RPNOutputs`."""
+    scores = [
+        flatten_levels((level,), 1).squeeze(2).float().sigmoid() for level in outputs.class_logits
+    ]
+    return scores, [flatten_levels((level,), 4).float() for level in outputs.boxes]
 
 
 def _by_shape(priors: Priors, num_anchors: int) -> tuple[Priors, Tensor]:

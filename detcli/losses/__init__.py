@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from detcli.losses import box
-from detcli.losses.box import BoxLoss
+from detcli.losses.box import BoxLoss, KLLoss
 from detcli.losses.centerness import centerness_loss, centerness_target
 from detcli.losses.classification import (
     BinaryCrossEntropy,
@@ -28,15 +28,18 @@ from detcli.losses.softmax import AMSoftmax, Softmax, SoftmaxFormula, SoftmaxLos
 __all__ = [
     "BOX_LOSSES",
     "CLASS_LOSSES",
+    "KL",
     "MINING",
     "SOFTMAX_LOSSES",
     "BoxLoss",
     "ClassLoss",
+    "KLLoss",
     "Mining",
     "SoftmaxLoss",
     "build_box_loss",
     "build_class_loss",
     "build_mining",
+    "build_side_loss",
     "centerness_loss",
     "centerness_target",
 ]
@@ -66,6 +69,7 @@ BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "eiou": box.eiou_terms,
     "focal_eiou": box.focal_eiou_terms,
 }
+KL = "kl"  # beside these, where the head also predicts the variance of each side
 CODE_LOSSES = ("l1", "l2", "smooth_l1")  # compare what the head regresses, the others boxes
 BOX_OPTIONS = {"smooth_l1": "beta", "iou": "form", "focal_eiou": "gamma"}
 
@@ -78,6 +82,11 @@ def build_class_loss(name: str, *, weight: float, **keywords: Any) -> ClassLoss 
     if name in SOFTMAX_LOSSES:
         return SoftmaxLoss(SOFTMAX_LOSSES[name](**keywords), weight)
     return ClassLoss(CLASS_LOSSES[name](**keywords), weight)
+
+
+def build_side_loss(name: str, *, weight: float, **options: Any) -> BoxLoss | KLLoss:
+    """As `build_box_loss`, and "kl" for a head that predicts how uncertain each side is."""
+    return KLLoss(weight) if name == KL else build_box_loss(name, weight=weight, **options)
 
 
 def build_box_loss(name: str, *, weight: float, **options: Any) -> BoxLoss:

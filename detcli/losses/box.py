@@ -22,6 +22,8 @@ MIN_IOU = 1e-6  # the IoU loss of boxes that do not meet is -log of this, with g
 MIN_SIDE = 1e-3
 BOUNDED_IOU_BETA = 0.2
 MIN_ALPHA_TERM = 1e-7  # of CIoU: two equal boxes give 0 / this and not 0 / 0
+# Of a side's error: standard deviations from 0.7 % to 150 times the unit. Keeps exp() finite.
+MAX_LOG_VARIANCE = 10.0
 
 # (pred (M, 4), target (M, 4)) -> (M,) the loss of each pair
 Terms: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -53,6 +55,44 @@ class BoxLoss:
         each = self.terms(pred.to(dtype), target.to(dtype))
         total = each.sum() if weights is None else (each * weights).sum()
         return total * self.weight
+
+
+@dataclass(frozen=True)
+class KLLoss:
+    """Weighted sum over samples of the KL loss of their four sides (He et al. 2019, arXiv
+    1809.08545, equations 9 and 10), for heads that also predict how uncertain each side is.
+
+    A side whose error is e, with the predicted alpha = log variance of e, has
+    exp(-alpha) smooth_l1(e) + alpha / 2, smooth_l1 with a slope of 1 from |e| = 1 on; it may be
+    below 0. Deviation: alpha is limited, see `deviation`. weight: factor of the sum.
+    """
+
+    weight: float
+
+    def __call__(self, errors: Tensor, alpha: Tensor, weights: Tensor | None) -> Tensor:
+        """Weighted sum, a float32 scalar (float64 for float64); errors, alpha (M, 4), weights (M,)
+        or None. Exact zero that keeps the graph for M = 0.
+
+        Raises ValueError on other shapes.
+        """
+        check_shape("errors", errors, None, 4)
+        check_shape("alpha", alpha, len(errors), 4)
+        if weights is not None:
+            check_shape("weights", weights, len(errors))
+        dtype = torch.promote_types(errors.dtype, torch.float32)
+        alpha = alpha.to(dtype).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        distance = F.smooth_l1_loss(
+            errors.to(dtype), torch.zeros_like(alpha), reduction="none", beta=1.0
+        )
+        each = ((-alpha).exp() * distance + alpha / 2).sum(dim=1)
+        total = each.sum() if weights is None else (each * weights).sum()
+        return total * self.weight
+
+
+def deviation(alpha: Tensor) -> Tensor:
+    """Standard deviation exp(alpha / 2) of a predicted log variance alpha, of any shape, which is
+    limited to +-MAX_LOG_VARIANCE."""
+    return (alpha.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE) / 2).exp()
 
 
 def l1_terms(pred: Tensor, target: Tensor) -> Tensor:

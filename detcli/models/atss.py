@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
 from detcli.models.heads.auxiliary import Auxiliary
-from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.decode import Selection, class_probabilities, decode_batch
 from detcli.models.heads.dense_loss import dense_loss
-from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
+from detcli.models.heads.estimates import (
+    Estimates,
+    build_estimates,
+    estimate_level,
+    stack_levels,
+)
 from detcli.models.heads.matching import Matches, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
@@ -40,22 +45,24 @@ class ATSSOutputs(NamedTuple):
     """Raw predictions, one entry per level.
 
     class_logits (B, C, h, w); boxes (B, 4, h, w): deltas, or with regression "point" distances in
-    strides; centerness (B, 1, h, w): logits; iou (B, 1, h, w): logits, empty without an IoU
-    branch; auxiliary: the outputs of the auxiliary head, in training and where there is one;
-    canvas: (height, width) of the padded batch.
+    strides; centerness (B, 1, h, w): logits; iou, sigma and density: see `EstimateMaps`; auxiliary:
+    the outputs of the auxiliary head, in training and where there is one; canvas: (height, width)
+    of the padded batch.
     """
 
     class_logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     centerness: tuple[Tensor, ...]
     iou: tuple[Tensor, ...]
+    sigma: tuple[Tensor, ...]
+    density: tuple[Tensor, ...]
     auxiliary: tuple[ATSSOutputs, ...]
     canvas: tuple[int, int]
 
 
 class ATSSHead(nn.Module):
-    """Two towers, shared by all levels; centre-ness and, with `iou`, a predicted IoU are on the
-    box tower.
+    """Two towers, shared by all levels; centre-ness is on the box tower, beside which there may be
+    `estimates`.
 
     Each level multiplies its box prediction by a scale that it learns.
     """
@@ -67,7 +74,7 @@ class ATSSHead(nn.Module):
         num_classes: int,
         num_levels: int,
         branches: Branches,
-        iou: bool,
+        estimates: Estimates,
         distances: bool,
     ) -> None:
         super().__init__()
@@ -78,19 +85,20 @@ class ATSSHead(nn.Module):
         self.class_logits = branches.class_prediction(channels, num_classes)
         self.box = branches.prediction(channels, 4)
         self.centerness = branches.prediction(channels, 1)
-        self.iou = branches.prediction(channels, 1) if iou else None
+        self.iou, self.sigma, self.density = estimates.layers(branches, channels, 1)
         self.level_scales = nn.Parameter(torch.ones(num_levels))
 
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Class logits (B, C, h, w), boxes (B, 4, h, w), centre-ness and predicted IoU
-        (B, 1, h, w) of a level."""
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
+        """Class logits (B, C, h, w), boxes (B, 4, h, w), centre-ness (B, 1, h, w) and
+        `LevelEstimates` of a level (B, D, h, w)."""
         box_features = self.box_tower(x)
         boxes = self.box(box_features).float() * self.level_scales[level]
+        logits = self.class_logits(self.class_tower(x))
         return (
-            self.class_logits(self.class_tower(x)),
+            logits,
             F.relu(boxes) if self.distances else boxes,
             self.centerness(box_features),
-            None if self.iou is None else self.iou(box_features),
+            *estimate_level(self, x, box_features, logits, boxes),
         )
 
 
@@ -99,8 +107,8 @@ class ATSS(nn.Module):
 
     Class and centre-ness terms are divided by the sum over the images of max(1, positives); the
     box term is weighted by the centre-ness targets and divided by their sum (at least 1).
-    Anchors whose cell lies in the padding of their image take no part. The term of an IoU branch
-    is divided like the class term.
+    Anchors whose cell lies in the padding of their image take no part. The terms of `estimates`
+    are divided like the class term.
     """
 
     def __init__(
@@ -114,7 +122,7 @@ class ATSS(nn.Module):
         criterion: Criterion,
         centerness_weight: float,
         selection: Selection,
-        iou_branch: IoUBranch | None,
+        estimates: Estimates,
         auxiliary: Auxiliary | None,
     ) -> None:
         super().__init__()
@@ -126,7 +134,7 @@ class ATSS(nn.Module):
         self.criterion = criterion
         self.centerness_weight = centerness_weight
         self.selection = selection
-        self.iou_branch = iou_branch
+        self.estimates = estimates
         self.auxiliary = auxiliary
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> ATSSOutputs:
@@ -139,15 +147,19 @@ class ATSS(nn.Module):
         return outputs._replace(auxiliary=(_predict(self.auxiliary.head, maps, canvas),))
 
     def loss(self, outputs: ATSSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
-        with their weights; those of the auxiliary head begin with "aux_"."""
+        """Terms "class", "box", "centerness" and, with those branches, "iou" and "density", float32
+        scalars with their weights; those of the auxiliary head begin with "aux_"."""
         priors = self.anchors(outputs.boxes, outputs.canvas)
         return dense_loss(
             self, outputs, outputs.auxiliary, targets, priors=priors, padding="ignored"
         )
 
     def head_loss(
-        self, outputs: ATSSOutputs, priors: Priors, matches: Matches
+        self,
+        outputs: ATSSOutputs,
+        priors: Priors,
+        matches: Matches,
+        targets: Sequence[Target],
     ) -> dict[str, Tensor]:
         """The terms of one head."""
         encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive]
@@ -155,7 +167,8 @@ class ATSS(nn.Module):
         positive = priors.take(matches.prior_index())
         seen = self.criterion.seen_boxes(matches.boxes)
         wanted = centerness_target(side_distances(positive.centers, seen))
-        box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
+        alpha = self.estimates.alpha(outputs, matches)
+        box = box_term(self.criterion, self.coder, encoded, matches, positive, wanted, alpha)
         centerness = flatten_levels(outputs.centerness, 1).flatten()[matches.positive]
         center = centerness_loss(centerness, wanted)
         classes = class_term(
@@ -167,13 +180,13 @@ class ATSS(nn.Module):
         )
         losses = {
             "class": classes / count,
-            "box": box / all_rank_mean(wanted.sum()).clamp(min=1),
+            "box": box / all_rank_mean(wanted.sum(), at_least=1),
             "centerness": self.centerness_weight * center / count,
         }
-        if self.iou_branch is not None:
-            iou = self.iou_branch.loss(outputs.iou, self.coder, encoded, matches, positive)
-            losses["iou"] = iou / count
-        return losses
+        more = self.estimates.losses(
+            outputs, encoded, matches, targets, coder=self.coder, priors=positive
+        )
+        return losses | {term: total / count for term, total in more.items()}
 
     @torch.no_grad()
     def decode(
@@ -182,31 +195,21 @@ class ATSS(nn.Module):
         """Candidates of each image; scores are class probability x centre-ness.
 
         With an IoU branch, class probability^(1 - alpha) x predicted IoU^alpha takes the place of
-        the class probability, and the candidates have the column `iou`.
+        the class probability. What is estimated is in the columns `iou`, `sigma` and `density`.
         """
-        priors = self.anchors(outputs.boxes, outputs.canvas).split()
-        scores = [
-            flatten_levels((level,), self.head.num_classes).float().sigmoid()
-            for level in outputs.class_logits
-        ]
-        encoded = [flatten_levels((level,), 4) for level in outputs.boxes]
-        centerness = [level.float().sigmoid().flatten(1) for level in outputs.centerness]
-        ious = level_ious(outputs.iou)
-        if self.iou_branch is not None:
-            scores = self.iou_branch.rate(scores, ious)
-        return [
-            decode_image(
-                [level[image] for level in scores],
-                [level[image] for level in encoded],
-                [level[image] for level in centerness],
-                priors=priors,
-                coder=self.coder,
-                selection=self.selection,
-                size=size,
-                columns=iou_column(ious, image),
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        priors = self.anchors(outputs.boxes, outputs.canvas)
+        columns = self.estimates.columns(outputs, self.coder, priors)
+        scores = class_probabilities(outputs.class_logits, self.head.num_classes)
+        return decode_batch(
+            self.estimates.rate(scores, columns),
+            outputs.boxes,
+            image_sizes,
+            priors=priors,
+            coder=self.coder,
+            selection=self.selection,
+            factors=[level.float().sigmoid().flatten(1) for level in outputs.centerness],
+            columns=columns,
+        )
 
 
 def build_atss(
@@ -225,19 +228,21 @@ def build_atss(
     score_threshold: float,
     topk_per_level: int,
     iou_branch: Mapping[str, float] | None,
+    density_branch: Mapping[str, float] | None,
     auxiliary: Mapping[str, Any] | None,
     enlarge_small: Mapping[str, float] | None,
 ) -> ATSS:
     """ATSS from the model section of a recipe."""
     trunk, pyramid = build_pyramid(backbone, neck)
     distances = regression == "point"
+    estimates = build_estimates(iou_branch, density_branch, box_loss)
     build_head = partial(
         ATSSHead,
         pyramid.out_channels,
         num_classes=num_classes,
         num_levels=len(pyramid.strides),
         distances=distances,
-        iou=iou_branch is not None,
+        estimates=estimates,
         branches=Branches(**head),
     )
     return ATSS(
@@ -251,13 +256,12 @@ def build_atss(
         ),
         centerness_weight=centerness_weight,
         selection=Selection(score_threshold, topk_per_level),
-        iou_branch=IoUBranch(**iou_branch) if iou_branch else None,
+        estimates=estimates,
         auxiliary=Auxiliary(build_head(), **auxiliary) if auxiliary else None,
     )
 
 
 def _predict(head: nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]) -> ATSSOutputs:
     levels = [head(features, level) for level, features in enumerate(maps)]
-    logits, boxes, centerness, ious = zip(*levels, strict=True)
-    iou = tuple(level for level in ious if level is not None)
-    return ATSSOutputs(logits, boxes, centerness, iou, (), canvas)
+    logits, boxes, centerness, iou, sigma, density = stack_levels(levels)
+    return ATSSOutputs(logits, boxes, centerness, iou, sigma, density, (), canvas)

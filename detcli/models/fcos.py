@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
 from detcli.models.heads.auxiliary import Auxiliary
-from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.decode import Selection, class_probabilities, decode_batch
 from detcli.models.heads.dense_loss import dense_loss
-from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
+from detcli.models.heads.estimates import (
+    Estimates,
+    build_estimates,
+    estimate_level,
+    stack_levels,
+)
 from detcli.models.heads.matching import Matches
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
@@ -42,22 +47,24 @@ class FCOSOutputs(NamedTuple):
     """Raw predictions, one entry per level.
 
     class_logits (B, C, h, w); boxes (B, 4, h, w): distances in pixels, or in strides where the
-    detector says so, or with regression "box" deltas; centerness (B, 1, h, w): logits;
-    iou (B, 1, h, w): logits, empty without an IoU branch; auxiliary: the outputs of the auxiliary
-    head, in training and where there is one; canvas: (height, width) of the padded batch.
+    detector says so, or with regression "box" deltas; centerness (B, 1, h, w): logits; iou, sigma
+    and density: see `EstimateMaps`; auxiliary: the outputs of the auxiliary head, in training and
+    where there is one; canvas: (height, width) of the padded batch.
     """
 
     class_logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     centerness: tuple[Tensor, ...]
     iou: tuple[Tensor, ...]
+    sigma: tuple[Tensor, ...]
+    density: tuple[Tensor, ...]
     auxiliary: tuple[FCOSOutputs, ...]
     canvas: tuple[int, int]
 
 
 class FCOSHead(nn.Module):
-    """Two towers, shared by all levels; centre-ness is on one of them, with `iou` a predicted IoU
-    on the box tower.
+    """Two towers, shared by all levels; centre-ness is on one of them, beside which there may be
+    `estimates`.
 
     Each level multiplies its box prediction by a scale that it learns; `activation` then makes
     distances of it.
@@ -72,7 +79,7 @@ class FCOSHead(nn.Module):
         branches: Branches,
         conv_bias: bool,
         centerness_on: str,
-        iou: bool,
+        estimates: Estimates,
         activation: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
@@ -84,20 +91,21 @@ class FCOSHead(nn.Module):
         self.class_logits = branches.class_prediction(channels, num_classes)
         self.box = branches.prediction(channels, 4)
         self.centerness = branches.prediction(channels, 1)
-        self.iou = branches.prediction(channels, 1) if iou else None
+        self.iou, self.sigma, self.density = estimates.layers(branches, channels, 1)
         self.level_scales = nn.Parameter(torch.ones(num_levels))
 
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Class logits (B, C, h, w), boxes (B, 4, h, w), centre-ness and predicted IoU
-        (B, 1, h, w) of a level."""
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
+        """Class logits (B, C, h, w), boxes (B, 4, h, w), centre-ness (B, 1, h, w) and
+        `LevelEstimates` of a level (B, D, h, w)."""
         class_features, box_features = self.class_tower(x), self.box_tower(x)
         on_box = self.centerness_on == "box"
         boxes = self.box(box_features).float() * self.level_scales[level]
+        logits = self.class_logits(class_features)
         return (
-            self.class_logits(class_features),
+            logits,
             self.activation(boxes),
             self.centerness(box_features if on_box else class_features),
-            None if self.iou is None else self.iou(box_features),
+            *estimate_level(self, x, box_features, logits, boxes),
         )
 
 
@@ -106,7 +114,7 @@ class FCOS(nn.Module):
 
     Class and centre-ness terms are divided by the positives of the whole batch (at least 1); the
     box term is weighted by the centre-ness targets and divided by their sum. Points in the
-    padding count as background. The term of an IoU branch is divided like the class term.
+    padding count as background. The terms of `estimates` are divided like the class term.
     """
 
     def __init__(
@@ -121,7 +129,7 @@ class FCOS(nn.Module):
         centerness_weight: float,
         selection: Selection,
         score: str,
-        iou_branch: IoUBranch | None,
+        estimates: Estimates,
         auxiliary: Auxiliary | None,
     ) -> None:
         super().__init__()
@@ -134,7 +142,7 @@ class FCOS(nn.Module):
         self.centerness_weight = centerness_weight
         self.selection = selection
         self.score = score
-        self.iou_branch = iou_branch
+        self.estimates = estimates
         self.auxiliary = auxiliary
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> FCOSOutputs:
@@ -147,21 +155,26 @@ class FCOS(nn.Module):
         return outputs._replace(auxiliary=(_predict(self.auxiliary.head, maps, canvas),))
 
     def loss(self, outputs: FCOSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "class", "box", "centerness" and, with that branch, "iou", float32 scalars
-        with their weights; those of the auxiliary head begin with "aux_"."""
+        """Terms "class", "box", "centerness" and, with those branches, "iou" and "density", float32
+        scalars with their weights; those of the auxiliary head begin with "aux_"."""
         priors = self.points(outputs.boxes, outputs.canvas)
         return dense_loss(self, outputs, outputs.auxiliary, targets, priors=priors, padding="seen")
 
     def head_loss(
-        self, outputs: FCOSOutputs, priors: Priors, matches: Matches
+        self,
+        outputs: FCOSOutputs,
+        priors: Priors,
+        matches: Matches,
+        targets: Sequence[Target],
     ) -> dict[str, Tensor]:
         """The terms of one head."""
         encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive]
-        count = all_rank_mean(matches.positives_per_image.sum().float()).clamp(min=1)
+        count = all_rank_mean(matches.positives_per_image.sum().float(), at_least=1)
         positive = priors.take(matches.prior_index())
         seen = self.criterion.seen_boxes(matches.boxes)
         wanted = centerness_target(side_distances(positive.centers, seen))
-        box = box_term(self.criterion, self.coder, encoded, matches, positive, weights=wanted)
+        alpha = self.estimates.alpha(outputs, matches)
+        box = box_term(self.criterion, self.coder, encoded, matches, positive, wanted, alpha)
         centerness = flatten_levels(outputs.centerness, 1).flatten()[matches.positive]
         center = centerness_loss(centerness, wanted)
         classes = class_term(
@@ -173,13 +186,13 @@ class FCOS(nn.Module):
         )
         losses = {
             "class": classes / count,
-            "box": box / all_rank_mean(wanted.sum()).clamp(min=MIN_CENTERNESS),
+            "box": box / all_rank_mean(wanted.sum(), at_least=MIN_CENTERNESS),
             "centerness": self.centerness_weight * center / count,
         }
-        if self.iou_branch is not None:
-            iou = self.iou_branch.loss(outputs.iou, self.coder, encoded, matches, positive)
-            losses["iou"] = iou / count
-        return losses
+        more = self.estimates.losses(
+            outputs, encoded, matches, targets, coder=self.coder, priors=positive
+        )
+        return losses | {term: total / count for term, total in more.items()}
 
     @torch.no_grad()
     def decode(
@@ -190,37 +203,30 @@ class FCOS(nn.Module):
         score "product": selected by class probability, then multiplied by the centre-ness;
         "sqrt_product": selected by the square root of that product, as in torchvision. With an
         IoU branch, class probability^(1 - alpha) x predicted IoU^alpha takes the place of the
-        class probability in both, and the candidates have the column `iou`.
+        class probability in both. What is estimated is in the columns `iou`, `sigma` and `density`.
         """
-        points = self.points(outputs.boxes, outputs.canvas).split()
-        scores = [
-            flatten_levels((level,), self.head.num_classes).float().sigmoid()
-            for level in outputs.class_logits
-        ]
-        encoded = [flatten_levels((level,), 4) for level in outputs.boxes]
+        points = self.points(outputs.boxes, outputs.canvas)
+        columns = self.estimates.columns(outputs, self.coder, points)
+        scores = self.estimates.rate(
+            class_probabilities(outputs.class_logits, self.head.num_classes), columns
+        )
         centerness = [level.float().sigmoid().flatten(1) for level in outputs.centerness]
-        ious = level_ious(outputs.iou)
-        if self.iou_branch is not None:
-            scores = self.iou_branch.rate(scores, ious)
         multiply_later = self.score == "product"
         if not multiply_later:
             scores = [
                 (level * factor[:, :, None]).sqrt()
                 for level, factor in zip(scores, centerness, strict=True)
             ]
-        return [
-            decode_image(
-                [level[image] for level in scores],
-                [level[image] for level in encoded],
-                [level[image] for level in centerness] if multiply_later else None,
-                priors=points,
-                coder=self.coder,
-                selection=self.selection,
-                size=size,
-                columns=iou_column(ious, image),
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        return decode_batch(
+            scores,
+            outputs.boxes,
+            image_sizes,
+            priors=points,
+            coder=self.coder,
+            selection=self.selection,
+            factors=centerness if multiply_later else None,
+            columns=columns,
+        )
 
 
 def build_fcos(
@@ -244,6 +250,7 @@ def build_fcos(
     score_threshold: float,
     topk_per_level: int,
     iou_branch: Mapping[str, float] | None,
+    density_branch: Mapping[str, float] | None,
     auxiliary: Mapping[str, Any] | None,
     enlarge_small: Mapping[str, float] | None,
 ) -> FCOS:
@@ -263,6 +270,7 @@ def build_fcos(
         coder, activation = DeltaCoder(delta_stds), _identity
     branches = dict(head)
     conv_bias = branches.pop("conv_bias")
+    estimates = build_estimates(iou_branch, density_branch, box_loss)
     build_head = partial(
         FCOSHead,
         pyramid.out_channels,
@@ -270,7 +278,7 @@ def build_fcos(
         num_levels=len(pyramid.strides),
         centerness_on=centerness_on,
         activation=activation,
-        iou=iou_branch is not None,
+        estimates=estimates,
         branches=Branches(**branches),
         conv_bias=conv_bias,
     )
@@ -291,16 +299,15 @@ def build_fcos(
         centerness_weight=centerness_weight,
         selection=Selection(score_threshold, topk_per_level),
         score=score,
-        iou_branch=IoUBranch(**iou_branch) if iou_branch else None,
+        estimates=estimates,
         auxiliary=Auxiliary(build_head(), **auxiliary) if auxiliary else None,
     )
 
 
 def _predict(head: nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]) -> FCOSOutputs:
     levels = [head(features, level) for level, features in enumerate(maps)]
-    logits, boxes, centerness, ious = zip(*levels, strict=True)
-    iou = tuple(level for level in ious if level is not None)
-    return FCOSOutputs(logits, boxes, centerness, iou, (), canvas)
+    logits, boxes, centerness, iou, sigma, density = stack_levels(levels)
+    return FCOSOutputs(logits, boxes, centerness, iou, sigma, density, (), canvas)
 
 
 def _identity(x: Tensor) -> Tensor:

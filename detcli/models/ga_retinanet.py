@@ -12,13 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detcli.assign import MaxIoUAssigner
-from detcli.assign.sampling import RandomSampler
-from detcli.layers.conv import Conv2d
-from detcli.models.heads.decode import Selection, decode_image
-from detcli.models.heads.guided import FeatureAdaption, Guidance, guided_priors
-from detcli.models.heads.matching import assign_batch, collect_matches, positives_of_each_image
-from detcli.models.heads.prior_grid import PriorGrid, build_anchors, square_shapes
+from detcli.models.heads.decode import Selection, decode_batch
+from detcli.models.heads.dense_loss import of_every_row
+from detcli.models.heads.guided import (
+    FeatureAdaption,
+    Guidance,
+    assign_guided,
+    build_guidance,
+    joined_anchors,
+    location_and_shape,
+)
+from detcli.models.heads.matching import collect_matches, positives_of_each_image
+from detcli.models.heads.prior_grid import PriorGrid
 from detcli.models.heads.terms import (
     Criterion,
     box_quality,
@@ -26,7 +31,7 @@ from detcli.models.heads.terms import (
     build_criterion,
     class_term,
 )
-from detcli.models.heads.tower import Branches, flatten_levels, start_rare
+from detcli.models.heads.tower import Branches, flatten_levels
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
@@ -58,17 +63,11 @@ class GARetinaNetHead(nn.Module):
         self.num_classes = num_classes
         self.class_tower = branches.tower(channels, bias=False)
         self.box_tower = branches.tower(channels, bias=False)
-        self.location = Conv2d(channels, 1, 1)
-        self.shape = Conv2d(channels, 2, 1)
+        self.location, self.shape = location_and_shape(channels)
         self.class_adaption = FeatureAdaption(channels)
         self.box_adaption = FeatureAdaption(channels)
         self.class_logits = branches.class_prediction(channels, num_classes)
         self.box = branches.prediction(channels, 4)
-        nn.init.normal_(self.location.weight, std=0.01)
-        nn.init.normal_(self.shape.weight, std=0.01)
-        assert self.shape.bias is not None
-        nn.init.zeros_(self.shape.bias)
-        start_rare(self.location)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Class logits (B, C, h, w), boxes (B, 4, h, w), shapes (B, 2, h, w) and locations
@@ -126,12 +125,15 @@ class GARetinaNet(nn.Module):
 
     def loss(self, outputs: GARetinaNetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class", "box", "location" and "shape", float32 scalars with their weights."""
+        targets = of_every_row(targets, outputs.boxes)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             squares = self.squares(outputs.boxes, outputs.canvas)
             approximations = self.approximations(outputs.boxes, outputs.canvas)
             shapes = flatten_levels(outputs.shapes, 2)
             return {
-                **self._anchor_terms(outputs, guided_priors(outputs.shapes, squares), targets),
+                **self._anchor_terms(
+                    outputs, self.guidance.anchors(outputs.shapes, squares), targets
+                ),
                 "location": self.guidance.location_loss(
                     outputs.locations, targets, self.squares.strides
                 ),
@@ -142,17 +144,12 @@ class GARetinaNet(nn.Module):
         self, outputs: GARetinaNetOutputs, anchors: Sequence[Priors], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """The terms "class" and "box", with the anchors of each image."""
-        matched = torch.cat(
-            [
-                assign_batch(self.criterion.assigner, own, [target], padding="ignored")
-                for own, target in zip(anchors, targets, strict=True)
-            ]
-        )  # (B, P)
+        matched = assign_guided(self.criterion.assigner, anchors, targets)  # (B, P)
         num_classes = self.head.num_classes
         matches = collect_matches(matched, targets, num_classes=num_classes)
         count = all_rank_mean(positives_of_each_image(matches))
         encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
-        positive = _joined(anchors).take(matches.positive)
+        positive = joined_anchors(anchors).take(matches.positive)
         box = box_term(self.criterion, self.coder, encoded, matches, positive)
         quality = box_quality(self.criterion, self.coder, encoded, matches, positive)
         classes = class_term(
@@ -166,26 +163,22 @@ class GARetinaNet(nn.Module):
     ) -> list[Candidates]:
         """Candidates of each image, from the cells where an anchor is probable enough; scores are
         the class probabilities."""
-        anchors = guided_priors(outputs.shapes, self.squares(outputs.boxes, outputs.canvas))
+        squares = self.squares(outputs.boxes, outputs.canvas)
+        anchors = self.guidance.anchors(outputs.shapes, squares)
         threshold = self.guidance.location_threshold
         scores = []
         for logits, location in zip(outputs.class_logits, outputs.locations, strict=True):
             there = flatten_levels((location,), 1).float().sigmoid() >= threshold  # (B, h w, 1)
             rows = flatten_levels((logits,), self.head.num_classes).float().sigmoid()
             scores.append(rows.where(there, 0.0))
-        encoded = [flatten_levels((level,), 4).float() for level in outputs.boxes]
-        return [
-            decode_image(
-                [level[image] for level in scores],
-                [level[image] for level in encoded],
-                None,
-                priors=anchors[image].split(),
-                coder=self.coder,
-                selection=self.selection,
-                size=size,
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        return decode_batch(
+            scores,
+            outputs.boxes,
+            image_sizes,
+            priors=anchors,
+            coder=self.coder,
+            selection=self.selection,
+        )
 
 
 def build_ga_retinanet(
@@ -204,42 +197,16 @@ def build_ga_retinanet(
 ) -> GARetinaNet:
     """RetinaNet with guided anchoring from the model section of a recipe."""
     trunk, pyramid = build_pyramid(backbone, neck)
-    options = dict(guidance)
-    shapes = {name: options.pop(name) for name in ("scales_per_octave", "ratios")}
-    base_scale = options["base_scale"]
-    approximations = build_anchors(
-        pyramid.strides,
-        base_scale=base_scale,
-        **shapes,
-        sizes=None,
-        round_corners=False,
-        fit_grid=False,
-    )
-    thresholds = options.pop("shape_assigner")
+    squares, approximations, rule = build_guidance(pyramid.strides, guidance)
     return GARetinaNet(
         trunk,
         pyramid,
         GARetinaNetHead(pyramid.out_channels, num_classes=num_classes, branches=Branches(**head)),
-        squares=PriorGrid(square_shapes(pyramid.strides, base_scale), pyramid.strides),
+        squares=squares,
         approximations=approximations,
-        guidance=Guidance(
-            assigner=MaxIoUAssigner(**thresholds, group=approximations.num_anchors),
-            sampler=RandomSampler(**options.pop("sampler")),
-            **options,
-        ),
+        guidance=rule,
         criterion=build_criterion(
             assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
         ),
         selection=Selection(score_threshold, topk_per_level),
-    )
-
-
-def _joined(anchors: Sequence[Priors]) -> Priors:
-    """The anchors of all images, one after another, as a single level."""
-    boxes = torch.cat([own.boxes for own in anchors])
-    return Priors(
-        boxes,
-        torch.cat([own.centers for own in anchors]),
-        torch.cat([own.strides for own in anchors]),
-        (len(boxes),),
     )

@@ -19,7 +19,7 @@ from detcli.layers.dropout import Dropout
 from detcli.models.fcos import FCOS, FCOSHead
 from detcli.models.heads.auxiliary import Auxiliary
 from detcli.models.heads.decode import Selection
-from detcli.models.heads.iou_branch import IoUBranch
+from detcli.models.heads.estimates import build_estimates
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import build_criterion
 from detcli.models.heads.tower import Branches
@@ -66,6 +66,7 @@ def build_nas_fcos(
     score_threshold: float,
     topk_per_level: int,
     iou_branch: Mapping[str, float] | None,
+    density_branch: Mapping[str, float] | None,
     auxiliary: Mapping[str, Any] | None,
     enlarge_small: Mapping[str, float] | None,
 ) -> FCOS:
@@ -75,6 +76,7 @@ def build_nas_fcos(
     anchor_scale: side, in strides, of the square box that assigners which need one look at.
     """
     trunk, pyramid = build_pyramid(backbone, neck)
+    estimates = build_estimates(iou_branch, density_branch, box_loss)
     build_head = partial(
         FCOSHead,
         pyramid.out_channels,
@@ -83,7 +85,7 @@ def build_nas_fcos(
         branches=SearchedBranches(num_convs=4, conv="plain", **head),
         conv_bias=False,
         centerness_on="class",
-        iou=iou_branch is not None,
+        estimates=estimates,
         activation=torch.exp,
     )
     shapes = square_shapes(pyramid.strides, anchor_scale)
@@ -99,6 +101,6 @@ def build_nas_fcos(
         centerness_weight=centerness_weight,
         selection=Selection(score_threshold, topk_per_level),
         score="product",
-        iou_branch=IoUBranch(**iou_branch) if iou_branch else None,
+        estimates=estimates,
         auxiliary=Auxiliary(build_head(), **auxiliary) if auxiliary else None,
     )

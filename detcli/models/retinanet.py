@@ -15,9 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.models.heads.auxiliary import Auxiliary
-from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.decode import Selection, class_probabilities, decode_batch
 from detcli.models.heads.dense_loss import dense_loss
-from detcli.models.heads.iou_branch import IoUBranch, iou_column, level_ious
+from detcli.models.heads.estimates import (
+    Estimates,
+    build_estimates,
+    estimate_level,
+    stack_levels,
+)
 from detcli.models.heads.matching import Matches, positives_of_each_image
 from detcli.models.heads.prior_grid import PriorGrid, build_anchors
 from detcli.models.heads.terms import (
@@ -39,21 +44,22 @@ class RetinaNetOutputs(NamedTuple):
     """Raw predictions, one entry per level, channels anchor-major.
 
     class_logits (B, A * C, h, w); boxes (B, A * 4, h, w): deltas, or with regression "point"
-    distances in strides; iou (B, A, h, w): logits, empty without an IoU branch; auxiliary: the
-    outputs of the auxiliary head, in training and where there is one; canvas: (height, width) of
-    the padded batch.
+    distances in strides; iou, sigma and density: see `EstimateMaps`; auxiliary: the outputs of the
+    auxiliary head, in training and where there is one; canvas: (height, width) of the padded batch.
     """
 
     class_logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     iou: tuple[Tensor, ...]
+    sigma: tuple[Tensor, ...]
+    density: tuple[Tensor, ...]
     auxiliary: tuple[RetinaNetOutputs, ...]
     canvas: tuple[int, int]
 
 
 class RetinaNetHead(nn.Module):
-    """Two towers, shared by all levels; each ends in one prediction per anchor, the box tower,
-    with `iou`, also in a predicted IoU."""
+    """Two towers, shared by all levels; each ends in one prediction per anchor, beside which there
+    may be `estimates`."""
 
     def __init__(
         self,
@@ -62,7 +68,7 @@ class RetinaNetHead(nn.Module):
         num_classes: int,
         num_anchors: int,
         branches: Branches,
-        iou: bool,
+        estimates: Estimates,
         distances: bool,
     ) -> None:
         super().__init__()
@@ -72,17 +78,17 @@ class RetinaNetHead(nn.Module):
         self.box_tower = branches.tower(channels, bias=False)
         self.class_logits = branches.class_prediction(channels, num_anchors * num_classes)
         self.box = branches.prediction(channels, num_anchors * 4)
-        self.iou = branches.prediction(channels, num_anchors) if iou else None
+        self.iou, self.sigma, self.density = estimates.layers(branches, channels, num_anchors)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Class logits (B, A * C, h, w), boxes (B, A * 4, h, w) and predicted IoU (B, A, h, w) of
-        one level (B, D, h, w)."""
+    def forward(self, x: Tensor) -> tuple[Tensor | None, ...]:
+        """Class logits (B, A * C, h, w), boxes (B, A * 4, h, w) and `LevelEstimates` of one level
+        (B, D, h, w)."""
         box_features = self.box_tower(x)
-        boxes = self.box(box_features)
+        boxes, logits = self.box(box_features), self.class_logits(self.class_tower(x))
         return (
-            self.class_logits(self.class_tower(x)),
+            logits,
             F.relu(boxes) if self.distances else boxes,
-            None if self.iou is None else self.iou(box_features),
+            *estimate_level(self, x, box_features, logits, boxes),
         )
 
 
@@ -103,7 +109,7 @@ class RetinaNet(nn.Module):
         coder: BoxCoder,
         criterion: Criterion,
         selection: Selection,
-        iou_branch: IoUBranch | None,
+        estimates: Estimates,
         auxiliary: Auxiliary | None,
     ) -> None:
         super().__init__()
@@ -114,7 +120,7 @@ class RetinaNet(nn.Module):
         self.coder = coder
         self.criterion = criterion
         self.selection = selection
-        self.iou_branch = iou_branch
+        self.estimates = estimates
         self.auxiliary = auxiliary
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> RetinaNetOutputs:
@@ -127,21 +133,26 @@ class RetinaNet(nn.Module):
         return outputs._replace(auxiliary=(_predict(self.auxiliary.head, maps, canvas),))
 
     def loss(self, outputs: RetinaNetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "class", "box" and, with that branch, "iou", float32 scalars
-        with their weights; those of the auxiliary head begin with "aux_"."""
+        """Terms "class", "box" and, with those branches, "iou" and "density", float32 scalars with
+        their weights; those of the auxiliary head begin with "aux_"."""
         priors = self.anchors(outputs.boxes, outputs.canvas)
         return dense_loss(
             self, outputs, outputs.auxiliary, targets, priors=priors, padding="ignored"
         )
 
     def head_loss(
-        self, outputs: RetinaNetOutputs, priors: Priors, matches: Matches
+        self,
+        outputs: RetinaNetOutputs,
+        priors: Priors,
+        matches: Matches,
+        targets: Sequence[Target],
     ) -> dict[str, Tensor]:
         """The terms of one head."""
         encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
         count = all_rank_mean(positives_of_each_image(matches))
         positive = priors.take(matches.prior_index())
-        box = box_term(self.criterion, self.coder, encoded, matches, positive)
+        alpha = self.estimates.alpha(outputs, matches)
+        box = box_term(self.criterion, self.coder, encoded, matches, positive, alpha=alpha)
         classes = class_term(
             self.criterion,
             outputs.class_logits,
@@ -149,11 +160,11 @@ class RetinaNet(nn.Module):
             self.head.num_classes,
             box_quality(self.criterion, self.coder, encoded, matches, positive),
         )
-        losses = {"class": classes / count, "box": box / count}
-        if self.iou_branch is not None:
-            iou = self.iou_branch.loss(outputs.iou, self.coder, encoded, matches, positive)
-            losses["iou"] = iou / count
-        return losses
+        more = self.estimates.losses(
+            outputs, encoded, matches, targets, coder=self.coder, priors=positive
+        )
+        terms = {"class": classes, "box": box, **more}
+        return {name: total / count for name, total in terms.items()}
 
     @torch.no_grad()
     def decode(
@@ -161,31 +172,21 @@ class RetinaNet(nn.Module):
     ) -> list[Candidates]:
         """Candidates of each image; scores are the class probabilities.
 
-        With an IoU branch, scores are class probability^(1 - alpha) x predicted IoU^alpha, and
-        the candidates have the column `iou`.
+        With an IoU branch, scores are class probability^(1 - alpha) x predicted IoU^alpha. What is
+        estimated is in the columns `iou`, `sigma` and `density`.
         """
-        priors = self.anchors(outputs.boxes, outputs.canvas).split()
-        scores = [
-            flatten_levels((level,), self.head.num_classes).float().sigmoid()
-            for level in outputs.class_logits
-        ]
-        encoded = [flatten_levels((level,), 4).float() for level in outputs.boxes]
-        ious = level_ious(outputs.iou)
-        if self.iou_branch is not None:
-            scores = self.iou_branch.rate(scores, ious)
-        return [
-            decode_image(
-                [level[image] for level in scores],
-                [level[image] for level in encoded],
-                None,
-                priors=priors,
-                coder=self.coder,
-                selection=self.selection,
-                size=size,
-                columns=iou_column(ious, image),
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        priors = self.anchors(outputs.boxes, outputs.canvas)
+        columns = self.estimates.columns(outputs, self.coder, priors)
+        scores = class_probabilities(outputs.class_logits, self.head.num_classes)
+        return decode_batch(
+            self.estimates.rate(scores, columns),
+            outputs.boxes,
+            image_sizes,
+            priors=priors,
+            coder=self.coder,
+            selection=self.selection,
+            columns=columns,
+        )
 
 
 def build_retinanet(
@@ -202,6 +203,7 @@ def build_retinanet(
     score_threshold: float,
     topk_per_level: int,
     iou_branch: Mapping[str, float] | None,
+    density_branch: Mapping[str, float] | None,
     auxiliary: Mapping[str, Any] | None,
     enlarge_small: Mapping[str, float] | None,
 ) -> RetinaNet:
@@ -209,13 +211,14 @@ def build_retinanet(
     trunk, pyramid = build_pyramid(backbone, neck)
     grid = build_anchors(pyramid.strides, **anchors)
     distances = regression == "point"
+    estimates = build_estimates(iou_branch, density_branch, box_loss)
     build_head = partial(
         RetinaNetHead,
         pyramid.out_channels,
         num_classes=num_classes,
         num_anchors=grid.num_anchors,
         distances=distances,
-        iou=iou_branch is not None,
+        estimates=estimates,
         branches=Branches(**head),
     )
     return RetinaNet(
@@ -228,12 +231,12 @@ def build_retinanet(
             assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
         ),
         selection=Selection(score_threshold, topk_per_level),
-        iou_branch=IoUBranch(**iou_branch) if iou_branch else None,
+        estimates=estimates,
         auxiliary=Auxiliary(build_head(), **auxiliary) if auxiliary else None,
     )
 
 
 def _predict(head: nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]) -> RetinaNetOutputs:
-    logits, boxes, ious = zip(*[head(features) for features in maps], strict=True)
-    iou = tuple(level for level in ious if level is not None)
-    return RetinaNetOutputs(logits, boxes, iou, (), canvas)
+    levels = [head(features) for features in maps]
+    logits, boxes, iou, sigma, density = stack_levels(levels)
+    return RetinaNetOutputs(logits, boxes, iou, sigma, density, (), canvas)

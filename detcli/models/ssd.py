@@ -18,7 +18,7 @@ from detcli.errors import UsageError
 from detcli.layers.conv import Conv2d
 from detcli.layers.cosine import CosineConv2d
 from detcli.models.backbones.vgg import build_vgg16
-from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.decode import Selection, decode_batch
 from detcli.models.heads.matching import match_batch, positives_of_each_image
 from detcli.models.heads.terms import Criterion, box_term, build_criterion, class_term
 from detcli.models.heads.tower import flatten_levels
@@ -234,24 +234,18 @@ class SSD(nn.Module):
         self, outputs: SSDOutputs, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
         """Candidates of each image; scores are the soft-max probabilities of the classes."""
-        priors = self.anchors(outputs.boxes, outputs.canvas).split()
         scores = [
             flatten_levels((level,), self.head.num_classes + 1).float().softmax(dim=2)[..., :-1]
             for level in outputs.class_logits
         ]
-        encoded = [flatten_levels((level,), 4).float() for level in outputs.boxes]
-        return [
-            decode_image(
-                [level[image] for level in scores],
-                [level[image] for level in encoded],
-                None,
-                priors=priors,
-                coder=self.coder,
-                selection=self.selection,
-                size=size,
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        return decode_batch(
+            scores,
+            outputs.boxes,
+            image_sizes,
+            priors=self.anchors(outputs.boxes, outputs.canvas),
+            coder=self.coder,
+            selection=self.selection,
+        )
 
 
 def build_ssd(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
 from detcli.layers.deform import OffsetConv2d, deform_conv_norm
-from detcli.models.heads.decode import Selection, decode_image
+from detcli.models.heads.decode import Selection, class_probabilities, decode_batch
+from detcli.models.heads.dense_loss import of_every_row
 from detcli.models.heads.matching import Matches, match_batch
 from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.heads.terms import (
@@ -135,6 +136,7 @@ class VFNet(nn.Module):
 
     def loss(self, outputs: VFNetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class", "box" and "first_box", float32 scalars with their weights."""
+        targets = of_every_row(targets, outputs.boxes)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             points = self.points(outputs.boxes, outputs.canvas)
             matches = match_batch(
@@ -144,7 +146,7 @@ class VFNet(nn.Module):
                 num_classes=self.head.num_classes,
                 padding="background",
             )
-            count = all_rank_mean(matches.positives_per_image.sum().float()).clamp(min=1)
+            count = all_rank_mean(matches.positives_per_image.sum().float(), at_least=1)
             positive = points.take(matches.prior_index())
             box, iou = self._box_term(self.criterion, outputs.boxes, matches, positive)
             weaker = replace(self.criterion.box_loss, weight=self.first_box_weight)
@@ -168,31 +170,21 @@ class VFNet(nn.Module):
         encoded = flatten_levels(maps, 4).flatten(0, 1)[matches.positive]
         iou = predicted_iou(self.coder, encoded, matches.boxes, positive).clamp(min=MIN_IOU)
         total = box_term(criterion, self.coder, encoded, matches, positive, weights=iou)
-        return total / all_rank_mean(iou.sum()).clamp(min=1), iou
+        return total / all_rank_mean(iou.sum(), at_least=1), iou
 
     @torch.no_grad()
     def decode(
         self, outputs: VFNetOutputs, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
         """Candidates of each image; scores are the class logits' sigmoids, which know the IoU."""
-        points = self.points(outputs.boxes, outputs.canvas).split()
-        scores = [
-            flatten_levels((level,), self.head.num_classes).float().sigmoid()
-            for level in outputs.class_logits
-        ]
-        encoded = [flatten_levels((level,), 4) for level in outputs.boxes]
-        return [
-            decode_image(
-                [level[image] for level in scores],
-                [level[image] for level in encoded],
-                None,
-                priors=points,
-                coder=self.coder,
-                selection=self.selection,
-                size=size,
-            )
-            for image, size in enumerate(image_sizes)
-        ]
+        return decode_batch(
+            class_probabilities(outputs.class_logits, self.head.num_classes),
+            outputs.boxes,
+            image_sizes,
+            priors=self.points(outputs.boxes, outputs.canvas),
+            coder=self.coder,
+            selection=self.selection,
+        )
 
 
 def star_offsets(distances: Tensor, stride: int) -> Tensor:

@@ -30,6 +30,10 @@ class BoxCoder(Protocol):
         """Boxes (M, 4) xyxy pixels from predictions (M, 4), row i with prior i."""
         ...
 
+    def side_units(self, priors: Priors) -> Tensor:
+        """Pixels (M, 4) that errors of left, top, right and bottom are measured in."""
+        ...
+
 
 class DeltaCoder:
     """Deltas from an anchor box (R-CNN, arXiv 1311.2524, appendix C).
@@ -63,6 +67,11 @@ class DeltaCoder:
         half = anchor_size * deltas[:, 2:].clamp(-limit, limit).exp() / 2
         return torch.cat([center - half, center + half], dim=1)
 
+    def side_units(self, priors: Priors) -> Tensor:
+        """Pixels (M, 4): the anchor's sides times the std of dx and dy."""
+        anchor_size = priors.boxes[:, 2:] - priors.boxes[:, :2]
+        return (anchor_size * anchor_size.new_tensor(self.stds[:2])).repeat(1, 2)
+
 
 class DistanceCoder:
     """Distances from a point to the left, top, right and bottom side (FCOS, arXiv 1904.01355).
@@ -82,6 +91,10 @@ class DistanceCoder:
         """Boxes (M, 4) xyxy pixels."""
         ltrb = encoded * priors.strides[:, None] if self.stride_units else encoded
         return torch.cat([priors.centers - ltrb[:, :2], priors.centers + ltrb[:, 2:]], dim=1)
+
+    def side_units(self, priors: Priors) -> Tensor:
+        """Pixels (M, 4): the stride, whatever the predictions count."""
+        return priors.strides[:, None].repeat(1, 4)
 
 
 def side_distances(points: Tensor, boxes: Tensor) -> Tensor:

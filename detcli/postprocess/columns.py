@@ -36,14 +36,14 @@ NEEDED: dict[str, Column] = {
     "softer": Column(
         "sigma",
         "standard deviations of left, top, right and bottom in pixels of the original image",
-        "a detector whose box branch also predicts the uncertainty of each side",
+        "a detector with model.box_loss kl",
         width=4,
         positive=True,
     ),
     "adaptive": Column(
         "density",
-        "largest IoU of the object with another one",
-        "a detector with a density branch",
+        "largest IoU of the object with another one of its class",
+        "a detector with model.density_branch",
     ),
 }
 

@@ -136,12 +136,13 @@ AnyClassLoss = Annotated[
 ]
 
 
-class BoxLoss(Section):
-    """Regression loss."""
+BoxLossName = Literal["l1", "l2", "smooth_l1", "iou", "giou", "diou", "ciou", "eiou", "focal_eiou"]
 
-    name: Literal["l1", "l2", "smooth_l1", "iou", "giou", "diou", "ciou", "eiou", "focal_eiou"] = (
-        Field(description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes")
-    )
+
+class RegressionLoss(Section):
+    """What every regression loss has."""
+
+    name: str = Field(description="Regression loss")
     form: Literal["log", "linear"] = Field("log", description="iou: -log IoU, or 1 - IoU")
     beta: float = Field(1 / 9, gt=0, description="smooth_l1: where the square ends")
     gamma: float = Field(
@@ -159,3 +160,26 @@ class BoxLoss(Section):
         "beta": ("smooth_l1",),
         "gamma": ("focal_eiou",),
     }
+
+
+class BoxLoss(RegressionLoss):
+    """Regression loss."""
+
+    name: BoxLossName = Field(
+        description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes"
+    )
+
+
+class SideLoss(RegressionLoss):
+    """Regression loss of heads that can predict how uncertain each side is."""
+
+    name: Literal[BoxLossName, "kl"] = Field(
+        description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes; kl also "
+        "predicts how uncertain each side is"
+    )
+
+
+class DensityBranch(Section):
+    """A predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
+
+    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")

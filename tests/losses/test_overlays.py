@@ -15,7 +15,7 @@ from tests.models.specs import target
 from tests.recipes import write_tiny
 
 ON_CODES = ("l1", "smooth-l1")
-BOX = (*ON_CODES, "iou", "giou", "diou", "ciou", "eiou", "focal-eiou")
+BOX = (*ON_CODES, "iou", "giou", "diou", "ciou", "eiou", "focal-eiou", "kl-loss")
 RATED = ("varifocal", "quality-focal")
 OTHERS = ("label-smoothing", "ohem-hardest", "ohem-rank", "small-box-weight")
 TRICKS = (*BOX, *RATED, *OTHERS)

@@ -1,6 +1,7 @@
 """From raw predictions to candidates.
 
-Letters: P priors of one level, C classes, N candidates.
+Letters: B images, P priors of one level, A priors per cell, C classes, N candidates; h, w cells of
+a level.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detcli.models.heads.tower import flatten_levels
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
@@ -42,6 +44,45 @@ def non_empty(boxes: Tensor, scores: Tensor, labels: Tensor) -> Candidates:
     such as those in the padding, or whose sides were predicted below 0."""
     some = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     return Candidates(boxes[some], scores[some], labels[some])
+
+
+def class_probabilities(maps: Sequence[Tensor], num_classes: int) -> list[Tensor]:
+    """(B, P, C) float32 sigmoids of each level, from logits (B, A * C, h, w)."""
+    return [flatten_levels((level,), num_classes).float().sigmoid() for level in maps]
+
+
+def decode_batch(
+    scores: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    image_sizes: Sequence[tuple[int, int]],
+    *,
+    priors: Priors | Sequence[Priors],
+    coder: BoxCoder,
+    selection: Selection,
+    factors: Sequence[Tensor] | None = None,
+    columns: Mapping[str, Sequence[Tensor]] | None = None,
+) -> list[Candidates]:
+    """Candidates of each image of a batch, see `decode_image`.
+
+    Per level: scores (B, P, C), what the box branch predicts, boxes (B, A * 4, h, w), factors
+    (B, P) and columns (B, P) or (B, P, width). priors: those of every image, or of each one.
+    """
+    encoded = [flatten_levels((level,), 4).float() for level in boxes]
+    grids = [priors] * len(image_sizes) if isinstance(priors, Priors) else priors
+    columns = columns or {}
+    return [
+        decode_image(
+            [level[image] for level in scores],
+            [level[image] for level in encoded],
+            None if factors is None else [level[image] for level in factors],
+            priors=grid.split(),
+            coder=coder,
+            selection=selection,
+            size=size,
+            columns={name: [level[image] for level in levels] for name, levels in columns.items()},
+        )
+        for image, (grid, size) in enumerate(zip(grids, image_sizes, strict=True))
+    ]
 
 
 def decode_image(

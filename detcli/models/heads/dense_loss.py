@@ -45,9 +45,17 @@ class DenseDetector(Protocol[Raw_contra]):
     @property
     def head(self) -> DenseHead: ...
 
-    def head_loss(self, outputs: Raw_contra, priors: Priors, matches: Matches) -> dict[str, Tensor]:
+    def head_loss(
+        self, outputs: Raw_contra, priors: Priors, matches: Matches, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
         """The weighted terms of one head."""
         ...
+
+
+def of_every_row(targets: Sequence[Target], maps: Sequence[Tensor]) -> list[Target]:
+    """The targets once for every time that the images come along the batch of `maps`
+    (B, *, h, w): a neck with deep supervision gives several pyramids of them."""
+    return [*targets] * (maps[0].shape[0] // len(targets))
 
 
 def dense_loss(
@@ -65,10 +73,11 @@ def dense_loss(
     padding: see `assign_batch`.
     """
     assigner, num_classes = detector.criterion.assigner, detector.head.num_classes
+    targets = of_every_row(targets, outputs.boxes)
     with torch.autocast(outputs.boxes[0].device.type, enabled=False):
         matched = assign_batch(assigner, priors, targets, padding=padding)
         matches = collect_matches(matched, targets, num_classes=num_classes)
-        losses = detector.head_loss(outputs, priors, matches)
+        losses = detector.head_loss(outputs, priors, matches, targets)
         if detector.auxiliary is None or not auxiliary:
             return losses
         lead = Lead(outputs.class_logits, outputs.boxes, num_classes, detector.coder)
@@ -77,5 +86,5 @@ def dense_loss(
         )
         matches = collect_matches(coarse, targets, num_classes=num_classes)
         return losses | detector.auxiliary.weighted(
-            detector.head_loss(auxiliary[0], priors, matches)
+            detector.head_loss(auxiliary[0], priors, matches, targets)
         )

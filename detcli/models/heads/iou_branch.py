@@ -5,7 +5,7 @@ Letters: B images, P priors of one level, C classes, M positives of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -54,13 +54,3 @@ class IoUBranch:
             level.pow(1 - self.alpha) * iou.pow(self.alpha)[:, :, None]
             for level, iou in zip(scores, ious, strict=True)
         ]
-
-
-def level_ious(maps: tuple[Tensor, ...]) -> list[Tensor]:
-    """(B, P) predicted IoUs of each level, from logits (B, A, h, w)."""
-    return [flatten_levels((level,), 1).float().sigmoid().squeeze(2) for level in maps]
-
-
-def iou_column(ious: Sequence[Tensor], image: int) -> Mapping[str, Sequence[Tensor]]:
-    """The columns of an image's candidates: `iou` where the IoU is predicted."""
-    return {"iou": [level[image] for level in ious]} if ious else {}

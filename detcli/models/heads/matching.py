@@ -30,12 +30,14 @@ class Matches(NamedTuple):
 
     labels (B, P) int64: class, num_classes for background, IGNORED for priors without a say;
     positive (M,) int64: rows of the positives in the (B * P) flattened predictions, in order;
-    boxes (M, 4) xyxy: their objects; image_share (M,): area of these boxes as a share of their
+    objects (M,) int64: their objects, as rows among those of the batch, image after image;
+    boxes (M, 4) xyxy: of these objects; image_share (M,): area of these boxes as a share of their
     image's; positives_per_image (B,) int64.
     """
 
     labels: Tensor
     positive: Tensor
+    objects: Tensor
     boxes: Tensor
     image_share: Tensor
     positives_per_image: Tensor
@@ -115,7 +117,7 @@ def collect_matches(matched: Tensor, targets: Sequence[Target], *, num_classes: 
         [height * width for height, width in (target.size for target in targets)]
     )
     share = box_area(boxes) / image_areas[positive // labels.shape[1]]
-    return Matches(labels, positive, boxes, share, is_positive.sum(dim=1))
+    return Matches(labels, positive, objects, boxes, share, is_positive.sum(dim=1))
 
 
 def positives_of_each_image(matches: Matches) -> Tensor:

@@ -17,11 +17,12 @@ from detcli.assign import Assigner, EnlargedBoxes, build_assigner
 from detcli.losses import (
     BoxLoss,
     ClassLoss,
+    KLLoss,
     Mining,
     SoftmaxLoss,
-    build_box_loss,
     build_class_loss,
     build_mining,
+    build_side_loss,
 )
 from detcli.models.heads.matching import Matches
 from detcli.models.heads.tower import flatten_levels
@@ -42,7 +43,7 @@ class Criterion:
 
     assigner: Assigner
     class_loss: ClassLoss | SoftmaxLoss
-    box_loss: BoxLoss
+    box_loss: BoxLoss | KLLoss
     mining: Mining | None
     small_box_factor: float | None
     class_weights: tuple[float, ...] | None
@@ -71,7 +72,7 @@ def build_criterion(
     return Criterion(
         build_assigner(**assigner, enlarge_small=enlarge_small),
         build_class_loss(**class_options),
-        build_box_loss(**box_options),
+        build_side_loss(**box_options),
         mining=build_mining(**ohem) if ohem else None,
         small_box_factor=small_box_factor,
         class_weights=None if class_weights is None else tuple(class_weights),
@@ -123,12 +124,17 @@ def box_term(
     matches: Matches,
     priors: Priors,
     weights: Tensor | None = None,
+    alpha: Tensor | None = None,
 ) -> Tensor:
     """Sum of the box loss of encoded (M, 4) against the matches' boxes, row i with prior i,
-    weighted by weights (M,)."""
+    weighted by weights (M,); the KL loss needs alpha (M, 4), the log variances of the sides."""
     if criterion.small_box_factor is not None:
         small = criterion.small_box_factor * (2 - matches.image_share)
         weights = small if weights is None else weights * small
+    if isinstance(criterion.box_loss, KLLoss):
+        assert alpha is not None, "the recipe allows kl only to heads that predict variances"
+        errors = coder.decode(encoded, priors) - matches.boxes
+        return criterion.box_loss(errors / coder.side_units(priors), alpha, weights)
     if criterion.box_loss.on_boxes:
         return criterion.box_loss(coder.decode(encoded, priors), matches.boxes, weights)
     return criterion.box_loss(encoded, coder.encode(matches.boxes, priors), weights)

@@ -96,7 +96,7 @@ def detect(
 
 def outputs_for(detector: nn.Module, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Any:
     """What a detector makes of images with valid parts of these `sizes` (height, width)."""
-    if getattr(detector, "cuts_proposals", False):  # otherwise decode would have to look again
+    if getattr(detector, "uses_sizes", False):  # otherwise decode would have to look again
         return detector(images, sizes=sizes)
     return detector(images)
 

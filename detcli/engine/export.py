@@ -147,7 +147,7 @@ def largest_difference(
             for model in (before, after):
                 outputs = model(image)
                 # after its proposals, among which the last bit can choose, it is not comparable
-                seen.append(list(tensors(getattr(outputs, "rpn", outputs))))
+                seen.append(list(tensors(getattr(outputs, "first", outputs))))
                 advance(1)
             for a, b in zip(*seen, strict=True):
                 differences.append((a - b).abs().max() / a.abs().max().clamp(min=1))

@@ -86,7 +86,7 @@ def compare_methods(
     """
     candidates = files.tables[0] if len(files.tables) == 1 else join_models(files.tables)
     truth = files.ground_truth
-    notes = [*_moot(files, candidates)]
+    notes = [*_says_none(files), *_moot(files, candidates)]
     if choose_thresholds:
         first, second = halves(truth.num_images, seed)
         with log.bar("sweep", num_trials(specs), unit="trials") as advance:
@@ -146,6 +146,21 @@ def _judge(
         replace(row, estimate=estimate["AP"], delta=delta["AP"])
         for row, estimate, delta in zip(judged, found.systems, found.differences, strict=True)
     ]
+
+
+def _says_none(files: PredictionFiles) -> list[str]:
+    """What suppression means for detectors that propose each object once."""
+    metas = [meta for meta in files.metas if meta is not None and meta.kind == "candidates"]
+    names = {str(meta.model) for meta in metas if (meta.postprocess or {}).get("method") == "none"}
+    if not names:
+        return []
+    several = len(files.tables) > 1
+    what = (
+        "only the boxes of different files are boxes of the same object"
+        if several
+        else "every method but none only takes boxes of other objects away, or mixes them"
+    )
+    return [f"{' and '.join(sorted(names))} proposes each object once (method none): {what}"]
 
 
 def _moot(files: PredictionFiles, candidates: Detections) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 OFFSETS = ".conv_offset"
+SAMPLING = (".sampling_offsets", ".reference_points")  # of Deformable DETR
 
 
 def build_optimizer(
@@ -43,13 +44,15 @@ def parameter_groups(
     norm_decay: bool,
     bias_decay: bool,
     bias_lr_mult: float,
+    sampling_lr_mult: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Trainable parameters with equal learning rate and decay, one group each.
 
     `bias_decay` and `bias_lr_mult` concern the biases of convolutions and linear layers, but not
     of those that predict the offsets of deformable convolutions (as in MMDetection); norm scales
     and shifts are under `norm_decay`; what a module lists as `undecayed` never decays. Parts
-    under `backbone.` take `backbone_lr_mult`.
+    under `backbone.` take `backbone_lr_mult`, those that say where deformable attention looks
+    `sampling_lr_mult`.
     """
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -63,6 +66,7 @@ def parameter_groups(
             )
             is_bias = name == "bias" and not is_norm and not module_name.endswith(OFFSETS)
             mult = backbone_lr_mult if f"{module_name}.".startswith("backbone.") else 1.0
+            mult *= sampling_lr_mult if module_name.endswith(SAMPLING) else 1.0
             mult *= bias_lr_mult if is_bias else 1.0
             decays = norm_decay if is_norm else (bias_decay or not is_bias)
             decays = decays and name not in getattr(module, "undecayed", ())

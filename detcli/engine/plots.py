@@ -20,6 +20,7 @@ def plot_curves(folder: Path) -> Path | None:
     training = [line for line in lines if line["kind"] == "train"]
     measured = [line for line in lines if line["kind"] == "eval"]
     validated = [line for line in lines if line["kind"] == "val_loss"]
+    matching = [line for line in lines if line["kind"] == "matching"]
     if not training and not measured:
         return None
     import matplotlib
@@ -37,6 +38,7 @@ def plot_curves(folder: Path) -> Path | None:
     _line(rate, training, "lr", color="tab:gray")
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
         _line(quality, measured, name, marker="o", markersize=3)
+    _line(quality, matching, "changed", label="matches changed", color="tab:gray", linestyle=":")
     for axis, title in ((losses, "loss"), (rate, "learning rate"), (quality, "AP")):
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)

@@ -15,6 +15,7 @@ from detcli.data.transforms import check_augmentations
 from detcli.engine import checkpoint
 from detcli.engine.blocks import announce_blocks
 from detcli.engine.caching import build_caches
+from detcli.engine.class_rows import with_classes
 from detcli.engine.compiled import compiled
 from detcli.engine.distill import Distillation, load_teacher
 from detcli.engine.distributed import Ranks
@@ -23,10 +24,15 @@ from detcli.engine.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.learning_rate import LearningRate, effective_learning_rate
 from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter
-from detcli.engine.objects import announce_small_objects, decide_class_weights
+from detcli.engine.objects import (
+    announce_density,
+    announce_small_objects,
+    decide_class_weights,
+)
 from detcli.engine.optim import build_optimizer
 from detcli.engine.schedule import AveragingRate, Schedule
 from detcli.engine.setup import build_eval_loader, build_model, build_train_loader, read_split
+from detcli.engine.stability import stability_of
 from detcli.engine.student import build_student
 from detcli.engine.swa import Swa
 from detcli.engine.train import Position, Trainer
@@ -58,6 +64,7 @@ def prepare(
     must_act = subset is None  # a handful of images may lack what the whole split has
     class_weights = decide_class_weights(recipe, train_records, log.say, must_act=must_act)
     announce_small_objects(recipe, train_records, log.say, must_act=must_act)
+    announce_density(recipe, train_records, log.say, must_act=must_act)
     names = train_records.class_names
     detector = detector_of(recipe, names, class_weights, weights, log, pretrained=not resuming)
     detector.to(ranks.device)
@@ -89,6 +96,7 @@ def prepare(
         meter=Meter(ranks.device),
         position=Position(),
         class_weights=class_weights,
+        stability=stability_of(detector),
     )
 
 
@@ -111,7 +119,8 @@ def detector_of(
         class_weights=class_weights,
     )
     if weights is not None:
-        load_weights(detector, checkpoint.load(weights), class_names, log.say)
+        content = with_classes(checkpoint.load(weights), recipe, detector, class_names, log.say)
+        load_weights(detector, content, log.say)
     if recipe.train.channels_last:
         detector.to(memory_format=torch.channels_last)
     return detector
@@ -290,6 +299,7 @@ def optimizer_of(
         weight_decay=optim.weight_decay,
         groups={
             "backbone_lr_mult": optim.backbone_lr_mult,
+            "sampling_lr_mult": optim.sampling_lr_mult,
             "norm_decay": optim.norm_decay,
             "bias_decay": optim.bias_decay,
             "bias_lr_mult": optim.bias_lr_mult,

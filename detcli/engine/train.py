@@ -25,7 +25,9 @@ from detcli.engine.log import RunLog
 from detcli.engine.meter import Meter, mean_losses, peak_memory_gib
 from detcli.engine.predictions import write_measured
 from detcli.engine.schedule import Schedule
+from detcli.engine.stability import MatchingStability, report_matching
 from detcli.engine.swa import Swa
+from detcli.errors import DivergedError
 from detcli.ops.phases import phase
 from detcli.recipe import Recipe
 from detcli.types import Batch, Target
@@ -67,6 +69,7 @@ class Trainer:
     meter: Meter
     position: Position
     class_weights: tuple[float, ...] | None
+    stability: MatchingStability | None = None  # of detectors that match queries
     stop_at: float | None = None  # AP50 that ends the run (the overfit check)
 
 
@@ -92,7 +95,10 @@ def train_batch(trainer: Trainer, batch: Batch) -> None:
     seed_step(trainer)
     at_step = ends_step(trainer)
     with contextlib.nullcontext() if at_step else no_sync(trainer.model):
-        losses = compute_losses(trainer, images, targets)
+        try:
+            losses = compute_losses(trainer, images, targets)
+        except DivergedError as error:  # a matching without finite costs
+            raise give_up(trainer, [str(error)], images, targets) from None
         with phase("check"):
             check_finite(trainer, losses, images, targets)
         with phase("backward"):
@@ -241,6 +247,8 @@ def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
     """Evaluate, tell the schedule, save; the evaluation and whether to stop early."""
     position, train = trainer.position, trainer.recipe.train
     report_epoch(trainer)
+    if trainer.stability is not None:
+        report_matching(trainer, trainer.stability)
     position.epoch, position.batch = position.epoch + 1, 0
     is_last = position.epoch == trainer.schedule.epochs
     if trainer.swa is not None and trainer.swa.is_due(position.epoch):
@@ -359,6 +367,7 @@ def save(trainer: Trainer, name: str) -> None:
             "holds": holds(trainer),
             "swa": None if trainer.swa is None else trainer.swa.state_dict(),
             "distill": None if trainer.distill is None else trainer.distill.state_dict(),
+            "stability": None if trainer.stability is None else trainer.stability.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
             "schedule": trainer.schedule.state_dict(),
             "scaler": trainer.scaler.state_dict(),
@@ -380,6 +389,8 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
         trainer.swa.load_state_dict(content["swa"])
     if trainer.distill is not None:
         trainer.distill.load_state_dict(content["distill"])
+    if trainer.stability is not None:
+        trainer.stability.load_state_dict(content["stability"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.schedule.load_state_dict(content["schedule"])
     trainer.meter.load_state_dict(content["meter"])

@@ -98,6 +98,11 @@ def doubts(recipe: Recipe, class_names: Sequence[str], views: Sequence[View]) ->
             )
         if data.augment.flip is None or data.augment.flip.horizontal == 0:
             yield "--flip: this detector never saw a mirrored image in training; AP may fall"
+    if recipe.postprocess.method == "none":
+        yield (
+            f"{recipe.model.name} proposes each object once in a view (method none): what is "
+            "merged are the boxes of different views"
+        )
     trained = [short / recipe_short(recipe) for short in data.resize.short]
     low, high = min(trained), max(trained)
     strange = [

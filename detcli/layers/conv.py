@@ -61,13 +61,22 @@ class ConvNorm(nn.Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        dilation: int = 1,
         norm: str = "none",
         bias: bool = False,
         relu: bool = True,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+        self.conv = Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            groups=groups,
+            dilation=dilation,
+            bias=bias,
+        )
         self.norm = build_norm(norm, out_channels, eps)
         self.relu = relu
 

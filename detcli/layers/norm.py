@@ -23,6 +23,17 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return self
 
 
+def keep_as_buffers(module: nn.Module) -> None:
+    """Turn scales and shifts of the frozen batch norms inside `module` from parameters without a
+    gradient into buffers, as in DETR's code; names and values stay."""
+    for part in module.modules():
+        if isinstance(part, FrozenBatchNorm2d):
+            for name in ("weight", "bias"):
+                value = part.get_parameter(name).detach()
+                delattr(part, name)
+                part.register_buffer(name, value)
+
+
 class InstanceNorm2d(nn.GroupNorm):
     """Each channel of each image by itself: a group norm with groups of one channel.
 

@@ -10,8 +10,11 @@ from torch import nn
 from detcli.models.atss import build_atss
 from detcli.models.cascade_rcnn import build_cascade_rcnn
 from detcli.models.centernet import build_centernet
+from detcli.models.deformable_detr import build_deformable_detr
+from detcli.models.detr import build_detr
 from detcli.models.faster_rcnn import build_faster_rcnn
 from detcli.models.fcos import build_fcos
+from detcli.models.ga_faster_rcnn import build_ga_faster_rcnn
 from detcli.models.ga_retinanet import build_ga_retinanet
 from detcli.models.nas_fcos import build_nas_fcos
 from detcli.models.retinanet import build_retinanet
@@ -31,6 +34,9 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "yolov4": build_yolov4,
     "faster_rcnn": build_faster_rcnn,
     "cascade_rcnn": build_cascade_rcnn,
+    "detr": build_detr,
+    "deformable_detr": build_deformable_detr,
+    "ga_faster_rcnn": build_ga_faster_rcnn,
 }
 
 

@@ -19,6 +19,7 @@ from detcli.layers.conv import Conv2d
 from detcli.losses.heatmap import GaussianFocal
 from detcli.models.backbones.dla import build_dla34
 from detcli.models.backbones.resnet import build_resnet
+from detcli.models.backbones.timm import TimmBackbone, build_timm
 from detcli.models.heads.decode import non_empty
 from detcli.models.necks.deconv import DeconvNeck
 from detcli.models.necks.dla_up import DLAUp
@@ -27,7 +28,11 @@ from detcli.ops.phases import phase
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
 
-BACKBONES: dict[str, Callable[..., Any]] = {"resnet": build_resnet, "dla34": build_dla34}
+BACKBONES: dict[str, Callable[..., Any]] = {
+    "resnet": build_resnet,
+    "dla34": build_dla34,
+    "timm": build_timm,
+}
 NECKS: dict[str, Callable[..., DeconvNeck | DLAUp]] = {"deconv": DeconvNeck, "dla_up": DLAUp}
 PRIOR_PROBABILITY = 0.1  # of every class at the start (section 5)
 PEAK_SIDE = 3  # cells; a peak is the highest of its neighbourhood
@@ -111,8 +116,8 @@ class CenterNet(nn.Module):
                     grid=(logits.shape[2], logits.shape[3]),
                     canvas=canvas,
                 )
-            counts = all_rank_mean(torch.stack([wanted.num_peaks, wanted.num_objects]))
-            peaks, objects = counts.clamp(min=self.assigner.min_peaks)
+            counts = torch.stack([wanted.num_peaks, wanted.num_objects])
+            peaks, objects = all_rank_mean(counts, at_least=self.assigner.min_peaks)
             regressed = {
                 name: F.l1_loss(_at_cells(maps, wanted.cells), target, reduction="sum")
                 for name, maps, target in (
@@ -169,6 +174,8 @@ def build_centernet(
     backbone_keywords, neck_keywords = dict(backbone), dict(neck)
     trunk = BACKBONES[backbone_keywords.pop("name")](**backbone_keywords)
     decoder = NECKS[neck_keywords.pop("name")](trunk.out_channels, **neck_keywords)
+    if isinstance(trunk, TimmBackbone):
+        trunk.train_for(32)  # the one map that the decoder reads
     rule = {key: value for key, value in assigner.items() if key != "name"}
     formula = {key: value for key, value in class_loss.items() if key != "name"}
     return CenterNet(

@@ -16,7 +16,7 @@ class Detector(Protocol):
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Outputs, a NamedTuple, for images (B, 3, H, W), normalised and padded with zeros.
 
-        Detectors that sample need the targets for a loss. Those with `cuts_proposals` also take
+        Detectors that sample need the targets for a loss. Those with `uses_sizes` also take
         `sizes`, the valid (height, width) of each image, so that decode need not look again.
         """
         ...
@@ -30,5 +30,6 @@ class Detector(Protocol):
         ...
 
     def decode(self, outputs: Any, image_sizes: Sequence[tuple[int, int]]) -> list[Candidates]:
-        """Candidates of each image before suppression, clipped to its valid (height, width)."""
+        """Candidates of each image before suppression, clipped to its valid (height, width) unless
+        what was published leaves them as they are (DETR)."""
         ...

@@ -26,6 +26,7 @@ KINDS = {
     "convolution": "convolution",
     "deform_conv2d": "deformable convolution",
     "roi_align": "RoI align",
+    "grid_sampler": "bilinear sampling",
     "attention": "attention",
     "mm": "matrix product",
 }  # part of an operator's name -> what a reader calls it
@@ -49,8 +50,8 @@ def count_macs(model: nn.Module, images: Tensor) -> Macs:
     """Multiply-adds of `model(images)`, in the mode that the model is in.
 
     Counted: convolutions, matrix products and attention (one for each product of two numbers that
-    is added up), and what is sampled between cells (deformable convolution, RoI align: 4 for each
-    value). Norms, activations, element-wise sums and resizing are not, as in published figures.
+    is added up), and what is sampled between cells (deformable convolution and attention, RoI align:
+    4 for each value). Norms, activations, element-wise sums and resizing are not, as in published figures.
     Nothing is computed where shapes are enough, that is unless they depend on values.
     """
     try:
@@ -102,7 +103,11 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     operators = torch.ops.torchvision
     # The sizes of regions are needed, not only shapes.
     _roi_align_flops._get_raw = True  # type: ignore[attr-defined]
-    return {operators.deform_conv2d: _deform_flops, operators.roi_align: _roi_align_flops}
+    return {
+        operators.deform_conv2d: _deform_flops,
+        operators.roi_align: _roi_align_flops,
+        torch.ops.aten.grid_sampler_2d: _grid_sample_flops,
+    }
 
 
 def _deform_flops(
@@ -115,6 +120,11 @@ def _deform_flops(
     product = out_channels * weight_shape[1] * taps
     samples = CORNERS * input_shape[1] * taps
     return int(2 * batch * height * width * (product + samples))
+
+
+def _grid_sample_flops(*_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Each value of the output is the weighted sum of four cells."""
+    return int(2 * CORNERS * math.prod(out_shape))
 
 
 def _roi_align_flops(

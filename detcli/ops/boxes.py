@@ -38,6 +38,17 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return common / union.clamp_(min=MIN_UNION)
 
 
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (A, B), from -1 to 1, of every box of a (A, 4) with every box of b (B, 4)
+    (Rezatofighi et al. 2019)."""
+    common = pairwise_intersection(a, b)
+    union = (box_area(a)[:, None] + box_area(b)[None, :] - common).clamp_(min=MIN_UNION)
+    top_left = torch.minimum(a[:, None, :2], b[None, :, :2])
+    width, height = (torch.maximum(a[:, None, 2:], b[None, :, 2:]) - top_left).unbind(-1)
+    hull = (width * height).clamp_(min=MIN_UNION)
+    return common / union - (hull - union) / hull
+
+
 def paired_intersection(a: Tensor, b: Tensor) -> Tensor:
     """Common area (A,) in square pixels of box i of a (A, 4) with box i of b (A, 4)."""
     top_left = torch.maximum(a[:, :2], b[:, :2])
@@ -51,6 +62,19 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
     common = paired_intersection(a, b)
     union = box_area(a) + box_area(b) - common
     return common / union.clamp(min=MIN_UNION)
+
+
+def boxes_from_shares(shares: Tensor, sides: Tensor) -> Tensor:
+    """Boxes (..., 4) of centres, widths and heights (..., 4) in shares of images with the sides
+    (..., 2) = width, height in pixels."""
+    centers, half = shares[..., :2] * sides, shares[..., 2:] * sides / 2
+    return torch.cat([centers - half, centers + half], dim=-1)
+
+
+def shares_from_boxes(boxes: Tensor, sides: Tensor) -> Tensor:
+    """The inverse of `boxes_from_shares`."""
+    top_left, bottom_right = boxes[..., :2] / sides, boxes[..., 2:] / sides
+    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

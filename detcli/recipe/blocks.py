@@ -13,6 +13,7 @@ STAGE_CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions of a ResNet's st
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTHS = (50, 101)  # with four times as many channels at the end of a block
 EXPANSION = 4
+NORM_GROUPS = 32  # of every group norm
 
 Stages = Annotated[tuple[Literal[1, 2, 3, 4], ...], Field(strict=False, min_length=1)]
 
@@ -85,6 +86,32 @@ class Dilation(StageBlocks):
             used = self.rates[: STAGE_BLOCKS[depth][stage - 1]]
             if max(used) == 1:
                 yield "rates", f"all blocks of stage {stage} would have dilation 1"
+
+
+class Aspp(Section):
+    """Atrous spatial pyramid pooling of the coarsest map (Chen et al. 2017)."""
+
+    rates: Integers = Field(
+        (6, 12, 18), min_length=1, description="Dilation of each 3x3 convolution, in cells"
+    )
+    channels: int = Field(256, gt=0, description="Channels of each branch and of their fusion")
+    norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.rates) < 1:
+            yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
+        if reason := misgrouped(self.norm, self.channels):
+            yield "channels", reason
+
+
+def misgrouped(norm: str, channels: int) -> str | None:
+    """Why a group norm cannot have this many channels; None where it can, and of other norms."""
+    if norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
+        return (
+            f"norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple of "
+            f"{NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}"
+        )
+    return None
 
 
 class Dropout(Section):

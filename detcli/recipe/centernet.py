@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detcli.recipe.network import Backbone
+from detcli.recipe.network import Backbone, TimmBackbone
 from detcli.recipe.section import Integers, Section
 
 
@@ -94,9 +94,9 @@ class CenterNet(Section):
     """CenterNet (Zhou et al. 2019)."""
 
     name: Literal["centernet"] = Field(description="CenterNet")
-    backbone: Annotated[CenterBackbone | DlaBackbone, Field(discriminator="name")] = Field(
-        CenterBackbone(name="resnet"), description="The network that reads the image"
-    )
+    backbone: Annotated[
+        CenterBackbone | DlaBackbone | TimmBackbone, Field(discriminator="name")
+    ] = Field(CenterBackbone(name="resnet"), description="The network that reads the image")
     neck: Annotated[DeconvNeck | DlaUpNeck, Field(discriminator="name")] = Field(
         DeconvNeck(name="deconv"), description="What leads back to one fine map"
     )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from detcli.recipe.reading import KeyPath, dotted, nearest, shown
 from detcli.recipe.schema import Recipe
-from detcli.recipe.section import BROKEN_RULES, Section, section_for, variants
+from detcli.recipe.section import BROKEN_RULES, Section, default_name, section_for, variants
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def _locate(
         current = current.get(part) if isinstance(current, Mapping) else None
         field = section.model_fields.get(str(part)) if section else None
         section = section_for(field, current) if field else None
-        chosen = field is not None and section is not None and field.discriminator is not None
-        skip = str(current["name"]) if chosen and isinstance(current, Mapping) else ""
+        skip = ""  # pydantic says the choice too
+        if field is not None and field.discriminator is not None and isinstance(current, Mapping):
+            skip = str(current.get("name", default_name(field)))
     return tuple(path), holder
 
 

@@ -130,7 +130,7 @@ class Layers:
         for depth, part in enumerate(setting.path[:-1], start=1):
             inner = current.get(str(part))
             if inner is None:
-                inner = current[str(part)] = self._fresh_section(setting.path[:depth])
+                inner = current[str(part)] = self._fresh_section(setting.path[:depth], setting)
                 self.marks[setting.path[:depth]] = setting.mark
             if not isinstance(inner, dict):
                 here = dotted(setting.path[:depth]).removesuffix(": ")
@@ -151,15 +151,17 @@ class Layers:
             other: mark for other, mark in self.marks.items() if other[: len(path)] != path
         }
 
-    def _fresh_section(self, path: KeyPath) -> dict[str, Any]:
-        """A section that no lower layer has set: what its default says beyond its own defaults."""
+    def _fresh_section(self, path: KeyPath, setting: Setting) -> dict[str, Any]:
+        """A section that no lower layer has set: what its default says beyond its own defaults,
+        unless `setting` chooses another kind of section."""
         found = self._field(path)
         default = found.default if found else None
-        return (
-            default.model_dump(mode="json", exclude_unset=True)
-            if isinstance(default, Section)
-            else {}
-        )
+        if found is None or not isinstance(default, Section):
+            return {}
+        chooses = setting.path == (*path, "name")
+        if chooses and section_for(found, {"name": setting.value}) is not type(default):
+            return {}
+        return default.model_dump(mode="json", exclude_unset=True)
 
     def _field(self, path: KeyPath) -> FieldInfo | None:
         section: type[Section] | None = Recipe
@@ -180,7 +182,7 @@ class Layers:
         if found is None or not isinstance(current, dict):
             return
         old, new = section_for(found, current), section_for(found, {"name": setting.value})
-        if old is None or new is None:
+        if old is None or new is None or "name" not in old.model_fields:
             return
         before = current.get("name", old.model_fields["name"].default)
         dropped = _drop_foreign(current, old, new)

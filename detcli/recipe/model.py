@@ -7,13 +7,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from detcli.recipe.blocks import NORM_GROUPS
 from detcli.recipe.centernet import CenterNet
-from detcli.recipe.guided import Guidance
-from detcli.recipe.losses import AnyClassLoss, BoxLoss, FocalLoss, VarifocalLoss
+from detcli.recipe.deformable_detr import DeformableDetr
+from detcli.recipe.detr import Detr
+from detcli.recipe.guided import GaFasterRcnn, Guidance
+from detcli.recipe.losses import (
+    AnyClassLoss,
+    BoxLoss,
+    DensityBranch,
+    FocalLoss,
+    SideLoss,
+    VarifocalLoss,
+)
 from detcli.recipe.network import (
     BOTTLENECK,
     CONV_DIVISOR,
-    NORM_GROUPS,
+    AnyBackbone,
+    AnyNeck,
     Backbone,
     FcosHead,
     Head,
@@ -66,8 +77,8 @@ class Auxiliary(Section):
 class Dense(Section):
     """What every detector on a feature pyramid has."""
 
-    backbone: Backbone = Field(Backbone(), description="The network that reads the image")
-    neck: Neck = Field(Neck(), description="The feature pyramid")
+    backbone: AnyBackbone = Field(Backbone(), description="The network that reads the image")
+    neck: AnyNeck = Field(Neck(), description="The feature pyramid")
     head: Head = Field(Head(), description="The branches")
     class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
     score_threshold: float = Field(
@@ -95,6 +106,9 @@ class Detector(Dense):
     iou_branch: IouBranch | None = Field(
         None, description="Predict the IoU of each box with its object; null: off"
     )
+    density_branch: DensityBranch | None = Field(
+        None, description="Predict how far each object overlaps with another; null: off"
+    )
     auxiliary: Auxiliary | None = Field(
         None, description="A coarser second head beside the one that is kept; null: off"
     )
@@ -109,11 +123,11 @@ class RetinaNet(Detector):
     assigner: Assigner = Field(
         MaxIouAssigner(name="max_iou"), description="Which anchors learn which object"
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Regression loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        levels = self.neck.max_level - self.neck.min_level + 1
+        levels = self.neck.num_levels
         sizes = self.anchors.sizes
         if sizes is not None and len(sizes) != levels:
             yield "anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"
@@ -123,7 +137,7 @@ class GaRetinaNet(Dense):
     """RetinaNet with guided anchoring (Wang et al. 2019)."""
 
     name: Literal["ga_retinanet"] = Field(description="RetinaNet with guided anchoring")
-    neck: Neck = Field(Neck(extra_from="c5"), description="The feature pyramid")
+    neck: AnyNeck = Field(Neck(extra_from="c5"), description="The feature pyramid")
     head: RetinaNetHead = Field(RetinaNetHead(), description="The branches")
     guidance: Guidance = Field(Guidance(), description="How anchors are predicted")
     assigner: MaxIouAssigner = Field(
@@ -144,7 +158,7 @@ class Fcos(Detector):
     regression: Literal["box", "point"] = Field(
         "point", description="Regress from the anchor box, or side distances from its centre"
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="iou"), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Regression loss")
     centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
     centerness_on: Literal["class", "box"] = Field(
         "class", description="The branch that predicts centre-ness"
@@ -188,7 +202,7 @@ class Atss(Detector):
     delta_stds: Quadruple = Field(
         DELTA_STDS, description="regression box: coded offsets x, y, w, h are divided by these"
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="giou", weight=2.0), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="giou", weight=2.0), description="Regression loss")
     centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -200,7 +214,7 @@ class NasFcos(Section):
     """NAS-FCOS (Wang et al. 2020): FCOS with a neck and a head that a search found."""
 
     name: Literal["nas_fcos"] = Field(description="NAS-FCOS")
-    backbone: Backbone = Field(Backbone(), description="The network that reads the image")
+    backbone: AnyBackbone = Field(Backbone(), description="The network that reads the image")
     neck: NasFcosNeck = Field(NasFcosNeck(), description="The feature pyramid")
     head: SearchedHead = Field(SearchedHead(), description="The branches")
     assigner: Assigner = Field(
@@ -210,7 +224,7 @@ class NasFcos(Section):
         8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
     )
     class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
-    box_loss: BoxLoss = Field(BoxLoss(name="iou"), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Regression loss")
     centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
     score_threshold: float = Field(
         0.05, ge=0, lt=1, description="Candidates must have a higher class score"
@@ -218,6 +232,9 @@ class NasFcos(Section):
     topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
     iou_branch: IouBranch | None = Field(
         None, description="Predict the IoU of each box with its object; null: off"
+    )
+    density_branch: DensityBranch | None = Field(
+        None, description="Predict how far each object overlaps with another; null: off"
     )
     auxiliary: Auxiliary | None = Field(
         None, description="A coarser second head beside the one that is kept; null: off"
@@ -236,7 +253,7 @@ class Vfnet(Dense):
     """VarifocalNet (Zhang et al. 2021)."""
 
     name: Literal["vfnet"] = Field(description="VarifocalNet")
-    neck: Neck = Field(Neck(extra_relu=True), description="The feature pyramid")
+    neck: AnyNeck = Field(Neck(extra_relu=True), description="The feature pyramid")
     head: VfnetHead = Field(VfnetHead(), description="The branches")
     anchor_scale: float = Field(
         8.0, gt=0, description="Side of the square box, in strides, that the assigner looks at"
@@ -285,6 +302,9 @@ Model = Annotated[
     | CenterNet
     | YoloV4
     | FasterRcnn
-    | CascadeRcnn,
+    | CascadeRcnn
+    | GaFasterRcnn
+    | Detr
+    | DeformableDetr,
     Field(discriminator="name"),
 ]

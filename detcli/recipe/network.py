@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detcli.recipe.blocks import Attention, Deformable, Dilation, Dropout
+from detcli.recipe.blocks import (
+    Aspp,
+    Attention,
+    Deformable,
+    Dilation,
+    Dropout,
+    misgrouped,
+)
 from detcli.recipe.section import Section
 
-NORM_GROUPS = 32  # of every group norm in a head
 IMAGE_NORMS = {"gn": "group", "ln": "layer", "in": "instance"}  # statistics of one image each
 BOTTLENECK = 4  # times fewer channels inside a bottleneck
 CONV_DIVISOR = {"grouped_shuffle": 4, "bottleneck": BOTTLENECK}  # of the channels, by kind
@@ -45,6 +51,9 @@ class Backbone(Section):
     attention: Attention | None = Field(None, description="Attention blocks; null: none")
     dcn: Deformable | None = Field(None, description="Deformable convolutions; null: none")
     dilation: Dilation | None = Field(None, description="Dilated convolutions; null: none")
+    units: Literal["post", "pre"] = Field(
+        "post", description="Residual units: norm and ReLU after each convolution, or before it"
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.style == "caffe" and self.depth < 50:
@@ -57,7 +66,9 @@ class Backbone(Section):
             if block is not None:
                 for inner, message in block.misfits(self.depth, self.frozen_stages):
                     yield f"{key}.{inner}", message
-        if self.weights != "imagenet":
+        if self.units == "pre" and self.weights is not None:
+            yield "weights", "there are none with pre-activation units: expected null"
+        if self.weights != "imagenet" or self.units == "pre":
             return
         if self.style == "caffe":
             yield "weights", "torchvision has no caffe-style weights: give a file, or null"
@@ -69,35 +80,41 @@ class Backbone(Section):
             )
 
 
-class Neck(Section):
-    """Feature pyramid (Lin et al. 2017). Level l has stride 2^l."""
+class TimmBackbone(Section):
+    """A network of the timm library: pip install 'detcli[timm]'."""
 
-    name: Literal["fpn"] = Field("fpn", description="Family of the neck")
+    name: Literal["timm"] = Field(description="Family of the backbone")
+    model: str = Field(min_length=1, description="Its name there, as in resnet50.a1_in1k")
+    norm_eval: bool = Field(
+        True, description="Batch norms use their running statistics in training too"
+    )
+    frozen_stages: int = Field(
+        1,
+        ge=0,
+        le=4,
+        description="0: nothing is frozen; 1: all that the map at stride 4 is made from; 4: all",
+    )
+    weights: str | None = Field(
+        "imagenet", min_length=1, description="imagenet (timm's), a file, or null: random"
+    )
+
+
+AnyBackbone = Annotated[Backbone | TimmBackbone, Field(discriminator="name")]
+
+
+class Levels(Section):
+    """The levels of a feature pyramid. Level l has stride 2^l."""
+
+    name: str = Field(description="Family of the neck")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     min_level: int = Field(3, ge=2, le=5, description="Finest level; 2 adds a head at stride 4")
     max_level: int = Field(7, ge=2, le=8, description="Coarsest level; above 5: extra convolutions")
-    extra_from: Literal["c5", "p5", "pool"] = Field(
-        "p5", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
-    )
-    extra_relu: bool = Field(False, description="ReLU between P6 and P7")
-    upsample: Literal["nearest", "carafe"] = Field(
-        "nearest", description="How a coarse map is enlarged for the next finer one"
-    )
-    conv: ConvKind = Field(
-        "plain", description="Kind of the 3x3 convolutions that make P2 to P5; see docs/blocks.md"
-    )
+
+    @property
+    def num_levels(self) -> int:
+        return self.max_level - self.min_level + 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.extra_relu and self.extra_from == "pool":
-            yield "extra_relu", "with extra_from pool there are no extra convolutions; remove it"
-        if self.upsample == "carafe" and self.min_level == 5:
-            yield "upsample", "nothing is enlarged with min_level 5; remove it"
-        if self.out_channels % CONV_DIVISOR.get(self.conv, 1):
-            yield (
-                "out_channels",
-                f"conv {self.conv}: expected a multiple of {CONV_DIVISOR[self.conv]}, "
-                f"got {self.out_channels}",
-            )
         if self.min_level > self.max_level:
             yield (
                 "min_level",
@@ -105,6 +122,114 @@ class Neck(Section):
             )
         elif self.max_level < 5:
             yield "max_level", f"expected at least 5, the backbone's last, got {self.max_level}"
+
+
+class ExtraLevels(Levels):
+    """A pyramid whose levels above 5 are made from its own or the backbone's coarsest map."""
+
+    extra_from: Literal["c5", "p5", "pool"] = Field(
+        "p5", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
+    )
+    extra_relu: bool = Field(False, description="ReLU between P6 and P7")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.extra_relu and self.extra_from == "pool":
+            yield "extra_relu", "with extra_from pool there are no extra convolutions; remove it"
+        yield from super().problems()
+
+
+class TopDown(ExtraLevels):
+    """What pyramids have whose coarse maps are enlarged and added to finer ones."""
+
+    upsample: Literal["nearest", "carafe", "duc"] = Field(
+        "nearest", description="How a coarse map is enlarged for the next finer one"
+    )
+    conv: ConvKind = Field(
+        "plain", description="Kind of the 3x3 convolutions that make P2 to P5; see docs/blocks.md"
+    )
+    aspp: Aspp | None = Field(
+        None, description="Context of several ranges for the backbone's last map; null: off"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.upsample != "nearest" and self.min_level == 5:
+            yield "upsample", "nothing is enlarged with min_level 5; remove it"
+        if self.out_channels % CONV_DIVISOR.get(self.conv, 1):
+            yield (
+                "out_channels",
+                f"conv {self.conv}: expected a multiple of {CONV_DIVISOR[self.conv]}, "
+                f"got {self.out_channels}",
+            )
+        yield from super().problems()
+
+
+class Neck(TopDown):
+    """Feature pyramid (Lin et al. 2017). Level l has stride 2^l."""
+
+    name: Literal["fpn"] = Field("fpn", description="Family of the neck")
+
+
+class PanNeck(TopDown):
+    """A feature pyramid and a path back up from its finest level (PANet, Liu et al. 2018)."""
+
+    name: Literal["pan"] = Field(description="Family of the neck")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.min_level == 5:
+            yield "name", "pan has no path from level 5 to itself: take fpn, or min_level 4 or less"
+
+
+class BifpnNeck(Levels):
+    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+
+    name: Literal["bifpn"] = Field(description="Family of the neck")
+    repeats: int = Field(3, gt=0, description="How often they are fused down and up")
+    norm: Literal["bn", "sync_bn", "gn"] = Field("bn", description="Norm after every convolution")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.num_levels == 1:
+            yield "min_level", "bifpn fuses two or more levels, got 1"
+        if reason := misgrouped(self.norm, self.out_channels):
+            yield "out_channels", reason
+
+
+class Nested(ExtraLevels):
+    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+
+    norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
+        "gn", description="Norm after the convolution of every node"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.min_level == 5:
+            yield "min_level", "unet_pp fuses two or more of C2 to C5, got C5 alone"
+        if reason := misgrouped(self.norm, self.out_channels):
+            yield "out_channels", reason
+
+
+class NestedNeck(Nested):
+    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+
+    name: Literal["unet_pp"] = Field(description="Family of the neck")
+    deep_supervision: bool = Field(
+        False,
+        description="In training the head sees the pyramid of every column, and its losses are "
+        "averaged",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.deep_supervision and self.min_level > 3:
+            yield (
+                "deep_supervision",
+                f"with min_level {self.min_level} there is one column, and no other to learn",
+            )
+
+
+AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator="name")]
 
 
 class NasFcosNeck(Section):

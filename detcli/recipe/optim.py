@@ -26,6 +26,11 @@ class Optim(Section):
     betas: Pair = Field((0.9, 0.999), description="adamw: decay of the two moments")
     weight_decay: float = Field(0.0001, ge=0, description="Weight decay")
     backbone_lr_mult: float = Field(1.0, ge=0, description="Multiple of lr for the backbone")
+    sampling_lr_mult: float = Field(
+        1.0,
+        ge=0,
+        description="Multiple of lr for what predicts where deformable attention looks",
+    )
     norm_decay: bool = Field(True, description="Weight decay on norm scales and shifts")
     bias_decay: bool = Field(True, description="Weight decay on biases")
     bias_lr_mult: float = Field(1.0, ge=0, description="Multiple of lr for biases")

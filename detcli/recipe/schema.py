@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from detcli.recipe.data import Data
+from detcli.recipe.detr import LEARNED_CELLS
 from detcli.recipe.model import Model
 from detcli.recipe.optim import Optim
 from detcli.recipe.run import Eval, Postprocess, Train
 from detcli.recipe.schedule import Schedule
 from detcli.recipe.section import Section
 
+PYRAMIDS = ("fpn", "pan", "bifpn", "unet_pp")  # necks whose norms are a choice
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -48,23 +51,35 @@ class Recipe(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from self._vgg_problems()
+        yield from self._position_problems()
+        yield from self._sampling_problems()
         if self.data.format != "shapes" and getattr(self.data, self.eval.split) is None:
             yield "eval.split", f"data.{self.eval.split} is not set"
         if self.data.format == "shapes" and self.eval.split == "test":
             yield "eval.split", "format shapes has only train and val"
-        guided = self.postprocess.method == "iou_guided"
-        if guided and getattr(self.model, "iou_branch", None) is None:
-            yield "postprocess.method", "iou_guided needs a predicted IoU: set model.iou_branch"
+        yield from self._column_problems()
         yield from self._swa_problems()
         if getattr(getattr(self.model, "head", None), "norm", None) == "bn":
             yield from self._batch_norm_problems()
         yield from self._rep_problems()
+        yield from self._neck_problems()
         if self.schedule.name != "plateau":
             return
         if self.schedule.monitor == "loss" and not self.train.val_loss:
             yield "schedule.monitor", "loss is only measured with train.val_loss: true"
         if self.schedule.monitor == "AP" and self.train.eval_every == 0:
             yield "schedule.monitor", "AP is only measured with train.eval_every of 1 or more"
+
+    def _column_problems(self) -> Iterator[tuple[str, str]]:
+        method, model = self.postprocess.method, self.model
+        key = "postprocess.method"
+        if method == "iou_guided" and getattr(model, "iou_branch", None) is None:
+            yield key, "iou_guided needs a predicted IoU: set model.iou_branch"
+        box_loss = getattr(model, "box_loss", None)
+        if method == "softer" and getattr(box_loss, "name", None) != "kl":
+            yield key, "softer needs the uncertainty of each side: set model.box_loss.name to kl"
+        if method == "adaptive" and getattr(model, "density_branch", None) is None:
+            yield key, "adaptive needs a predicted density: set model.density_branch"
 
     def _vgg_problems(self) -> Iterator[tuple[str, str]]:
         backbone = self.model.backbone
@@ -75,6 +90,26 @@ class Recipe(Section):
                 "data.std",
                 "these VGG-16 weights are for images of 0 to 255 less their mean: expected "
                 f"[1.0, 1.0, 1.0], got {list(self.data.std)}",
+            )
+
+    def _position_problems(self) -> Iterator[tuple[str, str]]:
+        if getattr(self.model, "positions", None) != "learned":
+            return
+        stride = 16 if getattr(self.model.backbone, "dc5", False) else 32
+        resize = self.data.resize
+        side = resize.long if resize.keep_aspect else max(resize.short)
+        if math.ceil(side / stride) > LEARNED_CELLS:
+            yield (
+                "model.positions",
+                f"learned has codes for {LEARNED_CELLS} cells of {stride} pixels a side; images "
+                f"have up to {side} pixels; take sine, or a smaller data.resize.long",
+            )
+
+    def _sampling_problems(self) -> Iterator[tuple[str, str]]:
+        if self.optim.sampling_lr_mult != 1 and self.model.name != "deformable_detr":
+            yield (
+                "optim.sampling_lr_mult",
+                f"acts only with model.name deformable_detr, but it is {self.model.name}; remove it",
             )
 
     def _swa_problems(self) -> Iterator[tuple[str, str]]:
@@ -106,6 +141,24 @@ class Recipe(Section):
                     "rep has batch norms, which need several images per rank, but "
                     "data.batch_per_rank is 1",
                 )
+
+    def _neck_problems(self) -> Iterator[tuple[str, str]]:
+        neck = getattr(self.model, "neck", None)
+        fused = {"model.neck.norm": neck, "model.neck.aspp.norm": getattr(neck, "aspp", None)}
+        for key, section in fused.items():
+            known = section is not None and getattr(neck, "name", "") in PYRAMIDS
+            if known and getattr(section, "norm", "") == "bn" and self.data.batch_per_rank == 1:
+                yield (
+                    key,
+                    "bn takes its statistics from the images of a rank, but data.batch_per_rank "
+                    "is 1; take gn, or sync_bn on several ranks",
+                )
+        if getattr(neck, "deep_supervision", False) and self.train.distill is not None:
+            yield (
+                "model.neck.deep_supervision",
+                "gives several pyramids of each image, a teacher one: expected false with "
+                "train.distill",
+            )
 
 
 def json_schema() -> dict[str, Any]:

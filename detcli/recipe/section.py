@@ -39,6 +39,19 @@ class Section(BaseModel):
         """Yield (key, what is wrong) for every broken rule that involves more than one key."""
         return iter(())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_sections(cls, values: Any) -> Any:
+        """Give the sections whose `name` may be left out theirs."""
+        if not isinstance(values, Mapping):
+            return values
+        named = dict(values)
+        for key, field in cls.model_fields.items():
+            inner, name = named.get(key), default_name(field)
+            if name is not None and isinstance(inner, Mapping) and "name" not in inner:
+                named[key] = {"name": name, **inner}
+        return named
+
     @model_validator(mode="after")
     def _check_rules(self) -> Section:
         found = [*self._idle_keys(), *self.problems()]
@@ -81,8 +94,17 @@ def section_for(field: FieldInfo, value: Any) -> type[Section] | None:
     choices = variants(field)
     if "" in choices:
         return choices[""]
-    name = value.get("name") if isinstance(value, Mapping) else None
+    name = value.get("name", default_name(field)) if isinstance(value, Mapping) else None
     return choices.get(name) if isinstance(name, str) else None
+
+
+def default_name(field: FieldInfo) -> str | None:
+    """The `name` that a section of this key has when it says none: that of the key's default,
+    where the default's own class has one by itself. None where there is no such choice."""
+    if field.discriminator is None or not isinstance(field.default, Section):
+        return None
+    name = type(field.default).model_fields["name"].default
+    return name if isinstance(name, str) else None
 
 
 def plain(value: Any) -> Any:

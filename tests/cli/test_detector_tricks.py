@@ -14,7 +14,9 @@ from detcli.engine import checkpoint
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
-TRICKS = ("iou-branch", "auxiliary-head", "class-weights", "enlarge-small")
+TRICKS = (
+    "iou-branch", "kl-loss", "density-branch", "auxiliary-head", "class-weights", "enlarge-small",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,24 +47,55 @@ def test_each_trick_says_what_it_did(finished: Path) -> None:
     assert "training objects are smaller than 32 pixels" in log
     steps = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     terms = set(next(step for step in steps if step["kind"] == "train"))
-    assert {"iou", "aux_class", "aux_box", "aux_centerness", "aux_iou"} <= terms
+    assert {"iou", "density", "aux_class", "aux_box", "aux_centerness"} <= terms
+    assert {"aux_iou", "aux_density"} <= terms
+    assert "training objects overlap with another of their class" in log
     weights = checkpoint.load(finished / "last.pt")["class_weights"]
     assert len(weights) == len(checkpoint.load(finished / "last.pt")["class_names"])
     assert min(weights) < 1 < max(weights)
 
 
-def test_iou_guided_suppression_works_on_the_saved_candidates(
+def test_suppression_that_needs_a_column_works_on_what_is_saved(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, "eval", finished, "--candidates", "--quiet").code == 0
-    file = finished / "eval_val" / "candidates.npz"
-    column = np.load(file)["iou"]
-    assert len(column) == len(np.load(file)["score"]) > 0
-    assert 0 < column.min() <= column.max() < 1
-    done = run(capsys, "nms-compare", file, "--methods", "iou_guided", "--json", "--quiet")
-    assert done.code == 0, done.err
-    methods = [row["method"] for row in json.loads(done.out)["rows"]]
-    assert methods == ["nms", "iou_guided"]
+    folder = finished / "eval_val"
+    columns = np.load(folder / "candidates.npz")
+    rows = len(columns["score"])
+    assert len(columns["iou"]) == len(columns["density"]) == rows > 0
+    assert 0 < columns["iou"].min() <= columns["iou"].max() < 1
+    assert 0 <= columns["density"].min() <= columns["density"].max() <= 1
+    assert columns["sigma"].shape == (rows, 4)
+    assert columns["sigma"].min() > 0
+    needy = ["iou_guided", "softer", "adaptive"]
+    for file in ("candidates.npz", "predictions.json"):
+        done = run(
+            capsys, "nms-compare", folder / file, "--methods", ",".join(needy), "--json", "--quiet",
+            "--bootstrap", 10, "--gt", folder / "ground_truth.json",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        found = json.loads(done.out)["rows"]
+        assert [row["method"] for row in found] == ["nms", *needy]
+        assert all(row["AP"] is not None for row in found)
+    shown = [entry["sigma"] for entry in json.loads((folder / "predictions.json").read_text())]
+    assert all(len(sides) == 4 and min(sides) > 0 for sides in shown)
+
+
+def test_a_model_without_the_branch_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = json.loads((finished / "predictions.json").read_text())
+    for column, method in (("sigma", "softer"), ("density", "adaptive")):
+        file = tmp_path / f"{method}.json"
+        less = [{key: entry[key] for key in entry if key != column} for entry in entries]
+        file.write_text(json.dumps(less))
+        done = run(
+            capsys, "nms-compare", file, "--methods", method, "--gt", finished / "ground_truth.json"
+        )
+        assert done.code == 3
+        assert len(done.err.strip().splitlines()) == 1
+        assert f"method '{method}' needs the column '{column}'" in done.err
+        assert "a detector with model." in done.err
 
 
 def test_a_class_that_the_data_lack_ends_with_2(

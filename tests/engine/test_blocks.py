@@ -68,13 +68,12 @@ def test_blocks_start_fresh_on_top_of_a_checkpoint_without_them(tmp_path: Path) 
     content = checkpoint(recipe, plain, ["a", "b"])
     _, full = built(tmp_path, "gc", "dcn-v1")
     lines: list[str] = []
-    load_weights(full, content, ["b", "a"], lines.append)
+    load_weights(full, content, lines.append)
     own = full.state_dict()
     assert all(torch.equal(own[name], value) for name, value in plain.state_dict().items())
     assert lines[0].startswith(
         f"weights: {len(plain.state_dict())} tensors kept; fresh: backbone.stages.1.0.conv2.conv."
     )
-    assert "class lists differ" in lines[1]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():  # neither shows before it has learned
         first, second = plain.eval()(x), full.eval()(x)
@@ -86,4 +85,4 @@ def test_a_checkpoint_with_blocks_needs_a_recipe_with_them(tmp_path: Path) -> No
     _, plain = built(tmp_path)
     content = checkpoint(recipe, full, ["a", "b"])
     with pytest.raises(CheckpointError, match=r"not in this model backbone\.stages\.1\.0\.attent"):
-        load_weights(plain, content, ["a", "b"], print)
+        load_weights(plain, content, print)

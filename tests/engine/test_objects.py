@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from detcli.data.records import Notes, Records, pack_names
 from detcli.engine.objects import (
+    announce_density,
     announce_small_objects,
     balanced_weights,
     decide_class_weights,
@@ -242,11 +243,49 @@ def test_nothing_small_is_refused_unless_an_augmentation_makes_it(settings: Any)
         say_small(records([[]], [[]]), settings, resize=resize)
 
 
-def test_iou_guided_suppression_in_a_recipe_needs_the_branch() -> None:
-    guided = {"method": "iou_guided"}
-    with pytest.raises(RecipeError, match=r"postprocess\.method: iou_guided needs a predicted IoU"):
-        recipe_with(postprocess=guided)
-    assert recipe_with(postprocess=guided, model={"iou_branch": {}}).postprocess.method
+@pytest.mark.parametrize(
+    ("method", "reason", "model"),
+    [
+        ("iou_guided", "a predicted IoU: set model.iou_branch", {"iou_branch": {}}),
+        ("softer", "the uncertainty of each side", {"box_loss": {"name": "kl"}}),
+        ("adaptive", "a predicted density", {"density_branch": {}}),
+    ],
+)
+def test_suppression_that_needs_a_column_needs_its_branch(
+    method: str, reason: str, model: Any
+) -> None:
+    with pytest.raises(RecipeError, match=rf"postprocess\.method: {method} needs {reason}"):
+        recipe_with(postprocess={"method": method})
+    assert recipe_with(postprocess={"method": method}, model=model).postprocess.method == method
+
+
+def say_density(data: Records, *, must_act: bool = True, **augment: Any) -> list[str]:
+    said: list[str] = []
+    recipe = recipe_with(model={"density_branch": {}}, data={"augment": augment})
+    announce_density(recipe, data, said.append, must_act=must_act)
+    return said
+
+
+def test_crowded_objects_are_counted() -> None:
+    """Squares from the same corner: 18 in 20 overlaps by 0.81, 10 in 20 by a quarter; another class
+    and a crowd region do not count."""
+    data = records([[20, 18, 20], [10, 20], [7, 9]], [[0, 0, 1], [2, 2], [1, 1]], crowd=[6])
+    (line,) = say_density(data)
+    assert line == (
+        "model.density_branch: 4 of 6 training objects overlap with another of their class, 2 of "
+        "them by more than the 0.6 of postprocess.iou_threshold"
+    )
+
+
+def test_nothing_crowded_is_refused_unless_an_augmentation_makes_it() -> None:
+    alone = records([[20, 18], [30]], [[0, 1], [0]])
+    with pytest.raises(UsageError, match="cannot act: none of the 3 training objects overlaps"):
+        say_density(alone)
+    assert "0 of 3 training objects" in say_density(alone, must_act=False)[0]
+    (line,) = say_density(alone, mixup={"prob": 0.5})
+    assert line.endswith("; mixup can make more")
+    with pytest.raises(UsageError, match="none of the 0"):
+        say_density(records([[]], [[]]))
 
 
 def test_small_thresholds_are_refused_where_they_cannot_act() -> None:

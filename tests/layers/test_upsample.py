@@ -1,4 +1,4 @@
-"""CARAFE: the reference's numbers, the paper's sum as a loop, and its start."""
+"""CARAFE and DUC: the reference's numbers, the papers' sums as loops, and their starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detcli.layers.upsample import COMPRESSED, SIDE, Carafe
+from detcli.layers.upsample import COMPRESSED, DUC, SIDE, Carafe
 from tests.layers.blocks_fixture import BlockFixture
 from tests.paths import needs_shared
 
@@ -85,3 +85,40 @@ def test_low_precision_and_no_images() -> None:
         y = part(torch.randn(1, 8, 5, 5).bfloat16())
     assert y.dtype == torch.bfloat16
     assert part(torch.zeros(0, 8, 5, 5)).shape == (0, 8, 10, 10)
+
+
+def duc_by_the_paper(part: DUC, x: Tensor) -> Tensor:
+    """Cell (2 h + p, 2 w + q) of channel c is number 4 c + 2 p + q of the convolution at (h, w)."""
+    maps = torch.nn.functional.conv2d(x, part.conv.weight, part.conv.bias, padding=1)
+    images, channels, height, width = x.shape
+    y = torch.zeros(images, channels, 2 * height, 2 * width, dtype=x.dtype)
+    for channel in range(channels):
+        for p in range(2):
+            for q in range(2):
+                y[:, channel, p::2, q::2] = maps[:, 4 * channel + 2 * p + q]
+    return y
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
+def test_duc_deals_its_maps_out(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    part = DUC(6).double()
+    torch.nn.init.normal_(part.conv.weight)
+    torch.nn.init.normal_(part.conv.bias)
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    torch.testing.assert_close(part(x), duc_by_the_paper(part, x))
+
+
+@pytest.mark.parametrize("fine", [(12, 10), (11, 9)])
+def test_duc_begins_as_nearest_neighbours(fine: tuple[int, int]) -> None:
+    """Also where the finer map has odd sides, and the last row and column are left out."""
+    x = torch.randn(2, 5, 6, 5)
+    want = torch.nn.functional.interpolate(x, size=fine, mode="nearest")
+    torch.testing.assert_close(DUC(5)(x)[:, :, : fine[0], : fine[1]], want)
+
+
+def test_duc_learns_and_its_parameters() -> None:
+    part = DUC(16)
+    assert sum(parameter.numel() for parameter in part.parameters()) == 36 * 16**2 + 4 * 16
+    part(torch.randn(1, 16, 4, 4)).square().sum().backward()
+    assert all((parameter.grad != 0).any() for parameter in part.parameters())

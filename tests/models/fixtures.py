@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import nms
 
-from detcli.types import Target
+from detcli.types import Candidates, Target
 from tests.paths import SHARED
 
 PARITY = SHARED / "parity"
+# of the largest value, and relative; those of the fixtures' own README
+RAW_LIMIT, LOSS_LIMIT, GRADIENT_LIMIT = 1e-4, 1e-4, 1e-3
 
 
 def weights_module() -> ModuleType:
@@ -50,6 +56,63 @@ class Fixture:
     def error(self, name: str, mine: Tensor) -> float:
         """Largest difference from a stored array, as a share of its largest value."""
         return relative_error(self.arrays, name, mine)
+
+    def check_levels(self, name: str, levels: Sequence[Tensor]) -> None:
+        """Maps or predictions of each level."""
+        for index, level in enumerate(levels):
+            assert self.error(f"{name}/{index}", level) < RAW_LIMIT, (name, index)
+
+    def check_losses(self, losses: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+        """Each term, `names` says what it is called here, and their sum."""
+        for name, value in losses.items():
+            want = float(self.arrays[f"loss/{names[name]}"])
+            assert value.item() == pytest.approx(want, rel=LOSS_LIMIT), name
+        total = float(self.arrays["loss/total"])
+        assert sum(losses.values()).item() == pytest.approx(total, rel=LOSS_LIMIT)
+
+    def check_gradients(
+        self, model: nn.Module, parts: Mapping[str, str], names: Mapping[str, str]
+    ) -> None:
+        """Norms of the gradients of each part and of each parameter; parts and names: what they
+        are called here -> there."""
+        parameters = dict(model.named_parameters())
+        for theirs, ours in parts.items():
+            squares = [
+                value.grad.double().square().sum().item()
+                for name, value in parameters.items()
+                if name.startswith(f"{ours}.") and value.requires_grad
+            ]
+            want = float(self.arrays[f"grad/{theirs}"])
+            assert math.sqrt(sum(squares)) == pytest.approx(want, rel=GRADIENT_LIMIT), theirs
+        norms = self.arrays["grad_param/norms"]
+        floor = 1e-6 * float(np.nanmax(norms))
+        for name, want in zip(map(str, self.arrays["grad_param/names"]), norms, strict=True):
+            parameter = parameters[names[name]]
+            if np.isnan(want):
+                assert not parameter.requires_grad, name
+                continue
+            grad = parameter.grad
+            if name.endswith(".scale"):  # a number per level there, one vector here
+                grad = grad[int(name.split(".")[2])]
+            got = grad.double().norm().item()
+            assert got == pytest.approx(want, rel=GRADIENT_LIMIT, abs=floor), name
+
+    def check_boxes(self, found: Sequence[Candidates], iou_threshold: float) -> None:
+        """The best 100 candidates of each image after suppression by class."""
+        for image, candidates in enumerate(found):
+            boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
+            keep = torch.cat(
+                [
+                    rows[nms(boxes[rows], scores[rows], iou_threshold)]
+                    for label in labels.unique()
+                    for rows in [(labels == label).nonzero().squeeze(1)]
+                ]
+            )
+            keep = keep[scores[keep].argsort(descending=True)][:100]
+            arrays = [self.arrays[f"pred/{image}/{name}"] for name in ("boxes", "scores", "labels")]
+            want = [torch.from_numpy(array) for array in arrays]
+            got = (boxes[keep], scores[keep], labels[keep])
+            assert num_agreeing((want[0], want[1], want[2]), got) >= 98
 
 
 def relative_error(arrays: dict[str, np.ndarray], name: str, mine: Tensor) -> float:

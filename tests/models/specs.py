@@ -11,6 +11,9 @@ from detcli.models import build_detector
 from detcli.models.backbones.vgg import VGG16
 from detcli.recipe import model as schema
 from detcli.recipe.centernet import CenterNet
+from detcli.recipe.deformable_detr import DeformableDetr
+from detcli.recipe.detr import Detr
+from detcli.recipe.guided import GaFasterRcnn
 from detcli.recipe.ssd import Ssd
 from detcli.recipe.two_stage import CascadeRcnn, FasterRcnn
 from detcli.recipe.yolov4 import YoloV4
@@ -26,8 +29,11 @@ SECTIONS: dict[str, Any] = {
     "ssd": Ssd,
     "faster_rcnn": FasterRcnn,
     "cascade_rcnn": CascadeRcnn,
+    "ga_faster_rcnn": GaFasterRcnn,
     "centernet": CenterNet,
     "yolov4": YoloV4,
+    "detr": Detr,
+    "deformable_detr": DeformableDetr,
 }
 
 RETINANET_MM = {"neck": {"extra_from": "c5"}}
@@ -77,6 +83,20 @@ CASCADE_MM = {
         "proposals": {"train": {"max_per_image": 2000}},
     },
 }
+GA_FASTER_MM: dict[str, Any] = {
+    "backbone": {"name": "resnet", "style": "caffe", "norm": "frozen_bn"},
+    "neck": {"name": "fpn"},
+    "rpn": {
+        "guidance": {"location_target": "rest"},
+        "proposals": {"train": {"max_per_image": 300}, "test": {"max_per_image": 300}},
+    },
+    "assigner": {
+        "name": "max_iou", "positive_iou": 0.6, "negative_iou": 0.6, "min_positive_iou": None,
+    },
+    "sampler": {"num": 256},
+    "delta_stds": [0.05, 0.05, 0.1, 0.1],
+    "score_threshold": 0.001,
+}  # fmt: skip
 FASTER_TORCHVISION = {
     "backbone": {"name": "resnet", "norm_eps": 0.0},
     "neck": {"name": "fpn"},
@@ -146,6 +166,14 @@ SMALL_TWO_STAGE: dict[str, Any] = {
     "head": {"channels": 64},
     "sampler": {"num": None},
 }
+SMALL_GA_FASTER: dict[str, Any] = {
+    **SMALL_TWO_STAGE,
+    "rpn": {
+        "guidance": {"base_scale": 4.0, "sampler": {"num": None}},
+        "proposals": SMALL_TWO_STAGE["rpn"]["proposals"],
+        "sampler": {"num": None},
+    },
+}
 SMALL_CENTERNET: dict[str, Any] = {
     "backbone": {"name": "resnet"},
     "neck": {"name": "deconv", "channels": [64, 64, 64]},
@@ -154,14 +182,30 @@ SMALL_YOLOV4: dict[str, Any] = {
     "backbone": {"width": 0.125},
     "anchors": [[10, 10, 16, 24], [24, 20, 30, 50], [50, 40, 70, 80]],
 }
-TWO_STAGE = ("faster_rcnn", "cascade_rcnn")
+SMALL_DETR: dict[str, Any] = {
+    "backbone": {"depth": 18, "norm": "bn", "norm_eval": False, "frozen_stages": 0},
+    "transformer": {
+        "channels": 64,
+        "num_heads": 4,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "ffn_channels": 64,
+        "dropout": 0.0,
+    },
+    "num_queries": 10,
+}
+SMALL_DEFORMABLE_DETR: dict[str, Any] = {**SMALL_DETR, "two_stage": True, "refine": True}
+TWO_STAGE = ("faster_rcnn", "cascade_rcnn", "ga_faster_rcnn")
 SMALL_OF: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("retinanet", "fcos", "atss", "vfnet", "ga_retinanet"), SMALL),
     "nas_fcos": SMALL_NAS_FCOS,
     "ssd": SMALL_SSD,
-    **dict.fromkeys(TWO_STAGE, SMALL_TWO_STAGE),
+    **dict.fromkeys(("faster_rcnn", "cascade_rcnn"), SMALL_TWO_STAGE),
+    "ga_faster_rcnn": SMALL_GA_FASTER,
     "centernet": SMALL_CENTERNET,
     "yolov4": SMALL_YOLOV4,
+    "detr": SMALL_DETR,
+    "deformable_detr": SMALL_DEFORMABLE_DETR,
 }
 
 

@@ -193,6 +193,8 @@ def test_equal_heads_with_the_same_samples_have_equal_losses(name: str) -> None:
 
 EVERYTHING = {
     "iou_branch": {"weight": 1.0, "alpha": 0.5},
+    "density_branch": {"weight": 1.0},
+    "box_loss": {"name": "kl"},
     "auxiliary": {"weight": 0.25, "relax": 2.0, "topk": 20},
     "enlarge_small": {"max_side_px": 16.0, "factor": 1.5},
 }
@@ -214,7 +216,7 @@ def test_everything_together_is_finite_and_reaches_every_parameter(name: str) ->
     parameters = dict(model.named_parameters())
     for targets in BATCHES.values():
         losses = model.loss(outputs, targets)
-        assert {"iou", "aux_class", "aux_box", "aux_iou"} < set(losses)
+        assert {"iou", "density", "aux_class", "aux_box", "aux_iou", "aux_density"} < set(losses)
         assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
         grads = torch.autograd.grad(
             sum(losses.values()), list(parameters.values()), retain_graph=True
@@ -222,7 +224,7 @@ def test_everything_together_is_finite_and_reaches_every_parameter(name: str) ->
         assert all(grad.isfinite().all() for grad in grads)
     with torch.no_grad():
         found = model.eval().decode(model(images()), [CANVAS, (64, 64)])
-    assert all(set(candidates.extra) == {"iou"} for candidates in found)
+    assert all(set(candidates.extra) == {"iou", "sigma", "density"} for candidates in found)
 
 
 @pytest.mark.parametrize(("name", "box"), [("fcos", [5.0, 5, 11, 11]), ("atss", [9.0, 9, 15, 15])])
@@ -239,13 +241,13 @@ def test_an_object_between_all_points_is_learned_when_enlarged(name: str, box: l
 
 
 def test_both_start_fresh_on_weights_of_a_plain_detector() -> None:
-    plain, model = model_of("atss"), model_of("atss", auxiliary={}, iou_branch={})
+    plain, model = model_of("atss"), model_of("atss", **EVERYTHING)
     for parameter in plain.parameters():
         nn.init.uniform_(parameter, -0.1, 0.1)
     said: list[str] = []
     names = ["a", "b", "c"]
     content = {"kind": "weights", "class_names": names, "model": plain.state_dict()}
-    load_weights(model, content, names, said.append)
+    load_weights(model, content, said.append)
     own = model.state_dict()
     assert all(torch.equal(own[name], value) for name, value in plain.state_dict().items())
     assert said[0].startswith(f"weights: {len(plain.state_dict())} tensors kept; fresh: head.iou.")

@@ -26,6 +26,7 @@ def backbone(depth: int = 18, **changes: object) -> ResNet:
         "attention": None,
         "dcn": None,
         "dilation": None,
+        "units": "post",
         "weights": None,
     }
     torch.manual_seed(0)
@@ -144,6 +145,7 @@ def pyramid(**changes: object) -> FPN:
         "extra_relu": False,
         "upsample": "nearest",
         "conv": "plain",
+        "aspp": None,
     }
     return FPN((8, 16, 24, 40), **{**keywords, **changes})
 

@@ -24,6 +24,7 @@ PLAIN: dict[str, Any] = {
     "attention": None,
     "dcn": None,
     "dilation": None,
+    "units": "post",
     "weights": None,
 }
 SE = {"name": "se", "stages": (2, 3, 4), "reduction": 16, "fusion": "add"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ def test_the_loss_is_cross_entropy_against_the_iou_of_the_decoded_box() -> None:
     priors = Priors(corners, centers, torch.full((3,), 8.0), (3,))
     labels = torch.tensor([[0, 3, 3], [3, 3, 1]])
     boxes = torch.tensor([[0.0, 0, 8, 8], [16.0, 0, 24, 8]])
-    matches = Matches(labels, torch.tensor([0, 5]), boxes, torch.ones(2), torch.tensor([1, 1]))
+    matches = Matches(
+        labels, torch.tensor([0, 5]), torch.arange(2), boxes, torch.ones(2), torch.tensor([1, 1])
+    )
     encoded = torch.tensor([[0.0, 0, 0, 0], [0.5, 0, 0, 0]], requires_grad=True)  # IoU 1 and 1/3
     maps = torch.tensor([[0.7, 5.0, 5.0], [5.0, 5.0, -0.4]], requires_grad=True)
     positive = priors.take(matches.prior_index())
@@ -73,7 +76,7 @@ def test_scores_and_column(name: str, alpha: float) -> None:
     """Every prior and class is a candidate: the rows are all combinations, best class score of
     each level first; what follows from the maps directly must be the same."""
     model, outputs = forward(name)
-    model.iou_branch = IoUBranch(weight=1.0, alpha=alpha)
+    model.estimates = replace(model.estimates, iou=IoUBranch(weight=1.0, alpha=alpha))
     (found,) = model.decode(outputs, [CANVAS])
     start = 0
     for level, (logits, ious) in enumerate(zip(outputs.class_logits, outputs.iou, strict=True)):

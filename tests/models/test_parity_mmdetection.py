@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from detcli.layers.norm import use_running_statistics
 from detcli.models.convert import convert_mmdetection
-from detcli.models.heads.guided import guided_priors
 from detcli.models.heads.matching import Padding, match_batch
-from tests.models.fixtures import Fixture, num_agreeing
+from tests.models.fixtures import LOSS_LIMIT, Fixture
 from tests.models.specs import (
     ATSS_MM,
     FCOS_MM,
@@ -28,11 +25,6 @@ from tests.models.specs import (
 from tests.paths import needs_shared
 
 pytestmark = needs_shared
-
-RAW_LIMIT = 1e-4  # of the largest value; the limits are those of the fixtures' own README
-LOSS_LIMIT = 1e-4
-GRADIENT_LIMIT = 1e-3
-
 
 # No chance: every cell that was assigned a shape learns it.
 GA_RETINANET_ALL = {
@@ -96,8 +88,6 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def test_features_and_raw_outputs(run: Run) -> None:
-    for index, level in enumerate(run.backbone):
-        assert run.fixture.error(f"feat/backbone/{index}", level) < RAW_LIMIT
     outputs = {"cls_score": run.outputs.class_logits, "bbox_pred": run.outputs.boxes}
     if "centerness" in run.outputs._fields:
         outputs["centerness"] = run.outputs.centerness
@@ -105,11 +95,10 @@ def test_features_and_raw_outputs(run: Run) -> None:
         outputs |= {"shape_pred": run.outputs.shapes, "loc_pred": run.outputs.locations}
     if "first_boxes" in run.outputs._fields:
         outputs |= {"bbox_pred": run.outputs.first_boxes, "bbox_pred_refine": run.outputs.boxes}
-    for index, level in enumerate(run.neck):
-        assert run.fixture.error(f"feat/neck/{index}", level) < RAW_LIMIT
+    run.fixture.check_levels("feat/backbone", run.backbone)
+    run.fixture.check_levels("feat/neck", run.neck)
     for name, levels in outputs.items():
-        for index, level in enumerate(levels):
-            assert run.fixture.error(f"raw/{name}/{index}", level) < RAW_LIMIT, (name, index)
+        run.fixture.check_levels(f"raw/{name}", levels)
 
 
 def test_assigned_classes(run: Run) -> None:
@@ -121,7 +110,7 @@ def test_assigned_classes(run: Run) -> None:
     priors = grid(run.outputs.boxes, run.outputs.canvas)
     of_each = [priors] * len(run.fixture.targets)
     if run.case.detector == "ga_retinanet":
-        of_each = guided_priors(run.outputs.shapes, priors)
+        of_each = run.model.guidance.anchors(run.outputs.shapes, priors)
     matches = [
         match_batch(
             run.model.criterion.assigner,
@@ -144,11 +133,7 @@ def test_losses(run: Run) -> None:
     names |= {"location": "loss_loc", "shape": "loss_shape"}
     if "first_box" in run.losses:
         names |= {"first_box": "loss_bbox", "box": "loss_bbox_rf"}
-    for name, value in run.losses.items():
-        want = float(run.fixture.arrays[f"loss/{names[name]}"])
-        assert value.item() == pytest.approx(want, rel=LOSS_LIMIT), name
-    total = float(run.fixture.arrays["loss/total"])
-    assert sum(run.losses.values()).item() == pytest.approx(total, rel=LOSS_LIMIT)
+    run.fixture.check_losses(run.losses, names)
 
 
 def test_losses_without_the_empty_image(run: Run) -> None:
@@ -162,29 +147,8 @@ def test_losses_without_the_empty_image(run: Run) -> None:
 
 
 def test_gradient_norms(run: Run) -> None:
-    parameters = dict(run.model.named_parameters())
-    heads = {"backbone": "backbone", "neck": "neck", "bbox_head": "head"}
-    for theirs, ours in heads.items():
-        squares = [
-            value.grad.double().square().sum().item()
-            for name, value in parameters.items()
-            if name.startswith(f"{ours}.") and value.requires_grad
-        ]
-        want = float(run.fixture.arrays[f"grad/{theirs}"])
-        assert math.sqrt(sum(squares)) == pytest.approx(want, rel=GRADIENT_LIMIT), theirs
-
-    names = [str(name) for name in run.fixture.arrays["grad_param/names"]]
-    norms = run.fixture.arrays["grad_param/norms"]
-    floor = 1e-6 * float(np.nanmax(norms))
-    for name, want in zip(names, norms, strict=True):
-        parameter = parameters[run.names[name]]
-        if np.isnan(want):
-            assert not parameter.requires_grad, name
-            continue
-        grad = parameter.grad
-        if name.endswith(".scale"):
-            grad = grad[int(name.split(".")[2])]
-        assert grad.norm().item() == pytest.approx(want, rel=GRADIENT_LIMIT, abs=floor), name
+    parts = {"backbone": "backbone", "neck": "neck", "bbox_head": "head"}
+    run.fixture.check_gradients(run.model, parts, run.names)
 
 
 def test_final_boxes(run: Run) -> None:
@@ -192,16 +156,4 @@ def test_final_boxes(run: Run) -> None:
     with torch.no_grad():
         candidates = run.model.decode(run.model(run.fixture.images), run.fixture.sizes)
     run.model.train()
-    for image, found in enumerate(candidates):
-        keep = torch.cat(
-            [
-                rows[nms(found.boxes[rows], found.scores[rows], run.case.iou_threshold)]
-                for label in found.labels.unique()
-                for rows in [(found.labels == label).nonzero().squeeze(1)]
-            ]
-        )
-        keep = keep[found.scores[keep].argsort(descending=True)][:100]
-        names = ("boxes", "scores", "labels")
-        want = [torch.from_numpy(run.fixture.arrays[f"pred/{image}/{name}"]) for name in names]
-        got = (found.boxes[keep], found.scores[keep], found.labels[keep])
-        assert num_agreeing((want[0], want[1], want[2]), got) >= 98
+    run.fixture.check_boxes(candidates, run.case.iou_threshold)

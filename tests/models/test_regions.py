@@ -14,7 +14,8 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou, roi_align, roi_pool
 from detcli.assign import IGNORED, NEGATIVE, MaxIoUAssigner, RandomSampler
 from detcli.models.heads.regions import (
     RegionHead,
-    region_candidates,
+    RegionOutputs,
+    image_candidates,
     region_losses,
     region_priors,
     sample_regions,
@@ -33,13 +34,7 @@ from tests.models.two_stage import (
     some_targets,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Samples
@@ -115,8 +110,8 @@ def test_samples_depend_on_the_seed_alone(name: str) -> None:
         outputs = model(batch(), some_targets())
         totals.append(sum(model.loss(outputs, some_targets()).values()).item())
     assert totals[0] == totals[1] != totals[2]
-    first = outputs.stages[0] if name == "cascade_rcnn" else outputs
-    assert [len(regions) for regions in first.regions] == [12, 12]
+    raw = outputs.stages[0] if name == "cascade_rcnn" else outputs.second
+    assert [len(regions) for regions in raw.regions] == [12, 12]
 
 
 # Regions
@@ -209,12 +204,12 @@ def test_no_regions_at_all() -> None:
     )
     maps = [torch.randn(2, 4, 12, 16, requires_grad=True), torch.randn(2, 4, 6, 8)]
     head = RegionHead(
-        4 * 9, num_classes=3, num_fcs=2, channels=8, class_agnostic=False, dropout=None
+        4 * 9, num_classes=3, num_fcs=2, channels=8, class_agnostic=False, sigma=True, dropout=None
     )
-    logits, deltas = head(pooler(maps, [torch.zeros(0, 4)] * 2))
+    logits, deltas, alpha = head(pooler(maps, [torch.zeros(0, 4)] * 2))
     assert logits.shape == (0, 4)
-    assert deltas.shape == (0, 12)
-    (logits.sum() + deltas.sum()).backward()
+    assert deltas.shape == alpha.shape == (0, 12)
+    (logits.sum() + deltas.sum() + alpha.sum()).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
     assert maps[0].grad is not None
 
@@ -252,7 +247,8 @@ def test_losses_of_regions(width: int) -> None:
     logits = torch.randn(count, 4, generator=torch.Generator().manual_seed(1))
     deltas = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
     stds = (0.1, 0.1, 0.2, 0.2)
-    got = region_losses(criterion, DeltaCoder(stds), logits, deltas, samples)
+    outputs = RegionOutputs(samples.regions, logits, deltas, None, (), samples)
+    got = region_losses(criterion, DeltaCoder(stds), outputs)
     want = losses_by_hand(logits, deltas, samples, stds)
     assert [value.item() for value in got] == pytest.approx(want, rel=1e-5)
 
@@ -288,7 +284,9 @@ def test_mining_looks_at_each_image_and_weights_multiply() -> None:
             :kept
         ].sum()
         start += len(regions)
-    got, _ = region_losses(criterion, DeltaCoder(), logits, torch.zeros(len(labels), 4), samples)
+    deltas = torch.zeros(len(labels), 4)
+    outputs = RegionOutputs(samples.regions, logits, deltas, None, (), samples)
+    got, _ = region_losses(criterion, DeltaCoder(), outputs)
     assert got.item() == pytest.approx(float(total) / len(labels), rel=1e-5)
 
 
@@ -311,11 +309,16 @@ def test_candidates_of_regions() -> None:
     regions = torch.tensor([[0.0, 0, 10, 10], [20, 20, 60, 60], [5, 5, 9, 200]])
     deltas = torch.zeros(3, 8)
     deltas[1, 4:] = torch.tensor([1.0, 0, 0, 0])  # class 1 of the second: a tenth of its width
-    found = region_candidates(
+    columns = {"sigma": torch.arange(24).view(3, 8) / 8, "density": torch.tensor([0.1, 0.2, 0.3])}
+    found = image_candidates(
         scores, deltas, regions, coder=DeltaCoder((0.1, 0.1, 0.2, 0.2)), score_threshold=0.05,
-        size=(100, 62),
+        size=(100, 62), columns=columns,
     )  # fmt: skip
     torch.testing.assert_close(found.scores, torch.tensor([0.7, 0.6, 0.3, 0.3]))
     assert found.labels.tolist() == [1, 0, 1, 0]
     want = torch.tensor([[24.0, 20, 62, 60], [0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 9, 100]])
     torch.testing.assert_close(found.boxes, want)
+    torch.testing.assert_close(found.extra["density"], torch.tensor([0.2, 0.1, 0.1, 0.3]))
+    alpha = torch.tensor([12.0, 0, 4, 16])[:, None] + torch.arange(4)  # each of its own class
+    side = torch.tensor([[40, 40], [10, 10], [10, 10], [4, 195]]).repeat(1, 2)
+    torch.testing.assert_close(found.extra["sigma"], (alpha / 16).exp() * side * 0.1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -23,13 +21,7 @@ from tests.models.two_stage import (
     wide_awake,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Proposals
@@ -48,8 +40,8 @@ def test_proposals_are_those_of_a_plain_loop() -> None:
     scores[0][3:9] = 0.97  # ties
     deltas = [torch.randn(len(level), 4, generator=generator) * 0.5 for level in priors]
     size = (80, 120)
-    rule = ProposalRule(0.5, 2.0, train=Limits(150, 40), test=Limits(150, 40))
-    found = rule.select(scores, deltas, priors, rule.train, size)
+    rule = ProposalRule(0.5, 2.0, train=Limits(150, 40), test=Limits(150, 40), coder=DeltaCoder())
+    found, places = rule.select(scores, deltas, priors, rule.train, size)
 
     pairs: list[tuple[float, list[float]]] = []
     for level in range(2):
@@ -67,14 +59,16 @@ def test_proposals_are_those_of_a_plain_loop() -> None:
     best = sorted(pairs, key=lambda pair: -pair[0])[:40]
     torch.testing.assert_close(found, torch.tensor([box for _, box in best]))
     assert len(found) == 40
+    assert torch.cat(scores)[places].tolist() == [score for score, _ in best]
 
 
 @each_detector
 def test_proposals_lie_in_their_image_and_carry_no_gradient(name: str) -> None:
     model = wide_awake(small(name)).train()
     outputs = model(batch(), some_targets())
-    proposals = model.rpn.propose(outputs.rpn, CANVAS, [CANVAS, (64, 96)])
-    for boxes, (height, width) in zip(proposals, [CANVAS, (64, 96)], strict=True):
+    proposals = model.rpn.propose(outputs.first.rpn, CANVAS, [CANVAS, (64, 96)])
+    assert proposals.densities == ()
+    for boxes, (height, width) in zip(proposals.boxes, [CANVAS, (64, 96)], strict=True):
         assert 0 < len(boxes) <= 50
         assert not boxes.requires_grad
         assert boxes.min() >= 0
@@ -89,7 +83,7 @@ def test_limits_of_training_and_evaluation() -> None:
     counts = []
     for mode in (True, False):
         outputs = model.train(mode)(batch())
-        counts.append([len(boxes) for boxes in outputs.regions])
+        counts.append([len(boxes) for boxes in outputs.second.regions])
     assert counts == [[30, 30], [10, 10]]
 
 
@@ -102,8 +96,8 @@ def test_boxes_of_two_levels_do_not_suppress_each_other() -> None:
     priors = grid([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 1)], CANVAS).split()
     deltas = [DeltaCoder().encode(box.expand(len(level), 4), level) for level in priors]
     scores = [torch.tensor([0.1, 0.9, 0.2, 0.3]), torch.tensor([0.8])]
-    rule = ProposalRule(0.5, 0.0, train=Limits(10, 10), test=Limits(10, 10))
-    found = rule.select(scores, deltas, priors, rule.train, CANVAS)
+    rule = ProposalRule(0.5, 0.0, train=Limits(10, 10), test=Limits(10, 10), coder=DeltaCoder())
+    found, _ = rule.select(scores, deltas, priors, rule.train, CANVAS)
     torch.testing.assert_close(found, box.repeat(2, 1))
 
 
@@ -145,7 +139,7 @@ def test_an_image_without_objects_counts_in_the_first_stage() -> None:
     for part in (model.rpn.class_logits, model.rpn.box):
         nn.init.zeros_(part.weight)
     outputs = model(batch(), [target([], [], CANVAS)] * 2)
-    losses = model.rpn.loss(outputs.rpn, [target([], [], CANVAS)] * 2, CANVAS)
+    losses = model.rpn.loss(outputs.first.rpn, [target([], [], CANVAS)] * 2, CANVAS)
     anchors = 3 * (12 * 16 + 6 * 8 + 3 * 4)
     want = 2 * anchors * torch.log(torch.tensor(2.0)) / (2 * (anchors + 1))
     torch.testing.assert_close(losses["rpn_class"], want)

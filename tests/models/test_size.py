@@ -34,7 +34,12 @@ SSD512 = {
     },
 }
 VFNET_MDCONV = {"backbone": {"dcn": {"stages": [2, 3, 4]}}, "head": {"deform_last": True}}
+NUM_CLASSES = {"detr": 91}  # COCO's ids
 R101 = {"backbone": {"depth": 101}}
+DETR_DC5 = {"backbone": {"dc5": True}}
+# The figures of DETR's authors are means over the first 100 images of COCO val2017: those of one of
+# 800 x 1140, both with C5 and with DC5.
+DETR_SIDES = (800, 1140)
 # name, changes, parameters and trainable parameters in millions, multiply-adds in billions for an
 # image of 800 x 1280, SSD's of 300 x 300 and 512 x 512, CenterNet's of 512 x 512
 PUBLISHED = [
@@ -51,6 +56,8 @@ PUBLISHED = [
     ("ssd", SSD512, 36.04, 36.04, 98.6),
     ("centernet", CENTERNET_MM, 14.22, 14.22, 13.1),
     ("centernet", CENTERNET_MM_DCN, 14.44, 14.44, 12.4),
+    ("detr", {}, 41.52, 41.30, 86),
+    ("detr", DETR_DC5, 41.52, 41.30, 187),
 ]
 
 
@@ -59,11 +66,13 @@ def test_published_size(
     name: str, changes: dict[str, Any], total: float, trainable: float, gmacs: float | None
 ) -> None:
     with torch.device("meta"):  # shapes only: no weights, no arithmetic
-        model = detector(name, changes).eval()
-        sides = {"ssd": (512, 512) if changes else (300, 300), "centernet": (512, 512)}.get(
-            name, (800, 1280)
-        )
-        image = torch.zeros(1, 3, *sides)
+        model = detector(name, changes, num_classes=NUM_CLASSES.get(name, 80)).eval()
+        sides = {
+            "ssd": (512, 512) if changes else (300, 300),
+            "centernet": (512, 512),
+            "detr": DETR_SIDES,
+        }
+        image = torch.zeros(1, 3, *sides.get(name, (800, 1280)))
     counts = [(p.numel() / 1e6, p.requires_grad) for p in model.parameters()]
     assert sum(count for count, _ in counts) == pytest.approx(total, rel=1e-3)
     assert sum(count for count, learns in counts if learns) == pytest.approx(trainable, rel=1e-3)

@@ -14,7 +14,7 @@ from detcli.models.heads.regions import (
     sample_regions,
 )
 from detcli.models.necks.fpn_carafe import CarafeFPN
-from tests.models.specs import detector, target
+from tests.models.specs import GA_FASTER_MM, detector, target
 from tests.models.two_stage import (
     CANVAS,
     batch,
@@ -24,13 +24,7 @@ from tests.models.two_stage import (
     wide_awake,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Whole detectors
@@ -45,7 +39,7 @@ def test_decode_looks_at_images_of_their_own_size(name: str) -> None:
         plain, told = model(batch()), model(batch(), sizes=sizes)
         first, second = model.decode(plain, sizes), model.decode(told, sizes)
         whole = model.decode(plain, [CANVAS, CANVAS])
-    assert plain.sizes == (CANVAS, CANVAS)
+    assert plain.first.sizes == (CANVAS, CANVAS)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.boxes, b.boxes)
         assert torch.equal(a.scores, b.scores)
@@ -99,7 +93,7 @@ def test_autocast_to_bfloat16_keeps_losses_in_float32(name: str) -> None:
         outputs = model(images, targets)
         losses = model.loss(outputs, targets)
         candidates = model.eval()(images)
-    assert outputs.rpn.boxes[0].dtype == torch.bfloat16
+    assert outputs.first.rpn.boxes[0].dtype == torch.bfloat16
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -240,13 +234,14 @@ HRNET = {"backbone": {"name": "hrnet"}, "neck": {"name": "hrfpn"}}
         ("faster_rcnn", CARAFE, 47.36, 210),
         ("faster_rcnn", HRNET, 47.28, 271),
         ("cascade_rcnn", FPN, 69.40, 234),
+        ("ga_faster_rcnn", GA_FASTER_MM, 42.34, 192),
     ],
 )
 def test_published_size(name: str, changes: dict[str, Any], total: float, gmacs: float) -> None:
     """Millions of parameters, and billions of multiply-adds for 800 x 1280 pixels and a thousand
-    proposals, of which there are none without arithmetic; the figure of HRNet leaves next to
-    nothing for them."""
-    num_regions = 0 if changes is HRNET else 1000
+    proposals, guided ones 300, of which there are none without arithmetic; the figure of HRNet
+    leaves next to nothing for them."""
+    num_regions = 0 if changes is HRNET else 300 if changes is GA_FASTER_MM else 1000
     with torch.device("meta"):
         model = detector(name, changes).eval()
         image, pooled = torch.zeros(1, 3, 800, 1280), torch.zeros(num_regions, 256, 7, 7)

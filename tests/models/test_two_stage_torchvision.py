@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +16,8 @@ from detcli.models.convert import PublicWeights, convert_torchvision, recognise_
 from tests.models.fixtures import num_agreeing
 from tests.models.specs import FASTER_TORCHVISION, KEEP_ALL, detector, target
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(160, 224), (192, 200)]  # in one batch of 192 x 224: P6 is 3 x 4, so its step is no stride
 FEW = {
     "rpn": {
@@ -27,14 +28,6 @@ FEW = {
     }
 }
 NUM_CLASSES = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +90,9 @@ def test_same_proposals_and_detections(peer: Any, model: nn.Module) -> None:
         detections, _ = peer.roi_heads(features, proposals, SIZES)
         outputs = model(batch, sizes=SIZES)
         candidates = model.decode(outputs, SIZES)
-    for mine, theirs in zip(outputs.maps, features.values(), strict=True):
+    for mine, theirs in zip(outputs.first.maps, features.values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    for mine, theirs in zip(outputs.regions, proposals, strict=True):
+    for mine, theirs in zip(outputs.second.regions, proposals, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-2)
     for found, theirs in zip(candidates, detections, strict=True):
         keep = batched_nms(found.boxes, found.scores, found.labels, 0.5)[:100]
@@ -114,7 +107,7 @@ def test_same_proposals_and_detections(peer: Any, model: nn.Module) -> None:
 def test_same_losses(peer: Any, model: nn.Module) -> None:
     batch = images()
     with torch.no_grad():
-        proposals = model(batch, sizes=SIZES).regions
+        proposals = model(batch, sizes=SIZES).second.regions
     near = [rows[[2, 30]] + torch.tensor([2.0, 1, -1, -3]) for rows in proposals]
     targets = [
         target(boxes.tolist(), [0, 5], size) for boxes, size in zip(near, SIZES, strict=True)

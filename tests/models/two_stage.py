@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.types import Target
-from tests.models.specs import SMALL_TWO_STAGE, TWO_STAGE, detector, target
+from tests.models.specs import SMALL_OF, TWO_STAGE, detector, target
 
 CANVAS = (96, 128)
 NUM_CLASSES = 3
@@ -18,7 +18,7 @@ each_detector = pytest.mark.parametrize("name", TWO_STAGE)
 
 
 def small(name: str, *changes: dict[str, Any]) -> nn.Module:
-    return detector(name, SMALL_TWO_STAGE, *changes, num_classes=NUM_CLASSES)
+    return detector(name, SMALL_OF[name], *changes, num_classes=NUM_CLASSES)
 
 
 def batch(count: int = 2) -> Tensor:

@@ -36,6 +36,7 @@ ISSUE = {
     "atss_r18_aerial",
     *("faster_rcnn_r50", "faster_rcnn_r50_torchvision", "faster_rcnn_r50_dcnv2"),
     *("faster_rcnn_r50_carafe", "faster_rcnn_r18_shapes", "cascade_rcnn_r50"),
+    "faster_rcnn_r50_pafpn",
     "cascade_rcnn_r18_shapes",
     *("centernet_r18", "centernet_r18_dcnv2", "centernet_r18_dcn_xingyizhou", "centernet_dla34"),
     *("centernet_r18_shapes", "yolov4", "yolov4_shapes"),

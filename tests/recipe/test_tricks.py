@@ -127,6 +127,7 @@ ONLY_FOR = {
     "am-softmax": ("ssd300",),
     "roi-pool": ("faster_rcnn_r50",),
     "roi-context": ("faster_rcnn_r50",),
+    "recompute": ("detr_r50",),
 }
 
 # What a trick needs besides, on the command line.

@@ -1,4 +1,4 @@
-"""The sections of Faster and Cascade R-CNN: what their keys refuse, and which tricks they take."""
+"""The sections of two-stage detectors: what their keys refuse, and which tricks they take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from detcli.errors import RecipeError
 from detcli.recipe import diff_recipes, load_recipe
 
-RECIPES = ("faster_rcnn_r50", "cascade_rcnn_r50")
+RECIPES = ("faster_rcnn_r50", "cascade_rcnn_r50", "ga_faster_rcnn_r50_caffe")
 TAKEN = (
     *("smooth-l1", "iou", "giou", "diou", "ciou", "eiou", "focal-eiou", "small-box-weight"),
     *("label-smoothing", "ohem-rank", "class-weights", "enlarge-small", "roi-pool", "roi-context"),
@@ -50,6 +50,18 @@ def test_lower_thresholds_for_small_objects() -> None:
         load_recipe("cascade_rcnn_r50", tricks=["small-iou"])
 
 
+@pytest.mark.parametrize("trick", ["kl-loss", "density-branch"])
+def test_estimates_of_one_look(trick: str) -> None:
+    """A cascade's last boxes start from boxes that are uncertain themselves."""
+    for recipe in ("faster_rcnn_r50", "ga_faster_rcnn_r50_caffe"):
+        loaded = load_recipe(recipe, tricks=[trick])
+        assert f"trick {trick}" in loaded.origins.values()
+    with pytest.raises(RecipeError, match=rf"trick {trick} needs model\.name to be retinanet"):
+        load_recipe("cascade_rcnn_r50", tricks=[trick])
+    with pytest.raises(RecipeError, match=r"model\.rpn\.box_loss\.name: expected .*got 'kl'"):
+        load_recipe("faster_rcnn_r50", ["model.rpn.box_loss.name=kl"])
+
+
 def test_rounded_pooling_drops_the_keys_of_samples() -> None:
     loaded = load_recipe("faster_rcnn_r50_torchvision", tricks=["roi-pool"])
     assert loaded.recipe.model.pooler.sampling_ratio == 0
@@ -80,6 +92,14 @@ def test_rounded_pooling_drops_the_keys_of_samples() -> None:
          r"model\.assigner\.single_best: acts only with a min_positive_iou; remove it"),
         ("faster_rcnn_r50", ["model.rpn.trained_anchors=inside"],
          r"model\.rpn\.trained_anchors: expected all, cell_inside or box_inside, got 'inside'"),
+        ("ga_faster_rcnn_r50_caffe", ["model.rpn.anchors.base_scale=4"],
+         r"model\.rpn\.anchors: unknown key; "),
+        ("ga_faster_rcnn_r50_caffe", ["model.rpn.delta_stds=[0.07, 0, 0.1, 0.1]"],
+         r"model\.rpn\.delta_stds: expected numbers greater than 0"),
+        ("ga_faster_rcnn_r50_caffe", ["model.rpn.guidance.center_ratio=0.6"],
+         r"model\.rpn\.guidance\.center_ratio: expected at most ignore_ratio \(0\.5\), got 0\.6"),
+        ("ga_faster_rcnn_r50_caffe", ["model.rpn.guidance.shape_assigner.negative_iou=0.8"],
+         r"shape_assigner\.negative_iou: expected at most positive_iou \(0\.7\), got 0\.8"),
         ("cascade_rcnn_r50", ["model.stage_ious=[0.5, 0.6]"],
          r"model\.stage_stds: expected 2 values, as stage_ious has, got 3"),
         ("cascade_rcnn_r50", ["model.stage_ious=[0.5, 0.6, 1.7]"],

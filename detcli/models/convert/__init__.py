@@ -16,10 +16,20 @@ from detcli.models.convert.darknet import (
     recognise_darknet,
     recognise_tianxiaomo,
 )
+from detcli.models.convert.deformable_detr import (
+    convert_deformable_detr,
+    recognise_deformable_detr,
+)
+from detcli.models.convert.detr import convert_detr, recognise_detr
 from detcli.models.convert.files import PublicWeights, read_weights
 from detcli.models.convert.mmdetection import convert_mmdetection, recognise_mmdetection
 from detcli.models.convert.names import ConversionReport, SourceFacts
 from detcli.models.convert.torchvision import convert_torchvision, recognise_torchvision
+from detcli.models.convert.transformers import (
+    convert_transformers,
+    read_transformers,
+    recognise_transformers,
+)
 
 __all__ = [
     "SOURCES",
@@ -29,16 +39,23 @@ __all__ = [
     "SourceFacts",
     "convert_centernet",
     "convert_darknet",
+    "convert_deformable_detr",
+    "convert_detr",
     "convert_mmdetection",
     "convert_tianxiaomo",
     "convert_torchvision",
+    "convert_transformers",
     "read_darknet",
+    "read_transformers",
     "read_weights",
     "recognise_centernet",
     "recognise_darknet",
+    "recognise_deformable_detr",
+    "recognise_detr",
     "recognise_mmdetection",
     "recognise_tianxiaomo",
     "recognise_torchvision",
+    "recognise_transformers",
 ]
 
 
@@ -60,4 +77,7 @@ SOURCES: dict[str, Source] = {
     "centernet": Source(recognise_centernet, convert_centernet),
     "tianxiaomo": Source(recognise_tianxiaomo, convert_tianxiaomo),
     "darknet": Source(recognise_darknet, convert_darknet, read_darknet),
+    "detr": Source(recognise_detr, convert_detr),
+    "deformable-detr": Source(recognise_deformable_detr, convert_deformable_detr),
+    "transformers": Source(recognise_transformers, convert_transformers, read_transformers),
 }

@@ -17,6 +17,14 @@ from detcli.models.convert.centernet import (
     mmdetection_centernet_key,
     recognise_mmdetection_centernet,
 )
+from detcli.models.convert.deformable_detr import MMDETECTION_MARK as DEFORMABLE_MARK
+from detcli.models.convert.deformable_detr import (
+    convert_deformable,
+    mmdetection_deformable_facts,
+    mmdetection_deformable_key,
+)
+from detcli.models.convert.detr import MMDETECTION_MARK as DETR_MARK
+from detcli.models.convert.detr import convert_set, mmdetection_detr_facts, mmdetection_detr_key
 from detcli.models.convert.files import PublicWeights, looks_like
 from detcli.models.convert.names import (
     ConversionReport,
@@ -50,6 +58,8 @@ DETECTOR_OF = {
 }
 RULES = (
     (r"neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
+    (r"neck\.downsample_convs\.(\d+)\.conv\.", r"neck.downsample.\1."),
+    (r"neck\.pafpn_convs\.(\d+)\.conv\.", r"neck.bottom_up.\1."),
     (r"bbox_head\.cls_convs\.(\d+)\.(?:gn|bn)\.", r"head.class_tower.\1.norm."),
     (r"bbox_head\.cls_convs\.", "head.class_tower."),
     (r"bbox_head\.reg_convs\.(\d+)\.(?:gn|bn)\.", r"head.box_tower.\1.norm."),
@@ -90,6 +100,11 @@ VARIANTS = {
     "neck.adapt_convs.0.conv.weight": "nas_fcos",
     "bbox_head.conv_shape.weight": "ga_retinanet",
 }
+# What tells the published settings of a detector apart.
+SETTINGS = {
+    ("fcos", "bbox_head.cls_convs.0.conv.bias"): "center",
+    ("vfnet", "bbox_head.cls_convs.2.conv.conv_offset.weight"): "mdconv",
+}
 SCALE = re.compile(r"bbox_head\.(scales|scales_refine)\.(\d+)\.scale")
 SCALES = {"scales": "head.level_scales", "scales_refine": "head.refine_scales"}
 
@@ -105,24 +120,33 @@ def recognise_mmdetection(weights: PublicWeights, where: str) -> SourceFacts:
         return recognise_mmdetection_centernet(weights, where)
     if TWO_STAGE_MARK in tensors:
         return recognise_mmdetection_two_stage(weights, where)
+    if DETR_MARK in tensors:
+        return mmdetection_detr_facts(weights, where)
+    if DEFORMABLE_MARK in tensors:
+        return mmdetection_deformable_facts(weights, where)
     found = [name for name in DETECTOR_OF if f"{name}.weight" in tensors]
     if not found or "backbone.layer3.0.conv1.weight" not in tensors:
         raise CheckpointError(
-            f"{where}: expected MMDetection's RetinaNet, FCOS, ATSS, VFNet, Faster or Cascade "
-            f"R-CNN on a ResNet, or SSD, but this looks like {looks_like(tensors)}"
+            f"{where}: expected a detector of MMDetection that is known here (RetinaNet, FCOS, "
+            "ATSS, VFNet, NAS-FCOS, GA-RetinaNet, Faster, GA-Faster or Cascade R-CNN on a ResNet "
+            f"or HRNet, SSD, CenterNet, DETR), but this looks like {looks_like(tensors)}"
         )
     logits = f"{found[0]}.weight"
     boxes = logits.replace("_cls.", "_reg.")
     if boxes not in tensors:
         raise CheckpointError(f"{where}: has {logits} but no {boxes}")
     num_anchors = tensors[boxes].shape[0] // 4
+    named = DETECTOR_OF[found[0]]
+    detector = next((name for mark, name in VARIANTS.items() if mark in tensors), named)
+    settings = (
+        word for (name, mark), word in SETTINGS.items() if name == detector and mark in tensors
+    )
     return SourceFacts(
-        detector=next(
-            (name for mark, name in VARIANTS.items() if mark in tensors), DETECTOR_OF[found[0]]
-        ),
+        detector=detector,
         depth=resnet_depth(tensors, "backbone.", where),
         num_classes=tensors[logits].shape[0] // num_anchors,
         class_names=weights.class_names,
+        variant=next(settings, None),
     )
 
 
@@ -143,6 +167,10 @@ def convert_mmdetection(
         return ConversionReport(names, ())
     if TWO_STAGE_MARK in tensors:
         return convert_mmdetection_two_stage(tensors, model, where)
+    if DETR_MARK in tensors:
+        return convert_set(tensors, model, where, mmdetection_detr_key)
+    if DEFORMABLE_MARK in tensors:
+        return convert_deformable(tensors, model, where, mmdetection_deformable_key)
     num_outputs = sum(name.startswith("neck.output.") for name in model.state_dict()) // 2
     names = {name: _rename(name, num_outputs) for name in tensors}
     state = {own: tensors[name] for name, own in names.items() if own not in SCALES.values()}

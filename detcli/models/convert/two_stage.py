@@ -1,5 +1,5 @@
-"""The layouts of checkpoints of Faster R-CNN and Cascade R-CNN: MMDetection 1.x, 2.x and 3.x, and
-torchvision's fasterrcnn_resnet50_fpn."""
+"""The layouts of checkpoints of Faster R-CNN, with guided anchoring too, and of Cascade R-CNN:
+MMDetection 1.x, 2.x and 3.x, and torchvision's fasterrcnn_resnet50_fpn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from detcli.models.convert.names import (
 )
 from detcli.models.convert.report import copy_state
 
-MMDETECTION_MARK = "rpn_head.rpn_cls.weight"
+MMDETECTION_MARK = "rpn_head.rpn_conv.weight"
+GUIDED_MARK = "rpn_head.conv_shape.weight"
 HRNET_MARK = "backbone.transition1.0.0.weight"
 TORCHVISION_MARK = "roi_heads.box_head.fc6.weight"
 TORCHVISION_LOGITS = "roi_heads.box_predictor.cls_score.weight"
@@ -28,12 +29,18 @@ BRANCHES = ("roi_heads.mask_", "roi_heads.keypoint_")  # of torchvision's other 
 MMDETECTION_RULES = (
     (r"neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
     (r"neck\.fpn_convs\.(\d+)\.conv\.", r"neck.output.\1."),
+    (r"neck\.downsample_convs\.(\d+)\.conv\.", r"neck.downsample.\1."),
+    (r"neck\.pafpn_convs\.(\d+)\.conv\.", r"neck.bottom_up.\1."),
     (r"neck\.reduction_conv\.conv\.", "neck.reduce."),
     (r"neck\.upsample_modules\.(\d+)\.channel_compressor\.", r"neck.upsample.\1.compress."),
     (r"neck\.upsample_modules\.(\d+)\.content_encoder\.", r"neck.upsample.\1.encode."),
     (r"rpn_head\.rpn_conv\.", "rpn.conv."),
-    (r"rpn_head\.rpn_cls\.", "rpn.class_logits."),
-    (r"rpn_head\.rpn_reg\.", "rpn.box."),
+    (r"rpn_head\.(?:rpn|conv)_cls\.", "rpn.class_logits."),
+    (r"rpn_head\.(?:rpn|conv)_reg\.", "rpn.box."),
+    (r"rpn_head\.conv_loc\.", "rpn.location."),
+    (r"rpn_head\.conv_shape\.", "rpn.shape."),
+    (r"rpn_head\.feature_adaption\.conv_offset\.", "rpn.adaption.offset."),
+    (r"rpn_head\.feature_adaption\.conv_adaption\.", "rpn.adaption.conv."),
 )
 TORCHVISION_RULES = (
     (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
@@ -56,6 +63,10 @@ OLD_NOTE = (
     "MMDetection 1.x: background, output 0 there, is the last one here; its boxes counted one "
     "pixel more a side and its RoIAlign read half a cell off, so results differ a little"
 )
+OLD_GUIDED_NOTE = (
+    "MMDetection 1.x: its guided anchors have learned where objects' centres are; to train on, set "
+    "model.rpn.guidance.location_target=center"
+)
 
 
 def recognise_mmdetection_two_stage(weights: PublicWeights, where: str) -> SourceFacts:
@@ -74,11 +85,13 @@ def recognise_mmdetection_two_stage(weights: PublicWeights, where: str) -> Sourc
         variant = f"hrnet{tensors[HRNET_MARK].shape[0]}"
     elif any(name.startswith("neck.upsample_modules.") for name in tensors):
         variant = "carafe"
+    elif any(name.startswith("neck.pafpn_convs.") for name in tensors):
+        variant = "pafpn"
     elif offsets := [name for name in tensors if OFFSETS.fullmatch(name)]:
         # x, y and in version 2 a weight for each of nine taps
         variant = "dcnv2" if tensors[offsets[0]].shape[0] == 27 else "dcn"
     return SourceFacts(
-        detector="cascade_rcnn" if any(match[1] for match in stages) else "faster_rcnn",
+        detector=_detector(tensors, stages),
         depth=None if HRNET_MARK in tensors else resnet_depth(tensors, "backbone.", where),
         num_classes=tensors[logits[0]].shape[0] - 1,
         class_names=weights.class_names,
@@ -96,6 +109,8 @@ def convert_mmdetection_two_stage(
     notes = []
     if any(name.startswith("bbox_head.") for name in tensors):
         notes.append(OLD_NOTE)
+        if GUIDED_MARK in tensors:
+            notes.append(OLD_GUIDED_NOTE)
         for own, value in state.items():
             if ".class_logits." in own and not own.startswith("rpn."):
                 width = value.shape[0]
@@ -158,3 +173,9 @@ def background_last(value: Tensor, classes: Sequence[int]) -> Tensor:
 def boxes_of(value: Tensor, classes: Sequence[int]) -> Tensor:
     """The four rows of each of these classes; value (4 * width, ...)."""
     return value.view(-1, 4, *value.shape[1:])[list(classes)].flatten(0, 1)
+
+
+def _detector(tensors: Mapping[str, Tensor], parts: Sequence[re.Match[str]]) -> str:
+    if any(part[1] for part in parts):  # the number of a stage
+        return "cascade_rcnn"
+    return "ga_faster_rcnn" if GUIDED_MARK in tensors else "faster_rcnn"

@@ -150,7 +150,7 @@ class ScaledLoss:
         with phase("assignment"):
             found = pairs_by_ratio(objects, levels, [_grid(maps) for maps in raw], self.max_ratio)
         counts = raw[0].new_tensor([len(pairs.object) for pairs in found], dtype=torch.float32)
-        counts = all_rank_mean(counts).clamp(min=MIN_MATCHED)
+        counts = all_rank_mean(counts, at_least=MIN_MATCHED)
         terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in TERMS}
         for index, (maps, level, pairs) in enumerate(zip(raw, levels, found, strict=True)):
             parts = level.split(maps).float()

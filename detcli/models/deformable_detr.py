@@ -1,0 +1,230 @@
+"""Deformable DETR: DETR over several maps, whose attention looks at a few places of each (arXiv
+2010.04159).
+
+Letters: B images, C classes, D channels, Q queries, L maps, N cells of all maps; h, w cells of a
+map; H, W pixels of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detcli.layers.norm import GROUPS, keep_as_buffers
+from detcli.layers.positions import SinePositions, valid_cells
+from detcli.models.backbones.resnet import build_resnet
+from detcli.models.deformable_transformer import (
+    DeformableTransformer,
+    LearnedQueries,
+    Memory,
+    Proposals,
+    valid_ratio,
+)
+from detcli.models.detr import sizes_of
+from detcli.models.heads.set_head import SetHead
+from detcli.models.heads.set_loss import SetCriterion, build_set_criterion, by_layer
+from detcli.ops.boxes import boxes_from_shares
+from detcli.types import Candidates, Target
+
+PRIOR_PROBABILITY = 0.01  # of every class at the start
+
+
+class DeformableDETROutputs(NamedTuple):
+    """Raw predictions of each decoder layer, the last one last.
+
+    class_logits (B, Q, C); boxes (B, Q, 4): centre x, y, width and height in shares of the image;
+    proposals: in two stages, class logits (B, N, C) and boxes (B, N, 4) of the encoder, otherwise
+    empty; sizes: (height, width) of the images in pixels, which boxes are shares of.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    proposals: tuple[Tensor, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+class DeformableDETR(nn.Module):
+    """Losses as in DETR, with a focal loss; in two stages the encoder has one of its own, for which
+    all objects are of one class."""
+
+    uses_sizes = True  # attention keeps out of the padding, and boxes are shares of the image
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projections: nn.ModuleList,
+        positions: SinePositions,
+        transformer: DeformableTransformer,
+        *,
+        criterion: SetCriterion,
+        score_threshold: float,
+        max_candidates: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projections = projections
+        self.positions = positions
+        self.transformer = transformer
+        self.criterion = criterion
+        self.score_threshold = score_threshold
+        self.max_candidates = max_candidates
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: Sequence[Target] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> DeformableDETROutputs:
+        """Raw predictions for images (B, 3, H, W).
+
+        sizes: (height, width) of the valid part of each image, from the targets where there are
+        any; None: all of the batch.
+        """
+        canvas = (images.shape[-2], images.shape[-1])
+        valid_sizes = sizes_of(targets, sizes, canvas, len(images))
+        maps = self._maps(images)
+        shapes = tuple((level.shape[2], level.shape[3]) for level in maps)
+        valid = [valid_cells(valid_sizes, canvas, shape, images.device) for shape in shapes]
+        codes = [
+            self.positions(cells).to(level.dtype).flatten(1, 2) + code
+            for cells, level, code in zip(valid, maps, self.transformer.level_codes, strict=True)
+        ]
+        padded = any(size != canvas for size in valid_sizes)
+        memory = Memory(
+            torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
+            shapes,
+            torch.cat([cells.flatten(1) for cells in valid], dim=1) if padded else None,
+            torch.stack([valid_ratio(cells) for cells in valid], dim=1),
+        )
+        logits, boxes, proposals = self.transformer(memory, torch.cat(codes, dim=1))
+        return DeformableDETROutputs(tuple(logits), tuple(boxes), proposals, valid_sizes)
+
+    def loss(self, outputs: DeformableDETROutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Terms "class", "l1" and "box" of the last decoder layer, with a number of those before
+        it, and with "_encoder" of the proposals, float32 scalars with their weights."""
+        logits, boxes = torch.stack(outputs.class_logits), torch.stack(outputs.boxes)
+        losses = by_layer(self.criterion(logits, boxes, targets, outputs.sizes))
+        if outputs.proposals:
+            class_logits, shares = outputs.proposals
+            of_one_class = [without_classes(target) for target in targets]
+            terms = self.criterion(class_logits[None], shares[None], of_one_class, outputs.sizes)
+            losses |= {f"{name}_encoder": value[0] for name, value in terms.items()}
+        return losses
+
+    def matched_queries(
+        self, outputs: DeformableDETROutputs, targets: Sequence[Target]
+    ) -> list[Tensor]:
+        """The query (N,) of each object of each image in the last decoder layer, -1 for none."""
+        return self.criterion.matched_queries(
+            outputs.class_logits[-1], outputs.boxes[-1], targets, outputs.sizes
+        )
+
+    @torch.no_grad()
+    def decode(
+        self, outputs: DeformableDETROutputs, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """The best pairs of query and class, with boxes that may leave the image, as published;
+        suppression has nothing to do: postprocess method "none" is as published."""
+        scores = outputs.class_logits[-1].float().sigmoid()
+        num_classes = scores.shape[-1]
+        found = []
+        for image, (height, width) in enumerate(outputs.sizes):
+            flat = scores[image].flatten()
+            best = flat.argsort(descending=True, stable=True)[: self.max_candidates]
+            best = best[flat[best] > self.score_threshold]
+            query = best.div(num_classes, rounding_mode="floor")
+            sides = scores.new_tensor([width, height])
+            boxes = boxes_from_shares(outputs.boxes[-1][image][query], sides)
+            found.append(Candidates(boxes, flat[best], best % num_classes))
+        return found
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """(B, D, h, w) of each level: C3, C4, C5, and what further projections make of C5."""
+        features = list(self.backbone(images)[1:])
+        maps: list[Tensor] = []
+        for index, projection in enumerate(self.projections):
+            source = features[index] if index < len(features) else features[-1]
+            maps.append(projection(maps[-1] if index > len(features) else source))
+        return maps
+
+
+def without_classes(target: Target) -> Target:
+    """The same objects, all of class 0."""
+    labels = torch.zeros_like(target.labels)
+    return Target(target.boxes, labels, target.ignore_boxes, target.size)
+
+
+def build_deformable_detr(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    transformer: Mapping[str, Any],
+    num_queries: int,
+    refine: bool,
+    two_stage: bool,
+    assigner: Mapping[str, Any],
+    class_loss: Mapping[str, Any],
+    l1_weight: float,
+    box_loss: Mapping[str, Any],
+    score_threshold: float,
+    max_candidates: int,
+) -> DeformableDETR:
+    """Deformable DETR from the model section of a recipe."""
+    backbone_keywords, keywords = dict(backbone), dict(transformer)
+    backbone_keywords.pop("name")
+    trunk = build_resnet(**backbone_keywords)
+    keep_as_buffers(trunk)
+    channels, decoder = keywords.pop("channels"), keywords.pop("decoder_layers")
+    num_layers = (keywords.pop("encoder_layers"), decoder)
+    heads = (decoder if refine else 1) + two_stage
+    queries = (Proposals if two_stage else LearnedQueries)(channels, num_queries)
+    return DeformableDETR(
+        trunk,
+        _projections(trunk.out_channels[1:], channels, keywords["num_levels"]),
+        SinePositions(channels, offset=0.5),
+        DeformableTransformer(
+            channels,
+            queries=queries,
+            heads=_heads(channels, num_classes, heads, two_stage=two_stage),
+            num_layers=num_layers,
+            refine=refine,
+            **keywords,
+        ),
+        criterion=build_set_criterion(
+            assigner=assigner, class_loss=class_loss, l1_weight=l1_weight, box_loss=box_loss
+        ),
+        score_threshold=score_threshold,
+        max_candidates=max_candidates,
+    )
+
+
+def _projections(in_channels: Sequence[int], channels: int, num_levels: int) -> nn.ModuleList:
+    """1x1 convolutions of the backbone's maps, then 3x3 ones of stride 2, with group norms."""
+    convs = [nn.Conv2d(width, channels, 1) for width in in_channels[:num_levels]]
+    for level in range(len(in_channels), num_levels):
+        width = in_channels[-1] if level == len(in_channels) else channels
+        convs.append(nn.Conv2d(width, channels, 3, stride=2, padding=1))
+    for conv in convs:
+        nn.init.xavier_uniform_(conv.weight)
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+    return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, channels)) for conv in convs)
+
+
+def _heads(channels: int, num_classes: int, count: int, *, two_stage: bool) -> nn.ModuleList:
+    """Boxes begin at their references; without those of a first stage the first head's begin with a
+    side of sigmoid(-2) of the image."""
+    heads = nn.ModuleList(SetHead(channels, num_classes) for _ in range(count))
+    for index, head in enumerate(heads):
+        assert isinstance(head, SetHead)
+        nn.init.constant_(head.class_logits.bias, -math.log(1 / PRIOR_PROBABILITY - 1))
+        last = head.box.layers[-1]
+        nn.init.zeros_(last.get_parameter("weight"))
+        nn.init.zeros_(last.get_parameter("bias"))
+        if index == 0 and not two_stage:
+            nn.init.constant_(last.get_parameter("bias").data[2:], -2.0)
+    return heads

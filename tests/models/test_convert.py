@@ -247,14 +247,14 @@ def test_a_checkpoint_of_another_kind_is_told_apart() -> None:
     ours = PublicWeights(detector("atss", SMALLER).state_dict(), None)
     mm = PublicWeights(mmdetection_state("atss", detector("atss", SMALLER)), None)
     for weights, recognise, words in [
-        (resnet, recognise_mmdetection, "looks like a ResNet without a detector"),
+        (resnet, recognise_mmdetection, "looks like a ResNet classifier"),
         (torchvisions, recognise_mmdetection, "looks like a torchvision one-stage detector"),
         (mm, recognise_torchvision, "looks like an MMDetection one-stage detector"),
         (ours, recognise_mmdetection, "looks like a checkpoint of detcli itself"),
         (
             PublicWeights(rcnn.state_dict(), None),
             recognise_torchvision,
-            "looks like a torchvision two-stage detector",
+            "looks like torchvision's Mask R-CNN",
         ),
     ]:
         with pytest.raises(CheckpointError, match=words):

@@ -153,8 +153,11 @@ def test_the_80_classes_of_coco() -> None:
 
 
 def test_what_is_no_plain_faster_rcnn_is_named() -> None:
-    for build in (detection.maskrcnn_resnet50_fpn, detection.fasterrcnn_resnet50_fpn_v2):
+    for build, words in (
+        (detection.maskrcnn_resnet50_fpn, "torchvision's Mask R-CNN"),
+        (detection.fasterrcnn_resnet50_fpn_v2, "a torchvision two-stage detector"),
+    ):
         with torch.device("meta"):
             state = build(weights=None, weights_backbone=None).state_dict()
-        with pytest.raises(CheckpointError, match="looks like a torchvision two-stage detector"):
+        with pytest.raises(CheckpointError, match=f"looks like {words}"):
             recognise_torchvision(PublicWeights(state, None), "FILE")

@@ -96,7 +96,7 @@ def prepare(
         meter=Meter(ranks.device),
         position=Position(),
         class_weights=class_weights,
-        stability=stability_of(detector),
+        stability=stability_of(detector) if must_act else None,  # not of a handful of images
     )
 
 

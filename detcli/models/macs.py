@@ -50,8 +50,9 @@ def count_macs(model: nn.Module, images: Tensor) -> Macs:
     """Multiply-adds of `model(images)`, in the mode that the model is in.
 
     Counted: convolutions, matrix products and attention (one for each product of two numbers that
-    is added up), and what is sampled between cells (deformable convolution and attention, RoI align:
-    4 for each value). Norms, activations, element-wise sums and resizing are not, as in published figures.
+    is added up), and what is sampled between cells (deformable convolution and attention, RoI
+    align: 4 for each value). Norms, activations, element-wise sums and resizing are not, as in
+    published figures.
     Nothing is computed where shapes are enough, that is unless they depend on values.
     """
     try:

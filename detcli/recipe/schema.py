@@ -109,7 +109,7 @@ class Recipe(Section):
         if self.optim.sampling_lr_mult != 1 and self.model.name != "deformable_detr":
             yield (
                 "optim.sampling_lr_mult",
-                f"acts only with model.name deformable_detr, but it is {self.model.name}; remove it",
+                f"acts only with model.name deformable_detr, not {self.model.name}; remove it",
             )
 
     def _swa_problems(self) -> Iterator[tuple[str, str]]:

@@ -98,7 +98,7 @@ def sample_maps(
     values (B, N, H, D / H), maps one after the other; places (B, Q, H, L, P, 2) x and y from 0 to 1
     over the map, weights (B, Q, H, L, P).
     """
-    batch, count, heads, _, points, _ = places.shape
+    batch, count, heads = places.shape[:3]
     channels = values.shape[3]
     grids = (2 * places - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B * H, Q, P, 2)
     levels = torch.split(values, [height * width for height, width in shapes], dim=1)

@@ -139,8 +139,9 @@ def convert_deformable(
     for name, own in names.items():
         found = HEAD.fullmatch(own)
         if found is not None and heads == 1 and int(found[1]) > 0:
-            names[name] = own = f"transformer.heads.0.{found[2]}"
-            if not torch.equal(tensors[name], tensors[_first(names, own)]):
+            shared = f"transformer.heads.0.{found[2]}"
+            names[name] = shared
+            if not torch.equal(tensors[name], tensors[_first(names, shared)]):
                 raise CheckpointError(
                     f"{where}: {name} is a head of its own, but the model's layers share one; set "
                     "model.refine: true"

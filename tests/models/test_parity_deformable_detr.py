@@ -131,6 +131,7 @@ def test_gradient_norms(run: Run) -> None:
         squares[PARTS.get(name.split(".")[0], "transformer")] += got**2
     # Bilinear samples have a kink at every cell: the last bit of a place decides on which side of
     # it the slope is taken; torchvision's ResNet in the place of ours changes the same few norms.
+    # Not explained by that: reference_points.bias, 1.7 % off with either 3x3 convolution of ours.
     assert np.quantile(errors, 0.9) < GRADIENT_LIMIT
     assert max(errors) < KINK_LIMIT
     for part, square in squares.items():

@@ -8,34 +8,21 @@ from typing import Literal
 from pydantic import Field
 
 from detcli.recipe.blocks import NORM_GROUPS
-from detcli.recipe.detr import HungarianAssigner, SetBackbone, SetBoxLoss
+from detcli.recipe.detr import HungarianAssigner, SetBackbone, SetBoxLoss, SetTransformer
 from detcli.recipe.section import Section
 
 
-class DeformableTransformer(Section):
+class DeformableTransformer(SetTransformer):
     """Encoder and decoder."""
 
     channels: int = Field(
         256, gt=0, multiple_of=NORM_GROUPS, description="Numbers of each token and query"
     )
-    num_heads: int = Field(8, gt=0, description="Heads of every attention")
+    ffn_channels: int = Field(1024, gt=0, description="Channels between a layer's two last maps")
     num_levels: int = Field(
         4, ge=3, le=6, description="Maps: C3, C4, C5, and convolutions of stride 2 beyond"
     )
     num_points: int = Field(4, gt=0, description="Places that a head looks at in each map")
-    encoder_layers: int = Field(6, ge=0, description="Layers over the cells of all maps")
-    decoder_layers: int = Field(6, gt=0, description="Layers of the queries; each has its losses")
-    ffn_channels: int = Field(1024, gt=0, description="Channels between a layer's two last maps")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Share of zeros in training")
-    recompute: bool = Field(
-        False,
-        description="Gradient checkpointing: what is inside a layer is computed again in the "
-        "backward pass, which saves memory and costs time",
-    )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.channels % self.num_heads:
-            yield "num_heads", f"expected a divisor of {self.channels} channels"
 
 
 class SetFocalLoss(Section):

@@ -38,18 +38,15 @@ class DetrBackbone(SetBackbone):
             yield "dilation.stages", "dc5 dilates stage 4 already; leave it out here"
 
 
-class Transformer(Section):
-    """Encoder and decoder."""
+class SetTransformer(Section):
+    """Encoder and decoder of a set predictor."""
 
     channels: int = Field(256, gt=0, multiple_of=4, description="Numbers of each token and query")
     num_heads: int = Field(8, gt=0, description="Heads of every attention")
-    encoder_layers: int = Field(6, ge=0, description="Layers over the cells of the map")
+    encoder_layers: int = Field(6, ge=0, description="Layers over the cells of the image")
     decoder_layers: int = Field(6, gt=0, description="Layers of the queries; each has its losses")
     ffn_channels: int = Field(2048, gt=0, description="Channels between a layer's two last maps")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of zeros in training")
-    norm_first: bool = Field(
-        False, description="Norm before attention and feed-forward layers, not after their sum"
-    )
     recompute: bool = Field(
         False,
         description="Gradient checkpointing: what is inside a layer is computed again in the "
@@ -59,6 +56,14 @@ class Transformer(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.channels % self.num_heads:
             yield "num_heads", f"expected a divisor of {self.channels} channels"
+
+
+class Transformer(SetTransformer):
+    """Encoder and decoder."""
+
+    norm_first: bool = Field(
+        False, description="Norm before attention and feed-forward layers, not after their sum"
+    )
 
 
 class HungarianAssigner(Section):

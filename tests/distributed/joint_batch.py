@@ -16,7 +16,14 @@ from tests.models.specs import SMALL_OF, detector, thin_vgg
 NUM_CLASSES = 3
 SIZE = (64, 64)
 # Objects of each image: 0 and 1 belong to rank 0, 2 and 3 to rank 1.
-KINDS = {"full": (3, 1, 2, 5), "empty rank": (3, 1, 0, 0), "empty": (0, 0, 0, 0)}
+KINDS = {
+    "full": (3, 1, 2, 5),
+    "empty rank": (3, 1, 0, 0),
+    "empty": (0, 0, 0, 0),
+    "sizes, empty rank": (3, 1, 0, 0),
+}
+# What is no padding of each image, where `KINDS` says so.
+SIZES = ((64, 24), (64, 64), (20, 64), (8, 8))
 # Nothing is left to chance, except in two-stage detectors, whose small ones draw no samples anyway.
 CHANGES: dict[str, dict[str, Any]] = {"ga_retinanet": {"guidance": {"sampler": {"num": None}}}}
 # Name of a case -> detector and changes: every detector, and other losses of some.
@@ -42,12 +49,16 @@ def joint_batch(kind: str) -> tuple[Tensor, list[Target]]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(4, 3, *SIZE, generator=generator)
     targets = []
-    for count in KINDS[kind]:
+    sizes = SIZES if kind.startswith("sizes") else (SIZE,) * len(images)
+    for image, (count, (height, width)) in enumerate(zip(KINDS[kind], sizes, strict=True)):
+        images[image, :, height:] = 0
+        images[image, :, :, width:] = 0
         corners = torch.rand(count, 2, generator=generator) * 30
         sides = 8 + 20 * torch.rand(count, 2, generator=generator)
         labels = torch.randint(0, NUM_CLASSES, (count,), generator=generator)
         boxes = torch.cat([corners, corners + sides], dim=1)
-        targets.append(Target(boxes, labels, torch.zeros(0, 4), SIZE))
+        boxes = boxes.minimum(torch.tensor([width - 8.0, height - 8.0, width, height]))
+        targets.append(Target(boxes, labels, torch.zeros(0, 4), (height, width)))
     return images, targets
 
 

@@ -1,5 +1,6 @@
 import ipaddress
 import json
+import math
 import os
 import subprocess
 import sys
@@ -7,10 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from detcli.engine.distributed import launch
 from detcli.models import DETECTORS
+from tests.data.build import write_image
 from tests.distributed.joint_batch import CASES, KINDS
+from tests.models.specs import SMALL_OF
 from tests.paths import ROOT
 from tests.recipes import write_tiny
 
@@ -57,6 +61,44 @@ def test_gpus_option_trains_on_two_processes_and_logs_once(tmp_path):
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert sum(line["kind"] == "train" for line in steps) == 2  # 8 images, 4 per step
+
+
+@pytest.mark.parametrize("name", ["detr", "deformable_detr"])
+def test_images_of_very_different_sizes_and_ranks_without_objects(tmp_path, name):
+    """Each rank pads its own batch of two; half of the batches have no object."""
+    sizes = [(96, 24), (20, 96), (64, 64), (16, 16)] * 4
+    images, objects = [], []
+    for number, (height, width) in enumerate(sizes):
+        write_image(tmp_path / "images" / f"{number}.jpg", (height, width), seed=number)
+        entry = {"id": number, "file_name": f"{number}.jpg", "height": height, "width": width}
+        images.append(entry)
+        if number < len(sizes) // 4:
+            objects.append({"image_id": number, "category_id": 1, "bbox": [2, 2, 12, 10]})
+    content = {
+        "images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}],
+    }  # fmt: skip
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    split = {"images": "images", "annotations": "all.json"}
+    data = {
+        "format": "coco", "root": str(tmp_path), "shapes": None, "train": split, "val": {**split},
+        "resize": {"short": [16, 96], "long": 96},
+    }  # fmt: skip
+    recipe = write_tiny(tmp_path, data=data)
+    content = yaml.safe_load(recipe.read_text())
+    small = {**SMALL_OF[name], "name": name}
+    small["backbone"] = {**small["backbone"], "weights": None}
+    changes = {"model": small, "postprocess": {"method": "none"}}
+    recipe.write_text(yaml.safe_dump({**content, **changes}))
+    done = subprocess.run(
+        [sys.executable, "-m", "detcli", "train", str(recipe), "--gpus", "2", "--device", "cpu",
+         "--json", "--out", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if line["kind"] == "train"]
+    assert len(steps) == 2 * len(sizes) // 4
+    assert all(math.isfinite(step["loss"]) for step in steps)
 
 
 def test_exit_code_of_a_failing_rank_comes_through(tmp_path):

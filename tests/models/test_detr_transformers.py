@@ -20,13 +20,23 @@ from detcli.models.convert import (
     recognise_transformers,
 )
 from tests.models.specs import detector, target
+from tests.models.transformers_peer import deformable_config, detr_config
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed beside the project"
 )
 
 SIZES = [(64, 96), (96, 64)]
-SETTINGS = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2}
+SMALL = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_queries": 6,
+    "num_labels": 5,
+    "dropout": 0.0,
+}
 MINE = {
     "backbone": {"depth": 18},
     "transformer": {
@@ -41,15 +51,6 @@ MINE = {
 }
 
 
-def resnet18(stages: list[str]) -> Any:
-    return transformers.ResNetConfig(
-        depths=[2, 2, 2, 2],
-        hidden_sizes=[64, 128, 256, 512],
-        layer_type="basic",
-        out_features=stages,
-    )
-
-
 def randomise(model: nn.Module) -> None:
     """Also norms and biases, which start at 1 and 0."""
     torch.manual_seed(3)
@@ -62,22 +63,9 @@ def randomise(model: nn.Module) -> None:
 
 @pytest.fixture(scope="module")
 def theirs() -> Any:
-    config = transformers.DetrConfig(
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        backbone_config=resnet18(["stage4"]),
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        num_queries=6,
-        num_labels=5,
-        dropout=0.0,
-        # With losses of all layers its layers are fed the norms of those before, unlike DETR's.
-        auxiliary_loss=False,
-        **SETTINGS,
-    )
+    # With losses of all layers its layers are fed the norms of those before, unlike DETR's.
+    changes = {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "auxiliary_loss": False}
+    config = detr_config(18, **SMALL, **changes)
     torch.manual_seed(0)
     model = transformers.DetrForObjectDetection(config).eval()
     randomise(model)
@@ -135,25 +123,17 @@ DEFORMABLE = {
 
 @pytest.mark.parametrize("kind", DEFORMABLE)
 def test_deformable_outputs_and_losses(kind: str) -> None:
-    config = transformers.DeformableDetrConfig(
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        backbone_config=resnet18(["stage2", "stage3", "stage4"]),
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
+    config = deformable_config(
+        18,
+        **SMALL,
         encoder_ffn_dim=48,
         decoder_ffn_dim=48,
         encoder_n_points=2,
         decoder_n_points=2,
-        num_queries=6,
         two_stage_num_proposals=6,
-        num_labels=5,
-        dropout=0.0,
         auxiliary_loss=True,
         with_box_refine=kind != "plain",
         two_stage=kind == "two_stage",
-        **SETTINGS,
     )
     torch.manual_seed(0)
     theirs = transformers.DeformableDetrForObjectDetection(config).eval()

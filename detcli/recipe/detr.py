@@ -24,18 +24,23 @@ class SetBackbone(Backbone):
 
 
 class DetrBackbone(SetBackbone):
-    """The same, whose last map can be twice as fine."""
+    """The same, with a choice of the map that attention looks at."""
 
-    dc5: bool = Field(
-        False,
-        description="The last stage keeps the size of its input (stride 1), and all of its blocks "
-        "but the first see twice as far (dilation 2)",
+    last_map: Literal["c5", "dc5", "c4"] = Field(
+        "c5",
+        description="c5: of stride 32; dc5: the last stage keeps the size of its input, so that "
+        "the stride is 16, and its blocks but the first see twice as far (dilation 2); c4: of "
+        "stride 16, there is no last stage",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        if self.dc5 and self.dilation is not None and 4 in self.dilation.stages:
+        if self.last_map == "dc5" and self.dilation is not None and 4 in self.dilation.stages:
             yield "dilation.stages", "dc5 dilates stage 4 already; leave it out here"
+        for key in ("attention", "dcn", "dilation") if self.last_map == "c4" else ():
+            block = getattr(self, key)
+            if block is not None and 4 in block.stages:
+                yield f"{key}.stages", "there is no stage 4 with last_map: c4"
 
 
 class SetTransformer(Section):

@@ -95,7 +95,7 @@ class Recipe(Section):
     def _position_problems(self) -> Iterator[tuple[str, str]]:
         if getattr(self.model, "positions", None) != "learned":
             return
-        stride = 16 if getattr(self.model.backbone, "dc5", False) else 32
+        stride = 32 if getattr(self.model.backbone, "last_map", "c5") == "c5" else 16
         resize = self.data.resize
         side = resize.long if resize.keep_aspect else max(resize.short)
         if math.ceil(side / stride) > LEARNED_CELLS:

@@ -42,18 +42,22 @@ def peer_maps(peer: nn.Module, x: Tensor) -> list[Tensor]:
     return maps
 
 
+def with_random_norms(peer: nn.Module) -> nn.Module:
+    for key, value in peer.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.7, 1.3)
+        elif key.endswith("running_mean"):
+            value.uniform_(-0.1, 0.1)
+    return peer
+
+
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 @pytest.mark.parametrize("norm_eps", [1e-5, 0.0])
 def test_maps_are_torchvisions(depth: int, norm_eps: float, tmp_path: Path) -> None:
     if depth == 101 and norm_eps == 0.0:
         pytest.skip("one large model is enough")
     torch.manual_seed(1)
-    peer = get_model(f"resnet{depth}", weights=None).eval()
-    for key, value in peer.state_dict().items():
-        if key.endswith("running_var"):
-            value.uniform_(0.7, 1.3)
-        elif key.endswith("running_mean"):
-            value.uniform_(-0.1, 0.1)
+    peer = with_random_norms(get_model(f"resnet{depth}", weights=None).eval())
     file = tmp_path / "weights.pth"
     torch.save(peer.state_dict(), file)  # with its classifier, as published
     model = backbone(depth, weights=str(file), norm_eps=norm_eps).eval()
@@ -63,6 +67,23 @@ def test_maps_are_torchvisions(depth: int, norm_eps: float, tmp_path: Path) -> N
             assert mine.shape == want.shape
             assert (mine - want).abs().max() < 1e-4 * want.abs().max()
     assert model.out_channels == tuple(level.shape[1] for level in model(x))
+
+
+@pytest.mark.parametrize("last_map", ["dc5", "c4"])
+def test_last_map_of_stride_16_is_torchvisions(last_map: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    dilated = [False, False, last_map == "dc5"]
+    peer = get_model("resnet50", weights=None, replace_stride_with_dilation=dilated).eval()
+    file = tmp_path / "weights.pth"
+    torch.save(with_random_norms(peer).state_dict(), file)
+    model = backbone(50, weights=str(file), last_map=last_map).eval()
+    x = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        maps = model(x)
+        wanted = peer_maps(peer, x)[: 4 if last_map == "dc5" else 3]
+        for mine, want in zip(maps, wanted, strict=True):
+            assert (mine - want).abs().max() < 1e-4 * want.abs().max()
+    assert maps[-1].shape == (1, model.out_channels[-1], 6, 4)
 
 
 def test_caffe_style_moves_the_stride() -> None:

@@ -36,7 +36,7 @@ SSD512 = {
 VFNET_MDCONV = {"backbone": {"dcn": {"stages": [2, 3, 4]}}, "head": {"deform_last": True}}
 NUM_CLASSES = {"detr": 91, "deformable_detr": 91}  # COCO's ids
 R101 = {"backbone": {"depth": 101}}
-DETR_DC5 = {"backbone": {"dc5": True}}
+DETR_DC5 = {"backbone": {"last_map": "dc5"}}
 # The figures of DETR's authors are means over the first 100 images of COCO val2017: those of one of
 # 800 x 1140, both with C5 and with DC5. Deformable DETR's grow with the first power of the width
 # only, so that wide images count for less in its mean.

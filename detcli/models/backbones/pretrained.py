@@ -31,6 +31,8 @@ def load_backbone_weights(backbone: nn.Module, weights: str, *, depth: int) -> N
     else:
         state, where = read_state(Path(weights)), weights
     renamed = {resnet_key(key): value for key, value in state.items() if not key.startswith("fc.")}
+    if "stages.3.0.conv1.conv.weight" not in backbone.state_dict():  # it ends with C4
+        renamed = {key: value for key, value in renamed.items() if not key.startswith("stages.3.")}
     for key, value in backbone.state_dict().items():
         # old files lack the counter, on which nothing depends
         if key.endswith("num_batches_tracked") or starts_fresh(key):

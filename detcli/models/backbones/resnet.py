@@ -39,15 +39,16 @@ PRE = {BasicBlock: PreBasicBlock, Bottleneck: PreBottleneck}
 
 
 class ResNet(nn.Module):
-    """The four maps C2 to C5 of a ResNet, at strides 4, 8, 16 and 32.
+    """The maps C2 to C5 of a ResNet, at strides 4, 8, 16 and 32.
 
     depth: 18 | 34 | 50 | 101; style: see `Bottleneck`; norm_eval: batch norms use their running
     statistics in training too, their scales and shifts still learn; frozen_stages: 0 = nothing
     is frozen, 1 = stem and first stage, ... 4 = the whole backbone; attention, dcn, dilation: see
     `stage_settings`; units: "post", or "pre" with pre-activation (arXiv 1603.05027): there the norm
     and ReLU before a stage's first unit end the stage before, so that the maps have passed them;
-    dc5: the last stage keeps the size of its input and is dilated instead (DETR, arXiv
-    2005.12872), so that C5 has stride 16. `out_channels` are those of C2 to C5.
+    last_map: "c5"; "dc5": the last stage keeps the size of its input and is dilated instead (DETR,
+    arXiv 2005.12872), so that C5 has stride 16; "c4": there is no last stage. `out_channels` are
+    those of the maps.
     """
 
     def __init__(
@@ -62,17 +63,18 @@ class ResNet(nn.Module):
         dcn: Mapping[str, Any] | None,
         dilation: Mapping[str, Any] | None,
         units: str,
-        dc5: bool,
+        last_map: str,
     ) -> None:
         super().__init__()
         block, counts = DEPTHS[depth]
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
-        self.out_channels = tuple(channels * block.expansion for channels in STAGE_CHANNELS)
+        stage_channels = STAGE_CHANNELS[:3] if last_map == "c4" else STAGE_CHANNELS
+        self.out_channels = tuple(channels * block.expansion for channels in stage_channels)
         self.stem = ConvNorm(3, 64, 7, stride=2, norm=norm.name, eps=norm.eps)
         self.stages = nn.ModuleList()
         in_channels = 64
-        for index, (channels, count) in enumerate(zip(STAGE_CHANNELS, counts, strict=True)):
+        for index, (channels, count) in enumerate(zip(stage_channels, counts, strict=False)):
             settings, rates = stage_settings(
                 index + 1,
                 BlockSettings(norm, style == "caffe", 1, None, None),
@@ -80,8 +82,9 @@ class ResNet(nn.Module):
                 dcn=dcn,
                 dilation=dilation,
             )
-            keeps_size = index == 0 or (dc5 and index == 3)
-            if dc5 and index == 3:
+            dilated = last_map == "dc5" and index == 3
+            keeps_size = index == 0 or dilated
+            if dilated:
                 rates = DC5_RATES
             blocks: list[nn.Module] = []
             for number in range(count):
@@ -102,7 +105,8 @@ class ResNet(nn.Module):
         self.train()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """C2, C3, C4, C5 of images (B, 3, H, W): (B, out_channels[i], H / 4 / 2^i, W / 4 / 2^i)."""
+        """C2, C3, C4 and C5, unless that is left out, of images (B, 3, H, W): (B, out_channels[i],
+        H / 4 / 2^i, W / 4 / 2^i)."""
         if images.device.type == "cpu":  # the fast layout there; on CUDA the recipe decides
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen_stages == 0):
@@ -177,7 +181,7 @@ def build_resnet(
     dilation: Mapping[str, Any] | None,
     units: str,
     weights: str | None,
-    dc5: bool = False,
+    last_map: str = "c5",
 ) -> ResNet:
     """A ResNet with the named weights: "imagenet" (torchvision's), a file, or None for random.
 
@@ -194,7 +198,7 @@ def build_resnet(
         dcn=dcn,
         dilation=dilation,
         units=units,
-        dc5=dc5,
+        last_map=last_map,
     )
     if weights is not None:
         load_backbone_weights(backbone, weights, depth=depth)

@@ -1,0 +1,73 @@
+"""The sections of DETR and Deformable DETR: what their keys refuse, and which tricks they take."""
+
+from __future__ import annotations
+
+import pytest
+
+from detcli.errors import RecipeError
+from detcli.recipe import diff_recipes, load_recipe
+
+RECIPES = ("detr_r50", "deformable_detr_r50")
+TAKEN = (
+    *("iou", "diou", "ciou", "eiou", "focal-eiou", "small-box-weight", "label-smoothing"),
+    *("dcn", "dcn-v1", "se", "cbam", "gc", "dilation", "recompute"),
+)
+REFUSED = {
+    "p2": r"model\.neck: unknown key",
+    "norm-gn": r"model\.head: unknown key",
+    "auxiliary-head": r"model\.auxiliary: unknown key",
+    "iou-branch": r"model\.iou_branch: unknown key",
+    "class-weights": r"model\.class_loss\.class_beta: unknown key",
+    "ohem-rank": r"model\.class_loss\.ohem: unknown key",
+    "l1": r"model\.box_loss\.name: expected one that compares boxes, as giou",
+    "kl-loss": r"trick kl-loss needs model\.name to be",
+    "small-iou": r"trick small-iou needs model\.assigner\.name to be max_iou",
+}
+PROBLEMS = {
+    "model.transformer.num_heads=7": r"num_heads: expected a divisor of 256 channels",
+    "model.assigner={class_cost: 0, l1_cost: 0, giou_cost: 0}": r"three costs are all 0",
+    "model.box_loss.name=l1": r"box_loss\.name: expected one that compares boxes",
+}
+DETR_PROBLEMS = {
+    "model.positions=learned & data.resize={short: [1600], long: 2000}": r"50 cells of 32 pixels",
+    "model.positions=learned & model.backbone.last_map=dc5": r"50 cells of 16 pixels",
+    "model.backbone={last_map: dc5, dilation: {stages: [4], rates: [1, 2]}}": r"dilates stage 4",
+    "model.backbone={last_map: c4, dilation: {stages: [4], rates: [1, 2]}}": r"is no stage 4",
+    "model.backbone={last_map: c4, dcn: {stages: [3, 4], version: 2, groups: 1}}": r"no stage 4",
+    "optim.sampling_lr_mult=0.1": r"acts only with model\.name deformable_detr",
+}
+DEFORMABLE_PROBLEMS = {
+    "model.two_stage=true": r"two_stage: the second stage corrects .* set refine: true",
+    "model.transformer.channels=40": r"channels: expected a multiple of 32",
+    "model.transformer.num_levels=2": r"num_levels: expected greater than or equal to 3",
+    "model.backbone.last_map=c4": r"last_map: unknown key",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("trick", TAKEN)
+def test_tricks_that_act(trick: str, recipe: str) -> None:
+    plain, changed = load_recipe(recipe).recipe, load_recipe(recipe, tricks=[trick]).recipe
+    keys = [key for key, _, _ in diff_recipes(plain, changed)]
+    assert keys
+    assert all(key.startswith("model.") for key in keys)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("trick", REFUSED)
+def test_tricks_of_other_detectors_are_refused(trick: str, recipe: str) -> None:
+    with pytest.raises(RecipeError, match=REFUSED[trick]):
+        load_recipe(recipe, tricks=[trick])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        *((recipe, *item) for recipe in RECIPES for item in PROBLEMS.items()),
+        *(("detr_r50", *item) for item in DETR_PROBLEMS.items()),
+        *(("deformable_detr_r50", *item) for item in DEFORMABLE_PROBLEMS.items()),
+    ],
+)
+def test_what_does_not_go_together(recipe: str, overrides: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, overrides=overrides.split(" & "))

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 DATA ?= ../shared/data/bccd-voc
 
-.PHONY: install demo test lint bench zoo clean
+.PHONY: install demo test lint bench zoo curves clean
 
 install: $(STAMP)
 
@@ -36,6 +36,10 @@ bench: install
 # Every detector on the same small task: docs/zoo.md. About an hour and a half on one core.
 zoo: install
 	$(BIN)/python -m tests.benchmarks.zoo $(DATA) --out runs/zoo --write docs/zoo.md
+
+# How fast ATSS, Deformable DETR and DETR learn: docs/detectors.md. About an hour on one core.
+curves: install
+	$(BIN)/python -m tests.benchmarks.curves --out runs/curves --write docs/detectors.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist build

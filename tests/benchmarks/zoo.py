@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+
+from tests.benchmarks.training import detcli, trained
 
 EPOCHS = 4
 HEADER = (
@@ -83,26 +81,10 @@ def overrides(entry: Entry, data: Path) -> list[str]:
     return [*common, *entry.overrides]
 
 
-def detcli(*arguments: str) -> dict[str, Any]:
-    """What a command prints as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "detcli", *arguments, "--json"],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
-
-
-def trained(entry: Entry, data: Path, out: Path) -> dict[str, Any]:
-    """AP of the last epoch, and the processor's minutes for training and evaluation."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    folder = str(out / entry.recipe)
-    run = detcli("train", entry.recipe, *overrides(entry, data), "--out", folder, "--quiet")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    kept = {name: run["metrics"][name] for name in ("AP", "AP50", "AP75")}
-    return {**kept, "epochs": entry.epochs, "cpu_minutes": seconds / 60}
+def learned(entry: Entry, data: Path, out: Path) -> dict[str, float]:
+    """AP of the last epoch, and what it took."""
+    found = trained(entry.recipe, overrides(entry, data), out / entry.recipe)
+    return found | {"epochs": entry.epochs}
 
 
 def timed(entry: Entry, data: Path, out: Path) -> dict[str, Any]:
@@ -164,10 +146,9 @@ def main() -> None:
     file = options.out / "zoo.json"
     rows: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     chosen = [e for e in ENTRIES if options.only is None or e.recipe in options.only.split(",")]
-    for work in (trained, timed):
+    for work, key in ((learned, "AP"), (timed, "gmacs")):
         for entry in chosen:
             row = rows.setdefault(entry.recipe, {})
-            key = "AP" if work is trained else "gmacs"
             if key in row:
                 continue
             row |= work(entry, options.data, options.out)

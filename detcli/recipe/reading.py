@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 from detcli.errors import RecipeError
 
@@ -43,11 +44,15 @@ class Document:
     problems: list[tuple[int, str]] = field(default_factory=list)
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's parser with the core schema of YAML 1.2 for plain scalars, and without aliases."""
+class _Loader(Composer, yaml.CSafeLoader):
+    """libyaml's parser with the core schema of YAML 1.2 for plain scalars, and without aliases."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - declared so by PyYAML
     depth = 0
+
+    def __init__(self, text: str) -> None:
+        yaml.CSafeLoader.__init__(self, text)
+        Composer.__init__(self)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
@@ -57,8 +62,8 @@ class _Loader(yaml.SafeLoader):
         elif self.depth > MAX_DEPTH:
             problem = f"nested deeper than {MAX_DEPTH} levels"
         if problem:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            event: Any = self.peek_event()
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

@@ -26,14 +26,16 @@ AIMS = {"detr": 1.0, "deformable_detr": 1.3}
 
 
 def build_peer(name: str) -> nn.Module:
-    from tests.models.transformers_peer import deformable_config, detr_config
-
+    """As published, with timm's ResNet-50: with its own, the library freezes all stages."""
     torch.manual_seed(0)
+    common = {"use_pretrained_backbone": False, "num_labels": NUM_CLASSES}
     if name == "detr":
-        config = detr_config(50, num_labels=NUM_CLASSES, auxiliary_loss=False)
-        return transformers.DetrForObjectDetection(config)
-    config = deformable_config(50, num_labels=NUM_CLASSES, auxiliary_loss=True)
-    return transformers.DeformableDetrForObjectDetection(config)
+        config = transformers.DetrConfig(**common, auxiliary_loss=False)
+        peer: nn.Module = transformers.DetrForObjectDetection(config)
+        return peer
+    config = transformers.DeformableDetrConfig(**common, auxiliary_loss=True)
+    peer = transformers.DeformableDetrForObjectDetection(config)
+    return peer
 
 
 def build_batch() -> tuple[Tensor, Tensor, list[Target]]:

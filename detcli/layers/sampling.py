@@ -60,9 +60,9 @@ def _sample_rows(
     ]
     cells = torch.cat(rims, dim=1)  # with zeros around each map
     sides = places.new_tensor([[width, height] for height, width in shapes])[:, None]
-    inside = (places * sides + 0.5).clamp(places.new_zeros(1), sides + 1)  # from the rim's middle
-    corner = inside.detach().nan_to_num().floor().minimum(sides)
-    right, down = (inside - corner).unbind(dim=-1)
+    position = places * sides + 0.5  # in cells, from the middle of the rim's first one
+    corner = position.detach().nan_to_num().floor().clamp(min=0).minimum(sides)
+    right, down = (position - corner).clamp(0, 1).unbind(dim=-1)  # beyond the rim: on it
     below, above = weights * down, weights * (1 - down)
     shares = torch.stack(
         [above - above * right, above * right, below - below * right, below * right], dim=-1

@@ -32,6 +32,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "two heads": ("atss", {"auxiliary": {}, "iou_branch": {}}),
     "yolov4 scaled": ("yolov4", {"loss": {"name": "scaled"}}),
 }
+# Of detectors that look at images' sizes also with images of very different ones.
+COMBINATIONS = [
+    (case, kind)
+    for case in CASES
+    for kind in KINDS
+    if kind != "sizes, empty rank" or case in ("detr", "deformable_detr")
+]
 
 
 def build(case: str) -> nn.Module:

@@ -13,7 +13,7 @@ import yaml
 from detcli.engine.distributed import launch
 from detcli.models import DETECTORS
 from tests.data.build import write_image
-from tests.distributed.joint_batch import CASES, KINDS
+from tests.distributed.joint_batch import CASES, COMBINATIONS
 from tests.models.specs import SMALL_OF
 from tests.paths import ROOT
 from tests.recipes import write_tiny
@@ -34,8 +34,7 @@ def test_every_detector_is_among_them():
     assert set(CASES) > set(DETECTORS)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("case", "kind"), COMBINATIONS)
 def test_gradients_equal_those_of_the_joint_batch(differences, case, kind):
     """PEERS 11: a rank without objects neither hangs nor shifts the gradients."""
     found = differences[f"{case}/{kind}"]

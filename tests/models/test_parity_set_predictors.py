@@ -31,7 +31,7 @@ pytestmark = needs_shared
 
 PARTS = {"backbone": "backbone", "class_embed": "head", "bbox_embed": "head"}
 NUM_IDS = 91  # all of COCO's category ids, as in the checkpoint
-NUM_NUDGES, NUDGE = 3, 3e-7  # relative, of every weight: a bit or two of its last
+NUM_NUDGES, NUDGE = 2, 3e-7  # relative, of every weight: a bit or two of its last
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,16 @@ class Row:
         low, high = self.at_least or 0.0, self.at_most or float("inf")
         return low <= self.ratio <= high
 
+    @property
+    def aim(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return "" if self.at_most is None else f"<= {self.at_most:g}"
+
     def cells(self) -> tuple[str, ...]:
-        aim = f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}"
         met = {True: "met", False: "MISSED", None: ""}[self.met]
         shown = f"{self.ratio:.2f}" if self.ratio < 100 else f"{self.ratio:.0f}"
-        return self.what, self.ours, self.theirs, shown, "" if self.met is None else aim, met
+        return self.what, self.ours, self.theirs, shown, self.aim, met
 
 
 class Table:
@@ -59,9 +64,13 @@ class Table:
         floor: float | None = None,
         ceiling: float | None = None,
     ) -> None:
-        """Note a comparison; fail only where the ratio is far from its aim: below `floor` or
-        above `ceiling`."""
+        """Note a comparison, on disk at once; fail only where the ratio is far from its aim: below
+        `floor` or above `ceiling`."""
         self.rows.append(Row(what, ours, theirs, ratio, at_least, at_most))
+        FILE.parent.mkdir(exist_ok=True)
+        content = [asdict(row) | {"met": row.met} for row in self.rows]
+        FILE.write_text(json.dumps(content, indent=1))
+        print(f"\n{'  '.join(self.rows[-1].cells())}", flush=True)
         assert floor is None or ratio >= floor, f"{what}: ratio {ratio:.2f}, floor {floor}"
         assert ceiling is None or ratio <= ceiling, f"{what}: ratio {ratio:.2f}, ceiling {ceiling}"
 
@@ -104,6 +113,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("ours beside theirs")
     for line in table.lines():
         terminalreporter.write_line(line)
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps([asdict(row) | {"met": row.met} for row in table.rows], indent=1))
     terminalreporter.write_line(f"also in {FILE}")

@@ -19,7 +19,7 @@ from tests.benchmarks.conftest import Table
 from tests.benchmarks.pairs import summary
 from tests.paths import ROOT
 
-ROUNDS = 5
+ROUNDS = 3
 THREAD = {"OMP_NUM_THREADS": "1"}
 PLAIN = {name: value for name, value in os.environ.items() if name not in ALLOCATION} | THREAD
 

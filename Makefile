@@ -28,9 +28,10 @@ lint: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-# Without its dependencies, which would put another OpenCV over ours.
+# The peers. ultralytics without its dependencies, which would put another OpenCV over ours.
 bench: install
 	$(BIN)/python -m pip install --quiet --no-deps ultralytics psutil
+	$(BIN)/python -m pip install --quiet 'transformers<5'
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s
 
 # Every detector on the same small task: docs/zoo.md. About an hour and a half on one core.

@@ -76,6 +76,6 @@ def test_training_step(detector: str, side: int, batch: int, table: Table) -> No
         table.add(f"time of a {what}", *shown, pair.ratio, **aims)
     for name, peer in runs.items():
         ratio = (own.mib - base) / (peer.mib - base)
-        limits = {"at_most": 0.9, "ceiling": 1.3} if name == "torchvision" else {}
+        limits = {"at_most": 0.9, "ceiling": 1.2} if name == "torchvision" else {}
         shown = f"{own.mib - base:.0f} MiB", f"{name} {peer.mib - base:.0f} MiB"
         table.add(f"memory of a {what}", *shown, ratio, **limits)

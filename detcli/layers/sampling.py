@@ -71,7 +71,7 @@ def _sample_rows(
     mixed: Tensor = WeightedRows.apply(
         cells.flatten(0, 2), indices.flatten(0, 2).flatten(1), shares.flatten(0, 2).flatten(1)
     )
-    return mixed.view(batch, count, -1)
+    return mixed.view(batch, count, values.shape[2] * values.shape[3])
 
 
 def _rows_of_corners(corner: Tensor, shapes: Sequence[tuple[int, int]], num_cells: int) -> Tensor:

@@ -79,6 +79,15 @@ def test_gradient_of_weighted_rows() -> None:
     torch.autograd.gradcheck(lambda x, w: WeightedRows.apply(x, indices, w), (rows, weights))
 
 
+def test_no_images() -> None:
+    arguments = [x[:0].requires_grad_() for x in inputs()]
+    mixed = _sample_rows(*arguments, SHAPES)
+    assert mixed.shape == (0, QUERIES, HEADS * CHANNELS)
+    assert [x.shape for x in torch.autograd.grad(mixed.sum(), arguments)] == [
+        x.shape for x in arguments
+    ]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
 def test_a_place_that_is_no_number_gives_no_crash(bad: float) -> None:
     """A diverging training ends with a word about its loss, not with an index error."""

@@ -22,7 +22,7 @@ def sample_maps(
 
     values (B, N, H, D / H), maps one after the other; places (B, Q, H, L, P, 2) x and y from 0 to 1
     over the map, weights (B, Q, H, L, P). On a processor it is a sparse matrix product, which takes
-    about half the time of `F.grid_sample` there; elsewhere, and under a compiler, it is the latter.
+    less than half the time of `F.grid_sample`; elsewhere, and under a compiler, it is the latter.
     """
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
         return _sample_rows(values, places, weights, shapes)
@@ -51,14 +51,19 @@ def _sample_grids(
 def _sample_rows(
     values: Tensor, places: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Every head of every query is a sum of 4 L P rows, the corners around its places."""
-    batch, count = places.shape[:2]
+    """Every head of every query is a sum of 4 L P rows, the corners around its places.
+
+    All maps get zeros around them and up to the width of the widest, so that the neighbours of a
+    cell are equally far from it in all of them.
+    """
+    batch, count, heads = places.shape[:3]
+    stride = max(width for _, width in shapes) + 2
     levels = torch.split(values, [height * width for height, width in shapes], dim=1)
-    rims = [
-        F.pad(torch.unflatten(level, 1, shape), (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2)
+    padded = [
+        F.pad(torch.unflatten(level, 1, shape), (0, 0, 0, 0, 1, stride - 1 - shape[1], 1, 1))
         for level, shape in zip(levels, shapes, strict=True)
     ]
-    cells = torch.cat(rims, dim=1)  # with zeros around each map
+    cells = torch.cat([level.flatten(1, 2) for level in padded], dim=1)
     sides = places.new_tensor([[width, height] for height, width in shapes])[:, None]
     position = places * sides + 0.5  # in cells, from the middle of the rim's first one
     corner = position.detach().nan_to_num().floor().clamp(min=0).minimum(sides)
@@ -67,54 +72,70 @@ def _sample_rows(
     shares = torch.stack(
         [above - above * right, above * right, below - below * right, below * right], dim=-1
     )
-    indices = _rows_of_corners(corner.int(), shapes, cells.shape[1])
+    first = _rows_of_cells(corner.int(), shapes, stride, cells.shape[1])
     mixed: Tensor = WeightedRows.apply(
-        cells.flatten(0, 2), indices.flatten(0, 2).flatten(1), shares.flatten(0, 2).flatten(1)
+        cells.flatten(0, 2),
+        first.flatten(0, 2).flatten(1),
+        shares.flatten(0, 2).flatten(1, 2),
+        (0, heads, stride * heads, (stride + 1) * heads),
     )
-    return mixed.view(batch, count, values.shape[2] * values.shape[3])
+    return mixed.view(batch, count, heads * values.shape[3])
 
 
-def _rows_of_corners(corner: Tensor, shapes: Sequence[tuple[int, int]], num_cells: int) -> Tensor:
-    """(B, Q, H, L, P, 4) int32: rows of a (B, num_cells, H) tensor that is flat, for the upper left
-    corner (B, Q, H, L, P, 2), x and y in a map with its rim, and its three neighbours."""
-    batch, _, heads = corner.shape[:3]
-    count_on = partial(torch.arange, dtype=torch.int32, device=corner.device)
-    sides = corner.new_tensor(shapes) + 2  # (L, 2), height and width with the rim
-    row = sides[:, 1:]
-    sizes = sides.prod(dim=1, dtype=torch.int32)
-    first = (sizes.cumsum(0, dtype=torch.int32) - sizes)[:, None]
+def _rows_of_cells(
+    cell: Tensor, shapes: Sequence[tuple[int, int]], stride: int, num_cells: int
+) -> Tensor:
+    """(B, Q, H, L, P) int32: rows of a (B, num_cells, H) tensor that is flat, for cells (B, Q, H,
+    L, P, 2), x and y in a padded map of `stride` columns."""
+    batch, _, heads = cell.shape[:3]
+    count_on = partial(torch.arange, dtype=torch.int32, device=cell.device)
+    rows = torch.tensor([height + 2 for height, _ in shapes], dtype=torch.int32, device=cell.device)
+    top = (rows.cumsum(0, dtype=torch.int32) - rows)[:, None]
+    x, y = cell.unbind(dim=-1)
     image = count_on(batch).view(batch, 1, 1, 1, 1) * num_cells
-    x, y = corner.unbind(dim=-1)
-    cell = image + first + y * row + x
-    neighbours = torch.cat([0 * row, 0 * row + 1, row, row + 1], dim=1)[:, None]  # (L, 1, 4)
-    heads_of_cell = cell * heads + count_on(heads)[:, None, None]
-    corners: Tensor = heads_of_cell[..., None] + neighbours * heads
-    return corners
+    found: Tensor = (image + (top + y) * stride + x) * heads + count_on(heads)[:, None, None]
+    return found
 
 
 class WeightedRows(torch.autograd.Function):
     """Sums of weighted rows: a product with a sparse matrix, whose transpose the gradient of the
-    rows needs. Sorting the indices once is what makes that a sum of rows again."""
+    rows needs. Sorting the terms by their rows makes that a sum of rows again; terms that are
+    equally far from one that is sorted are so, too."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-        """(S, C) sums of K of the rows (R, C) by indices and weights (S, K)."""
-        ctx.save_for_backward(rows, indices, weights)
-        return F.embedding_bag(indices, rows, per_sample_weights=weights, mode="sum")
+    def forward(
+        ctx: Any, rows: Tensor, first: Tensor, weights: Tensor, shifts: Sequence[int]
+    ) -> Tensor:
+        """(S, C) sums of rows (R, C): K groups of terms each, at the row `first` (S, K) and as many
+        rows after it as `shifts` say, with weights (S, K, shifts)."""
+        ctx.save_for_backward(rows, first, weights)
+        ctx.shifts = shifts
+        return _sums(rows, first, weights, shifts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:
         """Gradients of the rows and of the weights."""
-        rows, indices, weights = ctx.saved_tensors
+        rows, first, weights = ctx.saved_tensors
         grad = grad.contiguous()
         with torch.enable_grad():  # the library's own gradient, of the weights alone
             variable = weights.detach().requires_grad_()
-            sums = F.embedding_bag(indices, rows, per_sample_weights=variable, mode="sum")
+            sums = _sums(rows, first, variable, ctx.shifts)
             (of_weights,) = torch.autograd.grad(sums, variable, grad)
-        order = indices.flatten().argsort()
-        uses = torch.bincount(indices.flatten(), minlength=len(rows))
-        of_rows = F.embedding_bag(
-            order // indices.shape[1], grad, uses.cumsum(0) - uses, mode="sum",
-            per_sample_weights=weights.flatten().index_select(0, order),
-        )  # fmt: skip
-        return of_rows, None, of_weights
+        order = first.flatten().argsort()
+        sources = order // first.shape[1]
+        uses = torch.bincount(first.flatten(), minlength=len(rows))
+        starts = uses.cumsum(0) - uses
+        of_rows = torch.zeros_like(rows)
+        for shift, shares in zip(ctx.shifts, weights.flatten(0, 1).unbind(dim=1), strict=True):
+            part = F.embedding_bag(
+                sources, grad, starts, mode="sum", per_sample_weights=shares.index_select(0, order)
+            )
+            of_rows[shift:] += part[: len(rows) - shift]
+        return of_rows, None, of_weights, None
+
+
+def _sums(rows: Tensor, first: Tensor, weights: Tensor, shifts: Sequence[int]) -> Tensor:
+    terms = torch.stack([first + shift for shift in shifts], dim=-1)
+    return F.embedding_bag(
+        terms.flatten(1), rows, per_sample_weights=weights.flatten(1), mode="sum"
+    )

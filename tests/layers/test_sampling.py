@@ -74,9 +74,12 @@ def test_both_ways_agree_and_so_do_their_gradients(seed: int) -> None:
 def test_gradient_of_weighted_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    indices = torch.tensor([[0, 5, 5], [1, 0, 3]], dtype=torch.int32)  # 2 and 4 have no use
-    weights = torch.randn(2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda x, w: WeightedRows.apply(x, indices, w), (rows, weights))
+    first = torch.tensor([[0, 3, 3], [1, 0, 3]], dtype=torch.int32)  # 4 comes after none
+    weights = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    got = WeightedRows.apply(rows, first, weights, (0, 2))
+    want = (rows[torch.stack([first, first + 2], dim=-1).long()] * weights[..., None]).sum((1, 2))
+    torch.testing.assert_close(got, want)
+    torch.autograd.gradcheck(lambda x, w: WeightedRows.apply(x, first, w, (0, 2)), (rows, weights))
 
 
 def test_no_images() -> None:

@@ -43,14 +43,20 @@ def test_gradients_equal_those_of_the_joint_batch(differences, case, kind):
     assert found[worst] <= (1e-3 if case == "nas_fcos" else 1e-5), worst
 
 
-def test_gpus_option_trains_on_two_processes_and_logs_once(tmp_path):
-    recipe = write_tiny(tmp_path, schedule={"epochs": 1})
+def train_on_two(recipe: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """A whole training over two processes, which must succeed."""
     done = subprocess.run(
         [sys.executable, "-m", "detcli", "train", str(recipe), "--gpus", "2", "--device", "cpu",
-         "--json", "--out", str(tmp_path / "run")],
+         "--json", "--out", str(out)],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_gpus_option_trains_on_two_processes_and_logs_once(tmp_path):
+    recipe = write_tiny(tmp_path, schedule={"epochs": 1})
+    done = train_on_two(recipe, tmp_path / "run")
     assert json.loads(done.stdout)["run"] == str(tmp_path / "run")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     rates = [line for line in lines if "learning rate" in line]
@@ -88,12 +94,7 @@ def test_images_of_very_different_sizes_and_ranks_without_objects(tmp_path, name
     small["backbone"] = {**small["backbone"], "weights": None}
     changes = {"model": small, "postprocess": {"method": "none"}}
     recipe.write_text(yaml.safe_dump({**content, **changes}))
-    done = subprocess.run(
-        [sys.executable, "-m", "detcli", "train", str(recipe), "--gpus", "2", "--device", "cpu",
-         "--json", "--out", str(tmp_path / "run")],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    train_on_two(recipe, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [line for line in map(json.loads, lines) if line["kind"] == "train"]
     assert len(steps) == 2 * len(sizes) // 4

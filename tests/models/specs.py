@@ -195,6 +195,17 @@ SMALL_DETR: dict[str, Any] = {
     "num_queries": 10,
 }
 SMALL_DEFORMABLE_DETR: dict[str, Any] = {**SMALL_DETR, "two_stage": True, "refine": True}
+TWO_LAYERS: dict[str, Any] = {  # a set predictor for its importers
+    "backbone": {"depth": 18},
+    "transformer": {
+        "channels": 32,
+        "num_heads": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "ffn_channels": 48,
+    },
+    "num_queries": 6,
+}
 TWO_STAGE = ("faster_rcnn", "cascade_rcnn", "ga_faster_rcnn")
 SMALL_OF: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("retinanet", "fcos", "atss", "vfnet", "ga_retinanet"), SMALL),

@@ -19,7 +19,7 @@ from detcli.models.convert import (
     read_transformers,
     recognise_transformers,
 )
-from tests.models.specs import detector, target
+from tests.models.specs import TWO_LAYERS, detector, target
 from tests.models.transformers_peer import deformable_config, detr_config
 
 transformers = pytest.importorskip(
@@ -37,18 +37,7 @@ SMALL = {
     "num_labels": 5,
     "dropout": 0.0,
 }
-MINE = {
-    "backbone": {"depth": 18},
-    "transformer": {
-        "channels": 32,
-        "num_heads": 4,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "ffn_channels": 48,
-        "dropout": 0.0,
-    },
-    "num_queries": 6,
-}
+MINE = {**TWO_LAYERS, "transformer": {**TWO_LAYERS["transformer"], "dropout": 0.0}}
 
 
 def randomise(model: nn.Module) -> None:
@@ -65,7 +54,7 @@ def randomise(model: nn.Module) -> None:
 def theirs() -> Any:
     # With losses of all layers its layers are fed the norms of those before, unlike DETR's.
     changes = {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "auxiliary_loss": False}
-    config = detr_config(18, **SMALL, **changes)
+    config = detr_config(**SMALL, **changes)
     torch.manual_seed(0)
     model = transformers.DetrForObjectDetection(config).eval()
     randomise(model)
@@ -124,7 +113,6 @@ DEFORMABLE = {
 @pytest.mark.parametrize("kind", DEFORMABLE)
 def test_deformable_outputs_and_losses(kind: str) -> None:
     config = deformable_config(
-        18,
         **SMALL,
         encoder_ffn_dim=48,
         decoder_ffn_dim=48,

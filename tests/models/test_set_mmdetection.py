@@ -14,20 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from detcli.models.convert import PublicWeights, convert_mmdetection, recognise_mmdetection
-from tests.models.specs import detector
+from tests.models.specs import TWO_LAYERS, detector
 
 FFN = {"expand": "ffn.layers.0.0", "reduce": "ffn.layers.1"}
-SETTINGS = {
-    "backbone": {"depth": 18},
-    "transformer": {
-        "channels": 32,
-        "num_heads": 4,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "ffn_channels": 48,
-    },
-    "num_queries": 6,
-}
 VARIANTS = {
     "plain": {},
     "refine": {"refine": True},
@@ -141,7 +130,7 @@ def state_of(
 @pytest.mark.parametrize("variant", ["detr", *VARIANTS])
 def test_every_name_finds_its_place(variant: str) -> None:
     name = "detr" if variant == "detr" else "deformable_detr"
-    model = detector(name, SETTINGS, VARIANTS.get(variant, {}), num_classes=5)
+    model = detector(name, TWO_LAYERS, VARIANTS.get(variant, {}), num_classes=5)
     names = detr_names() if variant == "detr" else deformable_detr_names(variant)
     pairs, state = state_of(model, names)
     facts = recognise_mmdetection(PublicWeights(state, None), "memory")

@@ -83,12 +83,10 @@ class ResNet(nn.Module):
                 dilation=dilation,
             )
             dilated = last_map == "dc5" and index == 3
-            keeps_size = index == 0 or dilated
-            if dilated:
-                rates = DC5_RATES
+            rates = DC5_RATES if dilated else rates
             blocks: list[nn.Module] = []
             for number in range(count):
-                stride = 2 if number == 0 and not keeps_size else 1
+                stride = 2 if number == 0 and index > 0 and not dilated else 1
                 own = settings._replace(dilation=rates[number % len(rates)])
                 if units == "post":
                     blocks.append(block(in_channels, channels, stride, own))

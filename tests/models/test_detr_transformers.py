@@ -20,11 +20,7 @@ from detcli.models.convert import (
     recognise_transformers,
 )
 from tests.models.specs import TWO_LAYERS, detector, target
-from tests.models.transformers_peer import deformable_config, detr_config
-
-transformers = pytest.importorskip(
-    "transformers", reason="transformers is not installed beside the project"
-)
+from tests.models.transformers_peer import deformable_config, detr_config, transformers
 
 SIZES = [(64, 96), (96, 64)]
 SMALL = {

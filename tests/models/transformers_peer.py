@@ -1,11 +1,15 @@
 """Settings of transformers' DETR and Deformable DETR with random weights. The library is no
-dependency of the project: whoever uses this module skips where it is absent."""
+dependency of the project: a test that imports this module is skipped where it is absent."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import transformers
+import pytest
+
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed beside the project"
+)
 
 
 def backbone_config(stages: list[str]) -> dict[str, Any]:

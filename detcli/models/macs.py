@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torchvision  # noqa: F401  (registers the operators that are counted below)
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from detcli.layers.winograd import direct_convolutions
@@ -27,7 +28,6 @@ KINDS = {
     "deform_conv2d": "deformable convolution",
     "roi_align": "RoI align",
     "grid_sampler": "bilinear sampling",
-    "attention": "attention",
     "mm": "matrix product",
 }  # part of an operator's name -> what a reader calls it
 
@@ -87,7 +87,8 @@ def _countable() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # all of a layer in one operator
     try:
-        with direct_convolutions():
+        # Attention as matrix products: not every processor's own kernel of it is known.
+        with direct_convolutions(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detcli.layers.conv import ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.layers.norm import build_norm, use_running_statistics
 
 
@@ -99,3 +100,32 @@ def test_bad_norms_are_refused() -> None:
         build_norm("gn", 20)
     with pytest.raises(ValueError, match=r"expected none, bn, frozen_bn, .*, got batch"):
         build_norm("batch", 32)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (4, 1), (1, 4)])
+def test_maps_of_one_column(size: tuple[int, int], stride: int, kernel: int) -> None:
+    conv = Conv2d(8, 16, kernel, stride)
+    x = torch.randn(2, 8, *size)
+    got = conv(x)
+    want = nn.functional.conv2d(x, conv.weight, conv.bias, stride, kernel // 2)
+    torch.testing.assert_close(got, want)
+    for mine, other in zip(*map(gradients_of(conv), (got, want)), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def gradients_of(conv: Conv2d) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    return lambda y: torch.autograd.grad(y.square().sum(), list(conv.parameters()))
+
+
+def test_gradients_of_one_column_in_bfloat16_are_no_leftovers_of_memory() -> None:
+    """oneDNN leaves the outer columns of a 3x3 kernel's gradient as they lie in memory."""
+    conv = Conv2d(64, 64, 3, 2).bfloat16()
+    x = torch.randn(2, 64, 4, 1, dtype=torch.bfloat16)
+    for _ in range(5):
+        spoiled = [torch.full((64 * 64 * 9 * n,), torch.nan) for n in (1, 2, 4)]
+        del spoiled
+        weight, _ = gradients_of(conv)(conv(x))
+        assert weight[..., 0].abs().max() == 0
+        assert weight.isfinite().all()

@@ -73,12 +73,14 @@ class DeformableAttention(nn.Module):
         self, references: Tensor, offsets: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
         """(B, Q, H, L, P, 2) x and y in shares of each map."""
-        centers = references[:, :, None, :, None, :2]
+        # Repeated for every place: sums and quotients over rows of two numbers take several times
+        # as long as over those of a whole head.
+        per_place = references[:, :, None, :, None].repeat(1, 1, 1, 1, self.num_points, 1)
+        centers = per_place[..., :2]
         if references.shape[-1] == 2:
             sides = offsets.new_tensor([[width, height] for height, width in shapes])
-            return centers + offsets / sides[:, None]
-        boxes = references[:, :, None, :, None, 2:]
-        return centers + offsets / self.num_points * boxes * 0.5
+            return centers + offsets / sides[:, None].repeat(1, self.num_points, 1)
+        return centers + offsets / self.num_points * per_place[..., 2:] * 0.5
 
     def _first_offsets(self) -> Tensor:
         """(H, L, P, 2): p cells from the reference, in the direction of the head."""

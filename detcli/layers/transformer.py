@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from detcli.layers.dropout import drop
+
 
 class Attention(nn.Module):
     """Multi-head attention: softmax(q k / sqrt(channels of a head)) v in every head.
@@ -70,15 +72,14 @@ class Residual(nn.Module):
     def __init__(self, channels: int, *, dropout: float, norm_first: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.norm_first = norm_first
 
     def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, N, D) to the same shape."""
         if self.norm_first:
-            y: Tensor = x + self.dropout(branch(self.norm(x)))
-        else:
-            y = self.norm(x + self.dropout(branch(x)))
+            return x + drop(branch(self.norm(x)), self.dropout, training=self.training)
+        y: Tensor = self.norm(x + drop(branch(x), self.dropout, training=self.training))
         return y
 
 
@@ -89,13 +90,14 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Linear(channels, hidden)
         self.reduce = nn.Linear(hidden, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         for part in (self.expand, self.reduce):
             nn.init.xavier_uniform_(part.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to the same shape."""
-        y: Tensor = self.reduce(self.dropout(F.relu(self.expand(x))))
+        hidden = F.relu(self.expand(x))
+        y: Tensor = self.reduce(drop(hidden, self.dropout, training=self.training))
         return y
 
 

@@ -22,13 +22,16 @@ NUM_CLASSES = 80
 SIZES = [(320, 416), (288, 384)]
 CANVAS = SIZES[0]
 OBJECTS = 8
+DROPOUT = 0.1
 AIMS = {"detr": 1.0, "deformable_detr": 1.3}
 
 
 def build_peer(name: str) -> nn.Module:
-    """As published, with timm's ResNet-50: with its own, the library freezes all stages."""
+    """As published, with timm's ResNet-50: with its own, the library freezes all stages. Dropout
+    also where the authors' code and ours have it and the library's defaults do not."""
     torch.manual_seed(0)
-    common = {"use_pretrained_backbone": False, "num_labels": NUM_CLASSES}
+    common: dict[str, Any] = {"use_pretrained_backbone": False, "num_labels": NUM_CLASSES}
+    common |= {"attention_dropout": DROPOUT, "activation_dropout": DROPOUT, "dropout": DROPOUT}
     if name == "detr":
         config = transformers.DetrConfig(**common, auxiliary_loss=False)
         peer: nn.Module = transformers.DetrForObjectDetection(config)

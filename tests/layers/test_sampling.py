@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detcli.layers.sampling import WeightedRows, _sample_grids, _sample_rows
+from detcli.layers import sampling
+from detcli.layers.sampling import CornerSums, _sample_grids, _sample_rows
 
 SHAPES = ((4, 5), (2, 3))
 BATCH, QUERIES, HEADS, POINTS, CHANNELS = 2, 3, 2, 3, 4  # channels of a head
@@ -71,15 +72,17 @@ def test_both_ways_agree_and_so_do_their_gradients(seed: int) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_gradient_of_weighted_rows() -> None:
+@pytest.mark.parametrize("block", [1, 2, 512])
+def test_corner_sums_and_their_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "BLOCK", block)
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    first = torch.tensor([[0, 3, 3], [1, 0, 3]], dtype=torch.int32)  # 4 comes after none
-    weights = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    got = WeightedRows.apply(rows, first, weights, (0, 2))
-    want = (rows[torch.stack([first, first + 2], dim=-1).long()] * weights[..., None]).sum((1, 2))
-    torch.testing.assert_close(got, want)
-    torch.autograd.gradcheck(lambda x, w: WeightedRows.apply(x, first, w, (0, 2)), (rows, weights))
+    rows = torch.randn(9, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    first = torch.tensor([[0, 5, 5], [1, 0, 4], [2, 2, 2]], dtype=torch.int32)
+    weights = torch.randn(3, 4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    corners = first[:, None].long() + torch.tensor([0, 1, 2, 3])[:, None]
+    want = (rows[corners] * weights[..., None]).sum((1, 2))
+    torch.testing.assert_close(CornerSums.apply(rows, first, weights, 2), want)
+    torch.autograd.gradcheck(lambda x, w: CornerSums.apply(x, first, w, 2), (rows, weights))
 
 
 def test_no_images() -> None:

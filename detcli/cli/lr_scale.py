@@ -241,10 +241,6 @@ def choice_warnings(start: Base, base: Base, base_lr: float | None) -> Iterator[
 def count_images(data: Data) -> int | None:
     """How many images the training split has, without opening one; None where the data is not
     here or cannot be read."""
-    import msgspec
-
-    from detcli.data.images import SUFFIXES
-
     if data.shapes is not None:
         return data.shapes.num_train
     root, split = Path(data.root), data.train
@@ -254,14 +250,25 @@ def count_images(data: Data) -> int | None:
             path = root / "ImageSets" / "Main" / f"{split.split}.txt"
             return sum(bool(line.strip()) for line in path.read_bytes().splitlines()) or None
         if data.format == "coco":
-            # Raw: skipped, not decoded.
-            content = (root / str(split.annotations)).read_bytes()
-            parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-            return len(msgspec.json.decode(parts["images"], type=list[msgspec.Raw])) or None
-    except (OSError, msgspec.MsgspecError, ValueError, KeyError):
+            return count_listed((root / str(split.annotations)).read_bytes())
+    except (OSError, ValueError, KeyError):
         return None
+    from detcli.data.images import SUFFIXES  # brings numpy
+
     folders = os.walk(root / str(split.images), followlinks=True)
     return sum(name.lower().endswith(SUFFIXES) for _, _, names in folders for name in names) or None
+
+
+def count_listed(annotations: bytes) -> int | None:
+    """The images of a COCO file; None where there are none, or where it cannot be read."""
+    import msgspec
+
+    try:
+        # Raw: skipped, not decoded.
+        parts = msgspec.json.decode(annotations, type=dict[str, msgspec.Raw])
+        return len(msgspec.json.decode(parts["images"], type=list[msgspec.Raw])) or None
+    except msgspec.MsgspecError:
+        return None
 
 
 def asked_length(iterations: int, scaled: Scaled, images: int | None) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,7 +193,7 @@ def common_base(optimizer: str | None, epochs: int | None) -> Base:
         return base
     from detcli.recipe.schedule import Schedule
 
-    return replace(base, epochs=epochs, milestones=Schedule(epochs=epochs).milestone_epochs)
+    return base._replace(epochs=epochs, milestones=Schedule(epochs=epochs).milestone_epochs)
 
 
 def choose_base(
@@ -207,9 +206,8 @@ def choose_base(
     """The base with what was typed; another optimiser brings its own usual rate and rule."""
     if optimizer is not None and optimizer != start.optimizer:
         usual = COMMON[optimizer]
-        start = replace(start, optimizer=optimizer, lr=usual.lr, batch=usual.batch, rule=usual.rule)
-    return replace(
-        start,
+        start = start._replace(optimizer=optimizer, lr=usual.lr, batch=usual.batch, rule=usual.rule)
+    return start._replace(
         lr=base_lr or start.lr,
         batch=base_batch or start.batch,
         rule=rule or start.rule,

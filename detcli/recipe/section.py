@@ -31,7 +31,10 @@ class Section(BaseModel):
     error, because it would do nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Built when first used, not when defined: most sections only as a part of the whole recipe.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
     chooser: ClassVar[str] = "name"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 

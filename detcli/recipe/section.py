@@ -1,4 +1,8 @@
-"""What every section of a recipe shares: frozen, strict, and able to list all its problems."""
+"""What every section of a recipe shares: frozen, strict, and able to list all its problems.
+
+The modules that define sections go without `from __future__ import annotations`, under which
+pydantic would have to parse each annotation again.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ The modules that define sections go without `from __future__ import annotations`
 pydantic would have to parse each annotation again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, get_args
 
@@ -60,7 +58,7 @@ class Section(BaseModel):
         return named
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Section:
+    def _check_rules(self) -> "Section":
         found = [*self._idle_keys(), *self.problems()]
         if found:
             raise PydanticCustomError(BROKEN_RULES, "several keys disagree", {"rules": found})

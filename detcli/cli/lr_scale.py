@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,7 +193,7 @@ def common_base(optimizer: str | None, epochs: int | None) -> Base:
         return base
     from detcli.recipe.schedule import Schedule
 
-    return replace(base, epochs=epochs, milestones=Schedule(epochs=epochs).milestone_epochs)
+    return base._replace(epochs=epochs, milestones=Schedule(epochs=epochs).milestone_epochs)
 
 
 def choose_base(
@@ -207,9 +206,8 @@ def choose_base(
     """The base with what was typed; another optimiser brings its own usual rate and rule."""
     if optimizer is not None and optimizer != start.optimizer:
         usual = COMMON[optimizer]
-        start = replace(start, optimizer=optimizer, lr=usual.lr, batch=usual.batch, rule=usual.rule)
-    return replace(
-        start,
+        start = start._replace(optimizer=optimizer, lr=usual.lr, batch=usual.batch, rule=usual.rule)
+    return start._replace(
         lr=base_lr or start.lr,
         batch=base_batch or start.batch,
         rule=rule or start.rule,
@@ -241,10 +239,6 @@ def choice_warnings(start: Base, base: Base, base_lr: float | None) -> Iterator[
 def count_images(data: Data) -> int | None:
     """How many images the training split has, without opening one; None where the data is not
     here or cannot be read."""
-    import msgspec
-
-    from detcli.data.images import SUFFIXES
-
     if data.shapes is not None:
         return data.shapes.num_train
     root, split = Path(data.root), data.train
@@ -254,14 +248,25 @@ def count_images(data: Data) -> int | None:
             path = root / "ImageSets" / "Main" / f"{split.split}.txt"
             return sum(bool(line.strip()) for line in path.read_bytes().splitlines()) or None
         if data.format == "coco":
-            # Raw: skipped, not decoded.
-            content = (root / str(split.annotations)).read_bytes()
-            parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-            return len(msgspec.json.decode(parts["images"], type=list[msgspec.Raw])) or None
-    except (OSError, msgspec.MsgspecError, ValueError, KeyError):
+            return count_listed((root / str(split.annotations)).read_bytes())
+    except (OSError, ValueError, KeyError):
         return None
+    from detcli.data.images import SUFFIXES  # brings numpy
+
     folders = os.walk(root / str(split.images), followlinks=True)
     return sum(name.lower().endswith(SUFFIXES) for _, _, names in folders for name in names) or None
+
+
+def count_listed(annotations: bytes) -> int | None:
+    """The images of a COCO file; None where there are none, or where it cannot be read."""
+    import msgspec
+
+    try:
+        # Raw: skipped, not decoded.
+        parts = msgspec.json.decode(annotations, type=dict[str, msgspec.Raw])
+        return len(msgspec.json.decode(parts["images"], type=list[msgspec.Raw])) or None
+    except msgspec.MsgspecError:
+        return None
 
 
 def asked_length(iterations: int, scaled: Scaled, images: int | None) -> dict[str, float]:

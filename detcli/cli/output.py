@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -25,11 +24,13 @@ PIPE_WIDTH = 240
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; a NaN in it is a mistake of ours and raises ValueError."""
+    import json
+
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """A table on stdout."""
+    """A table on stdout; no cell or title calls an emoji by its name, whose list is long."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -39,9 +40,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     if sys.stdout.isatty():
-        Console().print(table)
+        Console(emoji=False).print(table)
         return
-    console = Console(width=PIPE_WIDTH)
+    console = Console(width=PIPE_WIDTH, emoji=False)
     with console.capture() as capture:
         console.print(table)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -170,6 +169,8 @@ def schema(
     quiet: Quiet = False,
 ) -> None:
     """The JSON Schema of recipes, for completion and checks in editors."""
+    import json
+
     from detcli.recipe import json_schema
 
     if out is None:

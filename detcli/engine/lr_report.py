@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from detcli.recipe.lr_scale import SOURCES, Scaled
@@ -25,11 +24,11 @@ def to_json(scaled: Scaled) -> dict[str, Any]:
         "formula": scaled.formula,
         "warnings": list(scaled.warnings),
         "optimizer": base.optimizer,
-        **asdict(step),
-        "adjustments": [asdict(each) for each in scaled.adjustments],
-        "schedule": None if scaled.length is None else asdict(scaled.length),
+        **step._asdict(),
+        "adjustments": [each._asdict() for each in scaled.adjustments],
+        "schedule": None if scaled.length is None else scaled.length._asdict(),
         "asked": None,
-        "table": [asdict(row) for row in scaled.table],
+        "table": [row._asdict() for row in scaled.table],
         "written": None,
         "find": None,
     }

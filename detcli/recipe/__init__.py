@@ -1,6 +1,6 @@
 """Recipes: what a training run is made of, as checked, frozen YAML. Never imports torch.
 
-Modules are imported when something of them is asked for: building the schema takes a third of a
+Modules are imported when something of them is asked for: building the schema takes a quarter of a
 second, and commands that only look names up do not need it.
 """
 

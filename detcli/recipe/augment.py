@@ -1,7 +1,5 @@
 """The `data.augment` section: what happens to training images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """What a detector can be given beside its plain layers, each with a switch of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

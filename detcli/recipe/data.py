@@ -1,7 +1,5 @@
 """The `data` section: where images and labels are, and what happens to them before the network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """The `model` section of Deformable DETR."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

@@ -38,9 +38,10 @@ def find_trick(name: str) -> Path:
     return _from_here(folder / f"{name}.yaml")
 
 
-def recipe_names() -> list[str]:
-    """The names of the shipped recipes."""
-    return _names(recipes_folder())
+def shipped_recipes() -> list[Path]:
+    """The shipped recipes by name."""
+    folder = recipes_folder()
+    return [_from_here(folder / f"{name}.yaml") for name in _names(folder)]
 
 
 def trick_names() -> list[str]:

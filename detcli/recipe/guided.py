@@ -1,8 +1,6 @@
 """Anchors that the network predicts itself (guided anchoring, Wang et al. 2019), and Faster R-CNN
 with them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

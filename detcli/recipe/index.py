@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detcli.recipe.files import find_recipe, recipe_names
+from detcli.recipe.files import shipped_recipes
 from detcli.recipe.reading import load_text, read_text
 
 SETTINGS = re.compile(r"^data:", re.MULTILINE)  # the first section of a recipe
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 def index_recipes() -> list[Entry]:
     """The shipped recipes by name; what stands before their `data` section is read, and nothing
     is checked: `list_recipes` does that."""
-    return [_entry(find_recipe(name)) for name in recipe_names()]
+    return [_entry(path) for path in shipped_recipes()]
 
 
 def _entry(path: Path) -> Entry:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from detcli.errors import RecipeError
 from detcli.recipe.explain import explain
-from detcli.recipe.files import find_recipe, recipe_names
+from detcli.recipe.files import find_recipe, shipped_recipes
 from detcli.recipe.layers import Layers, parse_override
 from detcli.recipe.reading import Dumper, one_line, read_file, read_text
 from detcli.recipe.schema import Recipe
@@ -96,7 +96,7 @@ def list_recipes() -> list[LoadedRecipe]:
     Raises:
         RecipeError: one of them is not valid.
     """
-    return [load_recipe(find_recipe(name)) for name in recipe_names()]
+    return [load_recipe(path) for path in shipped_recipes()]
 
 
 def recipe_from_dict(mapping: Mapping[str, Any], where: str) -> Recipe:

@@ -1,7 +1,5 @@
 """Classification and regression losses, exchangeable in every detector."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 

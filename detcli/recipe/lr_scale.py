@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from detcli.recipe.model import Model
@@ -27,8 +26,7 @@ LONG_WARMUP = 0.25  # of all steps
 TABLE_DOUBLINGS = 4  # of the base batch, up and down
 
 
-@dataclass(frozen=True)
-class StepBatch:
+class StepBatch(NamedTuple):
     """The images of one optimiser step."""
 
     gpus: int
@@ -40,8 +38,7 @@ class StepBatch:
         return self.gpus * self.imgs_per_gpu * self.accumulate
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(NamedTuple):
     """What is tuned to a batch size, and at which: `lr` holds at `batch` images per step, warm-up
     and averages at `tuned_batch`.
 
@@ -75,8 +72,7 @@ COMMON = {
 }
 
 
-@dataclass(frozen=True)
-class Adjustment:
+class Adjustment(NamedTuple):
     """A setting that depends on the batch size: at the base, here, and why. `value` equals `base`
     where it is kept."""
 
@@ -86,8 +82,7 @@ class Adjustment:
     why: str
 
 
-@dataclass(frozen=True)
-class Length:
+class Length(NamedTuple):
     """A training run counted in epochs and in steps; milestones and warm-up likewise."""
 
     images: int
@@ -98,8 +93,7 @@ class Length:
     warmup_epochs: float
 
 
-@dataclass(frozen=True)
-class TableRow:
+class TableRow(NamedTuple):
     """One batch size: the rate by both rules, and what else follows from it."""
 
     batch: int
@@ -110,8 +104,7 @@ class TableRow:
     iterations: int | None
 
 
-@dataclass(frozen=True)
-class Scaled:
+class Scaled(NamedTuple):
     """The answer: the rate at this batch size, and what else is to be thought of."""
 
     lr: float

@@ -1,7 +1,5 @@
 """The `model` section: one class per detector, each with the keywords of its builder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

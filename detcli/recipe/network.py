@@ -1,7 +1,5 @@
 """The parts of a detector's network: backbone, neck and head."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

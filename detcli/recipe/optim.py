@@ -1,7 +1,5 @@
 """The `optim` section: optimiser, learning rate and gradient clipping."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Anchors, and the rules by which anchors and points are given to objects."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

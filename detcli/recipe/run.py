@@ -1,7 +1,5 @@
 """The sections `train`, `postprocess` and `eval`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 

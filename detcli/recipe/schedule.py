@@ -1,7 +1,5 @@
 """The `schedule` section: how long to train, and the learning rate along the way."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """The whole recipe."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any

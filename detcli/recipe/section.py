@@ -1,6 +1,8 @@
-"""What every section of a recipe shares: frozen, strict, and able to list all its problems."""
+"""What every section of a recipe shares: frozen, strict, and able to list all its problems.
 
-from __future__ import annotations
+The modules that define sections go without `from __future__ import annotations`, under which
+pydantic would have to parse each annotation again.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, get_args
@@ -31,7 +33,10 @@ class Section(BaseModel):
     error, because it would do nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Built when first used, not when defined: most sections only as a part of the whole recipe.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
     chooser: ClassVar[str] = "name"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -53,7 +58,7 @@ class Section(BaseModel):
         return named
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Section:
+    def _check_rules(self) -> "Section":
         found = [*self._idle_keys(), *self.problems()]
         if found:
             raise PydanticCustomError(BROKEN_RULES, "several keys disagree", {"rules": found})

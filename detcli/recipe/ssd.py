@@ -1,7 +1,5 @@
 """The `model` section of SSD, whose network and anchors no other detector shares."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal

@@ -1,7 +1,5 @@
 """The `model` sections of Faster R-CNN and Cascade R-CNN."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

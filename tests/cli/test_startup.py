@@ -47,6 +47,10 @@ def test_what_needs_no_schema_does_not_build_it(arguments: tuple[str, ...]) -> N
     assert not loaded_modules(*arguments) & {"detcli.recipe.schema", "detcli.recipe.section"}
 
 
+def test_a_rate_needs_no_arrays() -> None:
+    assert "numpy" not in loaded_modules("lr-scale", "atss_r50")
+
+
 def test_help_lists_every_verb_with_its_text() -> None:
     done = run("-m", "detcli", "--help")
     for verb in VERBS:

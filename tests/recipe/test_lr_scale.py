@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +56,7 @@ def test_rules_by_hand_and_in_the_engine(lr, base_batch, gpus, per_gpu, accumula
     ratio = gpus * per_gpu * accumulate / base_batch
     by_hand = {"linear": lr * ratio, "sqrt": lr * math.sqrt(ratio), "none": lr}
     for rule, expected in by_hand.items():
-        base = replace(SGD, lr=lr, batch=base_batch, rule=rule)
+        base = SGD._replace(lr=lr, batch=base_batch, rule=rule)
         found = scale(base, StepBatch(gpus, per_gpu, accumulate), None)
         engine = effective_learning_rate(
             lr=lr, lr_batch=base_batch, lr_rule=rule, batch_per_rank=per_gpu, world_size=gpus,
@@ -117,7 +116,7 @@ def number_after(text, word):
      (ADAMW, "sqrt", "(Wang and Aitchison 2024) would be")],
 )  # fmt: skip
 def test_the_named_weight_decay_shrinks_weights_alike_in_an_epoch(base, rule, word, batch):
-    base = replace(base, rule=rule, weight_decay=0.05)
+    base = base._replace(rule=rule, weight_decay=0.05)
     found = scale(base, step_of(batch), None)
     decay = noted(found, "optim.weight_decay")
     assert decay.value == decay.base == 0.05
@@ -127,7 +126,7 @@ def test_the_named_weight_decay_shrinks_weights_alike_in_an_epoch(base, rule, wo
 
 
 def test_the_linear_rule_keeps_the_weight_decay_of_an_epoch():
-    found = scale(replace(SGD, weight_decay=0.01), step_of(4), None)
+    found = scale(SGD._replace(weight_decay=0.01), step_of(4), None)
     assert found.lr * 0.01 * (1600 / 4) == pytest.approx(0.02 * 0.01 * (1600 / 16))
     assert "leaves the decay of an epoch" in noted(found, "optim.weight_decay").why
 
@@ -135,7 +134,7 @@ def test_the_linear_rule_keeps_the_weight_decay_of_an_epoch():
 def test_betas_of_malladi_are_named_where_they_exist():
     assert "[0.8, 0.998]" in noted(scale(ADAMW, step_of(32), None), "optim.betas").why
     assert "too much" in noted(scale(ADAMW, step_of(256), None), "optim.betas").why
-    linear = scale(replace(ADAMW, rule="linear"), step_of(32), None)
+    linear = scale(ADAMW._replace(rule="linear"), step_of(32), None)
     assert [each.key for each in linear.adjustments] == [
         "schedule.warmup_steps", "optim.weight_decay",
     ]  # fmt: skip
@@ -148,7 +147,7 @@ def test_nothing_changes_at_the_base():
 
 
 def test_the_table_holds_base_and_choice_in_order():
-    found = scale(replace(SGD, ema_decay=0.9998, ema_warmup_steps=2000), step_of(6), 1000)
+    found = scale(SGD._replace(ema_decay=0.9998, ema_warmup_steps=2000), step_of(6), 1000)
     sizes = [row.batch for row in found.table]
     assert sizes == [1, 2, 4, 6, 8, 16, 32, 64, 128, 256]
     for row, size in zip(found.table, sizes, strict=True):
@@ -160,15 +159,15 @@ def test_the_table_holds_base_and_choice_in_order():
 
 AT_BASE = StepBatch(8, 2)
 WARNED = {
-    "no warm-up": (replace(SGD, warmup_steps=0), step_of(32), None),
+    "no warm-up": (SGD._replace(warmup_steps=0), step_of(32), None),
     "is steep": (SGD, step_of(128), None),
     "up to 256": (SGD, step_of(512), None),
-    "linear rule with AdamW": (replace(ADAMW, rule="linear"), step_of(32), None),
-    "rule none": (replace(SGD, rule="none"), step_of(32), None),
-    "plateau": (replace(SGD, schedule="plateau", milestones=()), step_of(8), None),
-    "clipped": (replace(SGD, clips=True), step_of(8), None),
-    "statistics of 1 image:": (replace(SGD, batch_stats="bn"), StepBatch(16, 1), None),
-    "statistics of 2 images:": (replace(SGD, batch_stats="sync_bn"), StepBatch(2, 1, 8), None),
+    "linear rule with AdamW": (ADAMW._replace(rule="linear"), step_of(32), None),
+    "rule none": (SGD._replace(rule="none"), step_of(32), None),
+    "plateau": (SGD._replace(schedule="plateau", milestones=()), step_of(8), None),
+    "clipped": (SGD._replace(clips=True), step_of(8), None),
+    "statistics of 1 image:": (SGD._replace(batch_stats="bn"), StepBatch(16, 1), None),
+    "statistics of 2 images:": (SGD._replace(batch_stats="sync_bn"), StepBatch(2, 1, 8), None),
     "some come twice": (SGD, AT_BASE, 10),
     "large batches need more epochs": (SGD, step_of(32), 500),
     "the warm-up takes": (SGD, AT_BASE, 500),
@@ -179,14 +178,14 @@ WARNED = {
 def test_warnings(word):
     base, step, images = WARNED[word]
     assert len([line for line in scale(base, step, images).warnings if word in line]) == 1
-    plenty = replace(SGD, warmup_steps=1000)
+    plenty = SGD._replace(warmup_steps=1000)
     assert scale(plenty, AT_BASE, 100_000).warnings == ()
 
 
 def test_batch_norm_is_only_named_where_it_sees_few_images():
     for norm, step in itertools.product(("bn", "sync_bn"), (StepBatch(4, 4), StepBatch(1, 16))):
-        assert scale(replace(SGD, batch_stats=norm), step, None).warnings == ()
-    assert scale(replace(SGD, batch_stats="sync_bn"), StepBatch(8, 2), None).warnings == ()
+        assert scale(SGD._replace(batch_stats=norm), step, None).warnings == ()
+    assert scale(SGD._replace(batch_stats="sync_bn"), StepBatch(8, 2), None).warnings == ()
 
 
 @pytest.mark.parametrize("loaded", list_recipes(), ids=lambda loaded: loaded.recipe.name)

@@ -18,9 +18,6 @@ Tricks = Annotated[
     typer.Option("--trick", help="A name of `recipes tricks`, or a file; repeatable."),
 ]
 
-# Wide enough for every table when the output is a file or a pipe, where nothing wraps.
-PIPE_WIDTH = 240
-
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; a NaN in it is a mistake of ours and raises ValueError."""
@@ -31,6 +28,9 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A table on stdout; no cell or title calls an emoji by its name, whose list is long."""
+    if not sys.stdout.isatty():
+        print("\n".join([title] * bool(title) + _aligned([columns, *rows])))
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -39,13 +39,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     table = Table(*columns, box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    if sys.stdout.isatty():
-        Console(emoji=False).print(table)
-        return
-    console = Console(width=PIPE_WIDTH, emoji=False)
-    with console.capture() as capture:
-        console.print(table)
-    print("\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n"))
+    Console(emoji=False).print(table)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The table for a file or a pipe, where nothing wraps: the first of the lines is its head."""
+    from rich.cells import cell_len, set_cell_size  # without the console, which takes long
+
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    padded = [map(set_cell_size, line, widths) for line in lines]
+    texts = [f"  {'   '.join(cells)}".rstrip() for cells in padded]
+    texts.insert(1, f" {'─' * (sum(widths) + 3 * len(widths) - 1)}")
+    return texts
 
 
 def say(sentence: str, *, quiet: bool = False) -> None:

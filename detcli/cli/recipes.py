@@ -47,9 +47,9 @@ def tricks(*, as_json: Json = False, quiet: Quiet = False) -> None:
         print("\n".join(each.name for each in found))
     else:
         rows = [
-            (each.name, each.info.about, ", ".join(each.info.conflicts) or "-") for each in found
+            (each.name, ", ".join(each.info.conflicts) or "-", each.info.about) for each in found
         ]
-        print_table(("trick", "about", "excludes"), rows)
+        print_table(("trick", "excludes", "about"), rows)
 
 
 @app.command()

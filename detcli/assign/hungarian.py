@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detcli.errors import DivergedError
@@ -132,6 +131,8 @@ def build_hungarian(
 
 def _match(costs: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor, Tensor]:
     """The columns of `Pairs` for costs (L, Q, N) of each image."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second that few runs need
+
     images, queries, objects = [], [], []
     first = 0  # object of the image, in the batch
     for image, of_layers in enumerate(costs):

@@ -268,7 +268,8 @@ def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
         save(trainer, "best.pt")
         if result is not None:
             write_detections(trainer, result)
-    save(trainer, "last.pt")
+    if due or trainer.stop_at is None:  # epochs of the overfit check are a step or two
+        save(trainer, "last.pt")
     return result, trainer.stop_at is not None and (metrics.get("AP50") or 0.0) > trainer.stop_at
 
 

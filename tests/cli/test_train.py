@@ -174,7 +174,7 @@ def test_accumulation_takes_fewer_steps(tmp_path, capsys):
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_low_precision_trains(tmp_path, capsys, amp):
-    recipe = write_tiny(tmp_path)
+    recipe = write_tiny(tmp_path, data={"shapes": {"num_train": 4, "num_val": 2}})
     done = run(
         capsys, "train", recipe, f"train.amp={amp}", "train.channels_last=true",
         "schedule.epochs=1", "--out", tmp_path / "r", "--quiet", "--json",

@@ -66,7 +66,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     run, chance = tmp_path / "killed", random.Random(0)
     process = start(str(recipe), "--out", str(run))
     interrupted_writes = 0
-    for moment in ("while writing", "at random", "while writing", "at random"):
+    for moment in ("while writing", "at random"):
         kill(process, run, moment, chance)
         interrupted_writes += writing(run)
         for name in ("last.pt", "best.pt"):

@@ -284,7 +284,7 @@ def test_autocast_to_bfloat16_keeps_losses_in_float32(name: str) -> None:
 
 @each_detector
 def test_learns_two_images(name: str) -> None:
-    """Two blocks on noise: the loss must fall to a fraction in a few dozen steps."""
+    """Two blocks on noise: the loss must fall to a fraction in at most two dozen steps."""
     norm = {"backbone": {"norm": "gn"}} if name in FPN_DETECTORS else {}
     model = small(name, norm, num_classes=2)
     images = batch() * 0.1
@@ -292,14 +292,16 @@ def test_learns_two_images(name: str) -> None:
     images[1, 2, 30:80, 40:90] += 2
     targets = [target([[20, 16, 80, 64]], [0], CANVAS), target([[40, 30, 90, 80]], [1], CANVAS)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    totals = []
+    first = None
     for _ in range(25):
         loss = sum(model.loss(model(images, targets), targets).values())
-        totals.append(loss.item())
+        first = first or loss.item()
+        if loss.item() < 0.4 * first:
+            return
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert totals[-1] < 0.5 * totals[0]
+    pytest.fail(f"the loss fell from {first} to {loss.item()} only")
 
 
 @one_stage_detector

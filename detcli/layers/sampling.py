@@ -63,7 +63,9 @@ def _sample_rows(
     stride = max(width for _, width in shapes) + 2
     maps = torch.split(values.transpose(1, 2), [height * width for height, width in shapes], dim=2)
     padded = [
-        F.pad(level.unflatten(2, shape), (0, 0, 1, stride - 1 - shape[1], 1, 1)).flatten(2, 3)
+        F.pad(torch.unflatten(level, 2, shape), (0, 0, 1, stride - 1 - shape[1], 1, 1)).flatten(
+            2, 3
+        )
         for level, shape in zip(maps, shapes, strict=True)
     ]
     cells = torch.cat(padded, dim=2)  # (B, H, all cells, D / H)

@@ -56,8 +56,10 @@ class ClassLoss:
         labels: Tensor,
         quality: Tensor | None = None,
         weights: Tensor | None = None,
+        divisor: Tensor | None = None,
     ) -> Tensor:
-        """Weighted sum, a float32 scalar (float64 for float64 logits).
+        """Weighted sum, a float32 scalar (float64 for float64 logits), divided by a scalar where
+        there is one.
 
         logits (M, C) of any float type; labels (M,) int64 up to C, which is background; rows with
         a negative label do not count; quality (M,) from 0 to 1, read where there is an object and
@@ -68,16 +70,19 @@ class ClassLoss:
         if weights is not None:
             check_shape("weights", weights, len(logits))
         formula = self.formula
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        factor = logits.new_tensor(self.weight, dtype=dtype)
         total: Tensor = DenseSum.apply(
             logits,
             labels,
             quality,
             weights,
+            factor if divisor is None else factor / divisor,
             formula.background_scale,
             formula.gamma,
             formula.object_terms,
         )
-        return total * self.weight
+        return total
 
     def of_each_row(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:
         """(M,) what each row adds to the unweighted sum, without a gradient; as `__call__`."""

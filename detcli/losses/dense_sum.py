@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 # Entries worked on at a time: on a CPU the intermediate results stay in its cache, elsewhere a
 # block is large enough to fill the device. Nothing of this size is kept beside the gradient.
-CPU_BLOCK = 1 << 17
+CPU_BLOCK = 1 << 16
 DEVICE_BLOCK = 1 << 24
 MAX_EXPONENT = 40.0  # above, softplus(x) is x also in float64
 
@@ -29,7 +29,10 @@ ObjectTerms: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 class DenseSum(torch.autograd.Function):
     """Sum of scale p^gamma softplus(x), p = sigmoid(x), over the rows of background, and of
-    `object_terms` over the rows with an object; each row times its weight."""
+    `object_terms` over the rows with an object; each row times its weight, all times a factor.
+
+    The factor comes in with the rest, since to multiply the whole gradient by it later would take
+    an eighth of the time again."""
 
     @staticmethod
     def forward(
@@ -38,17 +41,18 @@ class DenseSum(torch.autograd.Function):
         labels: Tensor,
         quality: Tensor | None,
         weights: Tensor | None,
+        factor: Tensor,
         scale: float,
         gamma: float,
         object_terms: ObjectTerms,
     ) -> Tensor:
         """A scalar in float32 (float64 for float64): logits (M, C), labels (M,) with negatives for
-        rows that do not count, quality (M,) and weights (M,) or None."""
+        rows that do not count, quality (M,) and weights (M,) or None; factor: a scalar."""
         dtype = torch.promote_types(logits.dtype, torch.float32)
         # float32 also for half precision, in which gradients of easy negatives would vanish
         # before a loss scale can lift them
         grad = torch.empty_like(logits, dtype=dtype) if ctx.needs_input_grad[0] else None
-        losses = _background_rows(logits, labels, scale, gamma, grad)
+        losses = _background_rows(logits, labels, scale * factor, gamma, grad)
         if weights is not None:
             losses.mul_(weights)
             if grad is not None:
@@ -57,7 +61,7 @@ class DenseSum(torch.autograd.Function):
         with torch.enable_grad():
             x = logits[rows].to(dtype).requires_grad_()
             each = object_terms(x, labels[rows], None if quality is None else quality[rows])
-            objects = (each if weights is None else each * weights[rows, None]).sum()
+            objects = factor * (each if weights is None else each * weights[rows, None]).sum()
         if grad is not None:
             (grad[rows],) = torch.autograd.grad(objects, x)
         ctx.save_for_backward(grad)
@@ -69,7 +73,9 @@ class DenseSum(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the logits."""
         (grad,) = ctx.saved_tensors
-        return (grad * grad_total).to(ctx.logits_dtype), *[None] * 6
+        if grad_total.device.type != "cpu" or grad_total != 1:  # elsewhere to look takes longer
+            grad = grad * grad_total
+        return grad.to(ctx.logits_dtype), *[None] * 7
 
 
 @torch.no_grad()
@@ -84,7 +90,7 @@ def row_losses(
     """(M,) what each row adds to the unweighted `DenseSum`, without a gradient; 0 for rows that do
     not count."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    losses = _background_rows(logits, labels, scale, gamma, None)
+    losses = _background_rows(logits, labels, logits.new_tensor(scale, dtype=dtype), gamma, None)
     rows = _object_rows(logits, labels)
     rated = None if quality is None else quality[rows]
     losses[rows] = object_terms(logits[rows].to(dtype), labels[rows], rated).sum(dim=1)
@@ -92,7 +98,7 @@ def row_losses(
 
 
 def _background_rows(
-    logits: Tensor, labels: Tensor, scale: float, gamma: float, slope: Tensor | None
+    logits: Tensor, labels: Tensor, scale: Tensor, gamma: float, slope: Tensor | None
 ) -> Tensor:
     """(M,) sum over the classes of scale p^gamma softplus(x) in rows of background, 0 in all
     others; the derivative (M, C), 0 in all others too, is written into slope if given."""
@@ -108,7 +114,7 @@ def _background_rows(
     return losses
 
 
-def background_terms(x: Tensor, scale: float, gamma: float, slope: Tensor | None) -> Tensor:
+def background_terms(x: Tensor, scale: Tensor, gamma: float, slope: Tensor | None) -> Tensor:
     """scale p^gamma softplus(x), p = sigmoid(x); its derivative scale p^gamma (gamma (1 - p)
     softplus(x) + p) is written into slope if given.
 

@@ -42,8 +42,10 @@ class SoftmaxLoss:
         labels: Tensor,
         quality: Tensor | None = None,
         weights: Tensor | None = None,
+        divisor: Tensor | None = None,
     ) -> Tensor:
-        """Weighted sum, a float32 scalar (float64 for float64 logits).
+        """Weighted sum, a float32 scalar (float64 for float64 logits), divided by a scalar where
+        there is one.
 
         logits (M, C + 1) of any float type; labels (M,) int64 up to C; rows with a negative label
         do not count; quality: not read; weights (M,) of the rows or None. Finite for all finite
@@ -52,7 +54,8 @@ class SoftmaxLoss:
         if weights is not None:
             check_shape("weights", weights, len(logits))
         each = self._terms(logits, labels)
-        return (each if weights is None else each * weights).sum() * self.weight
+        total = (each if weights is None else each * weights).sum() * self.weight
+        return total if divisor is None else total / divisor
 
     @torch.no_grad()
     def of_each_row(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:

@@ -183,9 +183,10 @@ class FCOS(nn.Module):
             matches.labels,
             self.head.num_classes,
             box_quality(self.criterion, self.coder, encoded, matches, positive),
+            count,
         )
         losses = {
-            "class": classes / count,
+            "class": classes,
             "box": box / all_rank_mean(wanted.sum(), at_least=MIN_CENTERNESS),
             "centerness": self.centerness_weight * center / count,
         }

@@ -153,9 +153,9 @@ class GARetinaNet(nn.Module):
         box = box_term(self.criterion, self.coder, encoded, matches, positive)
         quality = box_quality(self.criterion, self.coder, encoded, matches, positive)
         classes = class_term(
-            self.criterion, outputs.class_logits, matches.labels, num_classes, quality
+            self.criterion, outputs.class_logits, matches.labels, num_classes, quality, count
         )
-        return {"class": classes / count, "box": box / count}
+        return {"class": classes, "box": box / count}
 
     @torch.no_grad()
     def decode(

@@ -159,12 +159,13 @@ class RetinaNet(nn.Module):
             matches.labels,
             self.head.num_classes,
             box_quality(self.criterion, self.coder, encoded, matches, positive),
+            count,
         )
         more = self.estimates.losses(
             outputs, encoded, matches, targets, coder=self.coder, priors=positive
         )
-        terms = {"class": classes, "box": box, **more}
-        return {name: total / count for name, total in terms.items()}
+        others = {name: total / count for name, total in {"box": box, **more}.items()}
+        return {"class": classes, **others}
 
     @torch.no_grad()
     def decode(

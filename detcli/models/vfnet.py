@@ -160,8 +160,9 @@ class VFNet(nn.Module):
                 matches.labels,
                 self.head.num_classes,
                 quality if self.criterion.class_loss.needs_quality else None,
+                count,
             )
-            return {"class": classes / count, "box": box, "first_box": first_box}
+            return {"class": classes, "box": box, "first_box": first_box}
 
     def _box_term(
         self, criterion: Criterion, maps: tuple[Tensor, ...], matches: Matches, positive: Priors

@@ -173,7 +173,7 @@ def test_each_row_with_an_object_has_the_weight_of_its_class(name: str, ohem: An
     def term(weights: tuple[float, ...] | None) -> torch.Tensor:
         loss = keywords["class_loss"] | {"class_weights": weights}
         criterion = build_criterion(**{key: keywords[key] for key in keys} | {"class_loss": loss})
-        return class_term(criterion, maps, labels, 3, quality)
+        return class_term(criterion, maps, labels, 3, quality, torch.ones(()))
 
     plain = term(None)
     assert torch.equal(term((1.0, 1.0, 1.0)), plain)

@@ -236,6 +236,19 @@ def test_backward_twice_and_without_gradient(name: str) -> None:
 
 
 @each_loss
+def test_a_divisor_divides_loss_and_gradient(name: str) -> None:
+    logits, labels = sample(30, 5)
+    quality, weights = qualities(30), qualities(30) + 1
+    loss = loss_of(name, weight=1.5)
+    whole = loss(logits, labels, quality, weights)
+    part = loss(logits, labels, quality, weights, torch.tensor(8.0))
+    torch.testing.assert_close(part, whole / 8)
+    (of_whole,) = torch.autograd.grad(whole, logits)
+    (of_part,) = torch.autograd.grad(part, logits)
+    torch.testing.assert_close(of_part, of_whole / 8)
+
+
+@each_loss
 def test_keeps_one_buffer_of_the_logits_size(name: str) -> None:
     logits, labels = sample(500, 80)
     kept = []

@@ -30,6 +30,7 @@ from tests.models.specs import (
 
 CANVAS = (64, 96)
 NUM_CLASSES = 3
+ONE = torch.ones(())
 TINY = {"neck": {"out_channels": 64}, "head": {"num_convs": 0}}
 
 
@@ -180,8 +181,8 @@ def test_hardest_negatives_are_chosen_among_all_levels() -> None:
         background = (labels[image] == NUM_CLASSES).nonzero().squeeze(1)
         order = losses[image, background].argsort(descending=True)
         kept[image, background[order[count:]]] = IGNORED
-    got = class_term(mined, maps, labels, NUM_CLASSES, None)
-    torch.testing.assert_close(got, class_term(plain, maps, kept, NUM_CLASSES, None))
+    got = class_term(mined, maps, labels, NUM_CLASSES, None, ONE)
+    torch.testing.assert_close(got, class_term(plain, maps, kept, NUM_CLASSES, None, ONE))
 
 
 def test_rank_weights_reach_their_rows() -> None:
@@ -192,7 +193,7 @@ def test_rank_weights_reach_their_rows() -> None:
     each = mined.class_loss.of_each_row(flat_logits(maps).flatten(0, 1), labels.flatten())
     weights = mined.mining(each.view(2, 60), labels, NUM_CLASSES).flatten()
     want = mined.class_loss(flat_logits(maps).flatten(0, 1), labels.flatten(), None, weights)
-    got = class_term(mined, maps, labels, NUM_CLASSES, None)
+    got = class_term(mined, maps, labels, NUM_CLASSES, None, ONE)
     torch.testing.assert_close(got, want)
     for a, b in zip(torch.autograd.grad(got, maps), torch.autograd.grad(want, maps), strict=True):
         torch.testing.assert_close(a, b)

@@ -278,10 +278,10 @@ def anchor_losses(
     sampled = matches.positives_per_image.clamp(min=1) + negatives.clamp(min=1)
     count = all_rank_mean(sampled.sum().float())
     encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
-    classes = class_term(criterion, outputs.class_logits, matches.labels, 1, None)
+    classes = class_term(criterion, outputs.class_logits, matches.labels, 1, None, count)
     box = box_term(criterion, coder, encoded, matches, positive)
-    terms = {"rpn_class": classes, "rpn_box": box, **more}
-    return {name: total / count for name, total in terms.items()}
+    others = {name: total / count for name, total in {"rpn_box": box, **more}.items()}
+    return {"rpn_class": classes, **others}
 
 
 def density_terms(

@@ -85,9 +85,11 @@ def class_term(
     labels: Tensor,
     num_classes: int,
     quality: Tensor | None,
+    count: Tensor,
 ) -> Tensor:
     """Sum of the class loss of maps (B, A * C, h, w), with a soft-max (B, A * (C + 1), h, w),
-    against labels (B, P) of all their priors and their quality (B, P), as `box_quality` gives it.
+    against labels (B, P) of all their priors and their quality (B, P), as `box_quality` gives it;
+    divided by the scalar `count`.
 
     Level by level: joined, the logits and their gradient would be the largest tensors of all.
     """
@@ -105,8 +107,8 @@ def class_term(
         factors = object_factors(labels, criterion.class_weights)
         weights = factors if weights is None else weights * factors
     total = labels.new_zeros((), dtype=torch.float32)
-    for logits, *wanted in _level_rows(maps, width, labels, quality, weights):
-        total = total + criterion.class_loss(logits, *wanted)
+    for logits, label, rating, weight in _level_rows(maps, width, labels, quality, weights):
+        total = total + criterion.class_loss(logits, label, rating, weight, count)
     return total
 
 

@@ -13,6 +13,7 @@ from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
 from detcli.engine import checkpoint
+from detcli.engine.allocation import map_large_blocks
 from detcli.engine.blocks import announce_blocks
 from detcli.engine.caching import build_caches
 from detcli.engine.class_rows import with_classes
@@ -59,6 +60,7 @@ def prepare(
     weights: a checkpoint to start from; resuming: a checkpoint follows, so public weights are not
     loaded; subset: picks the images that both splits are reduced to (the overfit check).
     """
+    map_large_blocks()
     train_records, eval_records = read_both(recipe, log, subset)
     check_augmentations(train_records, recipe.data.augment.model_dump())
     must_act = subset is None  # a handful of images may lack what the whole split has

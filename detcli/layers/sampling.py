@@ -63,12 +63,10 @@ def _sample_rows(
     stride = max(width for _, width in shapes) + 2
     maps = torch.split(values.transpose(1, 2), [height * width for height, width in shapes], dim=2)
     padded = [
-        F.pad(torch.unflatten(level, 2, shape), (0, 0, 1, stride - 1 - shape[1], 1, 1)).flatten(
-            2, 3
-        )
+        F.pad(torch.unflatten(level, 2, shape), (0, 0, 1, stride - 1 - shape[1], 1, 1))
         for level, shape in zip(maps, shapes, strict=True)
     ]
-    cells = torch.cat(padded, dim=2)  # (B, H, all cells, D / H)
+    cells = torch.cat([level.flatten(2, 3) for level in padded], dim=2)  # (B, H, cells, D / H)
     # (L, P): rows of equal numbers, over which whole blocks of places are worked on at a time
     heights, widths = places.new_tensor(shapes)[:, None].repeat(1, num_places, 1).unbind(dim=-1)
     x, y = places.unbind(dim=-1)

@@ -157,7 +157,8 @@ def main() -> None:
     print(table(rows))
     if options.write is not None:
         page = options.write.read_text()
-        first, last = page.index("| detector |"), page.rindex(" |\n") + len(" |\n")
+        first = page.index("| detector |")
+        last = page.index(" |\n\n", first) + len(" |\n")
         options.write.write_text(page[:first] + table(rows) + "\n" + page[last:])
         draw(rows, options.write.parent / "images" / "zoo.png")
 

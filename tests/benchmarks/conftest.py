@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
-import torch
 
 from tests.paths import ROOT
 
@@ -100,6 +99,8 @@ def table(pytestconfig: pytest.Config) -> Table:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Both sides of a comparison in one thread: the machine's other cores may be busy."""
+    import torch  # not above: one of the benchmarks counts the memory of what it imports
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

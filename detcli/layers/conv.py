@@ -41,7 +41,7 @@ class Conv2d(nn.Conv2d):
         if whole and winograd.pays_off(x, weight):
             return winograd.conv3x3(x, weight, bias)
         padding = self.padding
-        if x.shape[3] == 1:
+        if x.shape[3] == 1 and x.device.type == "cpu":
             # Only the middle column of the kernel meets such a map. With stride 2 in bfloat16,
             # oneDNN's gradient of the other columns is whatever lies in memory.
             middle = weight.shape[3] // 2

@@ -259,8 +259,7 @@ def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
     metrics = distributed.from_main(dict(result.metrics.metrics) if result else {})
     if train.val_loss:
         metrics |= validation_loss(trainer)
-    note = trainer.schedule.end_epoch(metrics, position.epoch)
-    if note:
+    if note := trainer.schedule.end_epoch(metrics, position.epoch):
         trainer.log.say(note)
     ap = metrics.get("AP")
     if due and (position.best is None or (ap or 0.0) > position.best):

@@ -163,20 +163,19 @@ def test_a_data_set_at_once_is_faster_than_image_by_image(table: Table) -> None:
     print(f"\n{NUM_IMAGES} images, {NUM_MODELS} models, {len(joined.scores)} boxes")
     for method, seconds in ours.items():
         print(f"{method:12} {seconds:6.3f} s, {seconds / ours['nms']:4.2f} times nms")
-    peers = [
-        ("nms", "torchvision", _torchvision(few), 4),
-        ("nms", "ensemble-boxes", _ensemble_boxes(first, nms_method, method=3), 4),
-        ("wbf", "ensemble-boxes", _ensemble_boxes(first, weighted_boxes_fusion), 100),
-        ("nmw", "ensemble-boxes", _ensemble_boxes(first, non_maximum_weighted), 80),
-        ("soft", "ensemble-boxes", _ensemble_boxes(first, nms_method, method=2), 60),
-        (LINEAR, "ensemble-boxes", _ensemble_boxes(first, nms_method, method=1), 60),
+    peers = [  # what the ratio should be, and what it must be
+        ("nms", "torchvision", _torchvision(few), 8, 4),
+        ("nms", "ensemble-boxes", _ensemble_boxes(first, nms_method, method=3), 4, 4),
+        ("wbf", "ensemble-boxes", _ensemble_boxes(first, weighted_boxes_fusion), 100, 100),
+        ("nmw", "ensemble-boxes", _ensemble_boxes(first, non_maximum_weighted), 80, 60),
+        ("soft", "ensemble-boxes", _ensemble_boxes(first, nms_method, method=2), 60, 60),
+        (LINEAR, "ensemble-boxes", _ensemble_boxes(first, nms_method, method=1), 60, 60),
     ]
-    for method, name, run, at_least in peers:
+    for method, name, run, aim, floor in peers:
         theirs = _seconds(run, 2) * scale
         ratio = theirs / ours[method]
-        aim = 8 if name == "torchvision" else at_least
         table.add(
             f"{method} on {NUM_IMAGES} images, {len(joined.scores)} boxes", f"{ours[method]:.3f} s",
-            f"{name} {theirs:.2f} s", ratio, at_least=aim, floor=0.7 * at_least,
+            f"{name} {theirs:.2f} s", ratio, at_least=aim, floor=floor,
         )  # fmt: skip
     assert ours["wbf"] < 2 * ours["nms"]

@@ -24,7 +24,8 @@ def sample_maps(
 
     values (B, N, H, D / H), maps one after the other; places (B, Q, H, L, P, 2) x and y from 0 to 1
     over the map, weights (B, Q, H, L, P). On a processor it is a sparse matrix product, which takes
-    less than half the time of `F.grid_sample`; elsewhere, and under a compiler, it is the latter.
+    about half the time of `F.grid_sample` in an encoder and the same in a decoder; elsewhere, and
+    under a compiler, it is the latter.
     """
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
         return _sample_rows(values, places, weights, shapes)

@@ -236,8 +236,8 @@ def test_gradient_norms(run: Run) -> None:
 
 
 def test_final_boxes(run: Run) -> None:
-    """98 of 100, over the images together: on another processor scores differ by up to 1e-4, as
-    they do from double precision, whichever way convolutions and samples are computed."""
+    """98 of 100 over the images together, and 96 in each: on another processor scores differ by up
+    to 1e-4, as from double precision, whichever way convolutions and samples are computed."""
     run.model.eval()
     with torch.no_grad():
         outputs = run.model(run.fixture.images, sizes=run.fixture.sizes)
@@ -250,5 +250,7 @@ def test_final_boxes(run: Run) -> None:
         assert len(found.scores) == 100
         assert (found.scores.diff() <= 0).all()
         got = (found.boxes, found.scores, found.labels)
-        agreeing += num_agreeing((want[0], want[1], want[2]), got)
+        here = num_agreeing((want[0], want[1], want[2]), got)
+        assert here >= 96
+        agreeing += here
     assert agreeing >= 98 * len(candidates)

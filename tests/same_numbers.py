@@ -23,7 +23,11 @@ from tests.paths import ROOT, SHARED
 
 STEPS, BOXES = 20, 100
 SHAPES = ["data.shapes.num_train=40", "data.shapes.num_val=8", "data.batch_per_rank=4"]
-BCCD = [f"data.root={SHARED / 'data' / 'bccd-voc'}", "data.resize.short=[96]", "data.resize.long=96"]
+BCCD = [
+    f"data.root={SHARED / 'data' / 'bccd-voc'}",
+    "data.resize.short=[96]",
+    "data.resize.long=96",
+]
 SHORT = ["data.workers=0", "schedule.epochs=2", "train.log_every=1", "train.eval_every=2"]
 PROSE = {
     "seconds", "ms_per_image", "relative_time", "memory_gib", "images_per_s", "data_wait", "path",
@@ -87,8 +91,8 @@ def verbs(at: Path) -> dict[str, Any]:
         "compare": ("compare", run, at / "with_diou", "--bootstrap", 50, "--at-score",
                     "best"),
         "lr-scale": ("lr-scale", "atss_r18_shapes", *small, "--gpus", 4),
-        "ablate": ("ablate", "atss_r18_shapes", *small, "--tricks", "diou,label-smoothing", "--budget", 1,
-                   "--bootstrap", 50, "--out", at / "ablation"),
+        "ablate": ("ablate", "atss_r18_shapes", *small, "--tricks", "diou,label-smoothing",
+                   "--budget", 1, "--bootstrap", 50, "--out", at / "ablation"),
         "preview": ("data", "preview", "atss_r18_shapes", *small, "--trick", "mosaic", "--num", 4),
         "recipes diff": ("recipes", "diff", "atss_r18_shapes", "vfnet_r18_shapes"),
         "export": ("export", run, "--out", at / "exported.pt"),

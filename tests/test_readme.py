@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detcli.data.read import read_records
+from detcli.data.formats.read import read_records
 from tests.cli.run_cli import run
 from tests.paths import ROOT
 
@@ -74,7 +74,7 @@ def test_its_table_lists_the_verbs_of_the_help(capsys):
 
 def test_its_commands_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detcli.engine.overfit.STEPS", 2)
+    monkeypatch.setattr("detcli.engine.train.loop.overfit.STEPS", 2)
     write_voc(tmp_path / "cells")
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -12,8 +12,8 @@ from detcli.cli.output import Json, Overrides, Quiet, print_json, print_table, s
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from detcli.engine.ablation.plan import Plan
-    from detcli.engine.ablation.session import Executor
+    from detcli.engine.ablate.plan import Plan
+    from detcli.engine.ablate.session import Executor
 
 
 def command(
@@ -52,10 +52,10 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Which tricks pay on this data, by how much, and is it more than noise?"""
-    from detcli.engine.ablation import report, session
-    from detcli.engine.ablation.outcome import evaluate_trials
-    from detcli.engine.ablation.plan import make_plan
-    from detcli.engine.log import RunLog
+    from detcli.engine.ablate import report, session
+    from detcli.engine.ablate.outcome import evaluate_trials
+    from detcli.engine.ablate.plan import make_plan
+    from detcli.engine.run.log import RunLog
 
     names = [name.strip() for name in tricks.split(",") if name.strip()]
     plan = make_plan(recipe, overrides or (), names, mode=mode, seeds=seeds, budget=budget)
@@ -92,13 +92,13 @@ def choose_executor(
 ) -> Executor:
     """A function that trains trials and yields each when it has ended."""
     if name == "ray":
-        from detcli.engine.ablation.cluster import run_on_ray
+        from detcli.engine.ablate.cluster import run_on_ray
 
         if jobs is not None:
             raise UsageError("--jobs: acts only with --executor local; Ray starts what fits")
         return functools.partial(run_on_ray, address=address, gpus=gpus or 0, cpus=cpus)
-    from detcli.engine.ablation.local import run_locally, slots
-    from detcli.engine.ablation.trial import Processes
+    from detcli.engine.ablate.local import run_locally, slots
+    from detcli.engine.ablate.trial import Processes
 
     return functools.partial(
         run_locally, environments=slots(gpus, jobs), processes=Processes((lock,))

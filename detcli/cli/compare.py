@@ -49,8 +49,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Is B better than A, by how much, and is the difference real?"""
-    from detcli.engine import compare as comparing
-    from detcli.engine.log import RunLog
+    from detcli.engine.compare import compare as comparing
+    from detcli.engine.run.log import RunLog
     from detcli.recipe.reading import shown
 
     scores = [_score(text) for text in at_score or ()]

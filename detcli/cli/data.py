@@ -43,8 +43,8 @@ def preview(
     for note in loaded.notes:
         say(note, quiet=quiet)
 
-    from detcli.engine import preview as sheets
-    from detcli.engine.setup import read_split
+    from detcli.engine.pictures import preview as sheets
+    from detcli.engine.run.build import read_split
 
     records = read_split(loaded.recipe, split)
     shown = sheets.preview(loaded.recipe, records, train=split == "train", num_images=num)
@@ -109,9 +109,10 @@ def inject(
     quiet: Quiet = False,
 ) -> None:
     """What a run wrongly detected, and objects, at plausible places of images without objects."""
-    from detcli.engine import distributed, inject
-    from detcli.engine.log import RunLog
-    from detcli.engine.predict import find_images
+    from detcli.engine.detect.predict import find_images
+    from detcli.engine.inject import inject
+    from detcli.engine.run import distributed
+    from detcli.engine.run.log import RunLog
 
     files = find_images([str(into)])[:limit] if into is not None else []
     settings = inject.Settings(false_positives, objects, places, threshold, blend, seed)

@@ -7,7 +7,7 @@ from detcli.cli.output import Json, Quiet, print_json, print_table
 
 def command(as_json: Json = False, quiet: Quiet = False) -> None:
     """Versions, processors and accelerators of this machine: paste it into a bug report."""
-    from detcli.engine.environment import environment
+    from detcli.engine.run.environment import environment
 
     found = environment()
     if as_json:

@@ -125,8 +125,8 @@ def from_files(
     predictions: Path, gt: Path | None, allow_threshold: bool, out: Path | None, quiet: bool
 ) -> Measured:
     """Measure a predictions file, without torch."""
-    from detcli.engine.prediction_files import doubt_about_scores, load_prediction_files
     from detcli.evaluation import evaluate_coco
+    from detcli.predictions.with_truth import doubt_about_scores, load_prediction_files
 
     files = load_prediction_files(
         [predictions], gt, allow_threshold=allow_threshold, need_truth=True
@@ -149,9 +149,9 @@ def from_run(
     quiet: bool,
 ) -> Measured | None:
     """Run a detector over its data and measure it; None on ranks other than 0."""
-    from detcli.engine import distributed
-    from detcli.engine.log import RunLog
-    from detcli.engine.measure import load_trained, measure, write_evaluation
+    from detcli.engine.detect.load import load_trained, measure, write_evaluation
+    from detcli.engine.run import distributed
+    from detcli.engine.run.log import RunLog
 
     ranks = distributed.start(device)
     try:
@@ -209,7 +209,7 @@ def report_analysis(
     found: Measured, conf: float, *, tables: bool, plots: bool, as_json: bool, quiet: bool
 ) -> dict[str, Any]:
     """Print what stands behind the metrics, draw it, or both; the keys of the JSON document."""
-    from detcli.engine import analysis
+    from detcli.engine.compare import analysis
 
     analysed = analysis.analyse(found.truth, found.detections, conf)
     if tables and not as_json:
@@ -226,7 +226,7 @@ def draw_worst(found: Measured, count: int | None, *, quiet: bool) -> None:
         return
     if found.records is None:
         raise UsageError("eval: --worst draws the images of a run; --predictions has none")
-    from detcli.engine.worst import write_worst
+    from detcli.engine.pictures.worst import write_worst
 
     path = found.folder / "worst.png"
     drawn = write_worst(path, found.records, found.truth, found.detections, count)

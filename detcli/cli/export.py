@@ -21,10 +21,10 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Write the weights for inference alone, with RepConv and implicit knowledge fused."""
-    from detcli.engine import distributed
-    from detcli.engine.export import HEADER, export, table_rows, to_json
-    from detcli.engine.log import RunLog
-    from detcli.engine.measure import load_trained
+    from detcli.engine.detect.export import HEADER, export, table_rows, to_json
+    from detcli.engine.detect.load import load_trained
+    from detcli.engine.run import distributed
+    from detcli.engine.run.log import RunLog
 
     ranks = distributed.start(device)
     if ranks.world_size > 1:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
-from detcli.engine import lr_report
-from detcli.errors import UsageError
-from detcli.recipe.lr_scale import (
+from detcli.engine.lr_scale import report as lr_report
+from detcli.engine.lr_scale.rules import (
     COMMON,
     RULES,
     Base,
@@ -23,10 +22,11 @@ from detcli.recipe.lr_scale import (
     epochs_of,
     scale,
 )
+from detcli.errors import UsageError
 
 if TYPE_CHECKING:
     from detcli.recipe import LoadedRecipe, Recipe
-    from detcli.recipe.data import Data
+    from detcli.recipe.sections.data import Data
 
 STEPS, MIN_LR, MAX_LR = 100, 1e-6, 1.0  # of the range test
 FEWEST_STEPS = 10
@@ -191,7 +191,7 @@ def common_base(optimizer: str | None, epochs: int | None) -> Base:
     base = COMMON[optimizer or "sgd"]
     if epochs is None:
         return base
-    from detcli.recipe.schedule import Schedule
+    from detcli.recipe.sections.schedule import Schedule
 
     return base._replace(epochs=epochs, milestones=Schedule(epochs=epochs).milestone_epochs)
 
@@ -330,7 +330,7 @@ def run_find(
     quiet: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """The range test as plain values, and what it says."""
-    from detcli.engine import lr_find
+    from detcli.engine.train import lr_find
 
     found, paths = lr_find.run(recipe, gpus, plan, device, out, quiet=quiet)
     for path in paths:

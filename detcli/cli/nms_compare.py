@@ -14,8 +14,8 @@ from detcli.errors import UsageError
 MAX_PER_IMAGE = 100  # as many as COCO counts
 
 if TYPE_CHECKING:
-    from detcli.engine.methods import MethodSpec
-    from detcli.engine.prediction_files import PredictionFiles
+    from detcli.postprocess.spec import MethodSpec
+    from detcli.predictions.with_truth import PredictionFiles
 
 
 def command(
@@ -62,11 +62,11 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Hold suppression and fusion methods against one another on your own predictions."""
-    from detcli.engine import method_report
-    from detcli.engine.log import RunLog
-    from detcli.engine.methods import parse_methods
-    from detcli.engine.nms_compare import compare_methods
-    from detcli.engine.prediction_files import load_prediction_files
+    from detcli.engine.compare import report as method_report
+    from detcli.engine.compare.nms_compare import compare_methods
+    from detcli.engine.run.log import RunLog
+    from detcli.postprocess.spec import parse_methods
+    from detcli.predictions.with_truth import load_prediction_files
 
     asked = parse_methods(methods, method or [])
     files = load_prediction_files(
@@ -99,8 +99,8 @@ def command(
 
 def possible_methods(files: PredictionFiles) -> list[MethodSpec]:
     """Every method whose columns the files have."""
-    from detcli.engine.methods import MethodSpec
     from detcli.postprocess import METHODS, missing_column
+    from detcli.postprocess.spec import MethodSpec
 
     present = set.intersection(*(set(table.extra) for table in files.tables))
     return [MethodSpec(name) for name in METHODS if missing_column(name, present) is None]
@@ -109,7 +109,7 @@ def possible_methods(files: PredictionFiles) -> list[MethodSpec]:
 def with_references(specs: list[MethodSpec], baseline: str) -> tuple[list[MethodSpec], int]:
     """The methods, in front of them the baseline and nms, whose time is the unit, unless they are
     there already; and the baseline's position."""
-    from detcli.engine.methods import parse_method
+    from detcli.postprocess.spec import parse_method
 
     reference = parse_method(baseline)
     for needed in (parse_method("nms"), reference):

@@ -23,10 +23,10 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Detect objects in image files: draws boxes, and writes predictions.json."""
-    from detcli.engine import distributed, run_folder
-    from detcli.engine.log import RunLog
-    from detcli.engine.measure import load_trained
-    from detcli.engine.predict import find_images, predict
+    from detcli.engine.detect.load import load_trained
+    from detcli.engine.detect.predict import find_images, predict
+    from detcli.engine.run import distributed, run_folder
+    from detcli.engine.run.log import RunLog
 
     files = find_images(images)
     ranks = distributed.start(device)

@@ -71,10 +71,10 @@ def command(
     for note in (*loaded.notes, *(other.notes if other is not None else ())):
         say(note, quiet=quiet)
 
-    from detcli.engine import distributed
-    from detcli.engine.log import RunLog
     from detcli.engine.profile import report, session, versus
     from detcli.engine.profile.trace import check_trace
+    from detcli.engine.run import distributed
+    from detcli.engine.run.log import RunLog
 
     if trace is not None:
         check_trace(trace)

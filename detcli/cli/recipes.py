@@ -37,7 +37,7 @@ def list_(*, as_json: Json = False, quiet: Quiet = False) -> None:
 @app.command()
 def tricks(*, as_json: Json = False, quiet: Quiet = False) -> None:
     """The shipped tricks: what each does, where it comes from, what it excludes."""
-    from detcli.recipe.section import plain
+    from detcli.recipe.sections.section import plain
     from detcli.recipe.tricks import list_tricks
 
     found = list_tricks()
@@ -64,7 +64,7 @@ def show(
 ) -> None:
     """Every value that training would use, and where it comes from."""
     from detcli.recipe import dump_yaml, load_recipe
-    from detcli.recipe.section import flatten, plain
+    from detcli.recipe.sections.section import flatten, plain
 
     loaded = load_recipe(recipe, overrides or (), trick or ())
     for note in loaded.notes:

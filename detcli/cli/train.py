@@ -14,7 +14,7 @@ from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from detcli.engine.session import Outcome
+    from detcli.engine.train.modes import Outcome
 
 
 def command(
@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Train a detector from a recipe."""
     if gpus > 1 and "WORLD_SIZE" not in os.environ:
-        from detcli.engine.distributed import launch
+        from detcli.engine.run.distributed import launch
 
         raise typer.Exit(launch(gpus, ["-m", "detcli", *without_gpus(sys.argv[1:])]))
     folder = resume_folder(recipe, overrides or ()) if resume and recipe else None
@@ -60,7 +60,8 @@ def command(
         seeding = () if seed is None else (f"train.seed={seed}",)
         loaded = load_recipe(recipe, [*(overrides or ()), *seeding], trick or ())
 
-    from detcli.engine import distributed, session
+    from detcli.engine.run import distributed
+    from detcli.engine.train import modes as session
 
     ranks = distributed.start(device)
     outcome: Outcome | dict[str, float]
@@ -108,7 +109,7 @@ def resume_folder(recipe: str, rest: Sequence[str]) -> Path:
     if rest or ("/" in recipe and not recipe.endswith((".yaml", ".yml"))):
         raise UsageError(f"--resume {(*rest, recipe)[0]}: no such run folder")
 
-    from detcli.engine import run_folder
+    from detcli.engine.run import run_folder
     from detcli.recipe import load_recipe
 
     return run_folder.newest(load_recipe(recipe).recipe.name)

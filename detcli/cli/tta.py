@@ -43,11 +43,12 @@ def command(
 ) -> None:
     """Test-time augmentation: AP with and without, the gain with its interval, and the cost."""
     from detcli.cli.nms_compare import numbers
-    from detcli.engine import distributed, tta
-    from detcli.engine.log import RunLog
-    from detcli.engine.measure import load_trained
-    from detcli.engine.methods import parse_method
-    from detcli.engine.views import choose_views
+    from detcli.engine.detect import tta
+    from detcli.engine.detect.load import load_trained
+    from detcli.engine.detect.views import choose_views
+    from detcli.engine.run import distributed
+    from detcli.engine.run.log import RunLog
+    from detcli.postprocess.spec import parse_method
 
     views = choose_views(numbers("--scales", scales), flip, slices, overlap)
     method = parse_method(merge)

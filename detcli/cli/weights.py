@@ -59,7 +59,7 @@ def import_(
     quiet: Quiet = False,
 ) -> None:
     """Turn a public checkpoint into one that train --weights, eval and predict take."""
-    from detcli.engine.import_weights import import_weights
+    from detcli.engine.run.import_weights import import_weights
 
     done = import_weights(
         file,

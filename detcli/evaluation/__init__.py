@@ -16,13 +16,6 @@ from detcli.evaluation.errors import (
     error_report,
     wrong_detections,
 )
-from detcli.evaluation.files import (
-    PredictionsMeta,
-    check_not_thresholded,
-    read_meta,
-    read_predictions,
-    write_predictions,
-)
 from detcli.evaluation.matching import MatchTable, match
 from detcli.evaluation.operating_point import (
     OPERATING_METRICS,
@@ -47,12 +40,10 @@ __all__ = [
     "ErrorReport",
     "Estimate",
     "MatchTable",
-    "PredictionsMeta",
     "VocMetrics",
     "best_score",
     "bootstrap",
     "calibration",
-    "check_not_thresholded",
     "coco_metrics",
     "confusion_matrix",
     "error_report",
@@ -62,10 +53,7 @@ __all__ = [
     "mean_difference",
     "operating_points",
     "precision_recall",
-    "read_meta",
-    "read_predictions",
     "score_at_recall",
     "verify_with_pycocotools",
-    "write_predictions",
     "wrong_detections",
 ]

@@ -86,7 +86,7 @@ def _count_objects(ground_truth: GroundTruth, table: MatchTable) -> IntArray:
 
 def _average_precision(table: MatchTable, num_objects: IntArray, area: int) -> FloatArray:
     """(K, T) interpolated at 101 recall thresholds; NaN for a class without objects."""
-    from detcli.evaluation.kernels import average_precision
+    from detcli.evaluation.kernels.match import average_precision
 
     return average_precision(
         table.class_offsets,
@@ -100,7 +100,7 @@ def _average_precision(table: MatchTable, num_objects: IntArray, area: int) -> F
 
 def _recall(table: MatchTable, num_objects: IntArray, area: int, max_per_image: int) -> FloatArray:
     """(K, T) share of objects found by the best detections per image and class, or NaN."""
-    from detcli.evaluation.kernels import count_true_positives
+    from detcli.evaluation.kernels.match import count_true_positives
 
     found = count_true_positives(
         table.class_offsets,

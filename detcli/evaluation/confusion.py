@@ -50,8 +50,8 @@ def confusion_matrix(
             f"confusion matrix: expected an IoU threshold above 0 and up to 1, got {iou_threshold}"
         )
     check_tables(ground_truth, detections)
-    from detcli.evaluation.confusion_kernel import confusion_kernel
-    from detcli.kernels import as_kernel_input, descending_order
+    from detcli.evaluation.kernels.confusion import confusion_kernel
+    from detcli.jit import as_kernel_input, descending_order
 
     rows = descending_order(detections.scores, detections.offsets)
     image = detections.image_index  # the order within images does not change it

@@ -140,8 +140,8 @@ def _kinds(
     found: BoolArray,
 ) -> tuple[IntArray, IntArray]:
     """(D,) position in ERROR_KINDS or -1, and (D,) the object that a remedy would find or -1."""
-    from detcli.evaluation.errors_kernel import kinds_kernel
-    from detcli.kernels import as_kernel_input
+    from detcli.evaluation.kernels.errors import kinds_kernel
+    from detcli.jit import as_kernel_input
 
     result = kinds_kernel(
         as_kernel_input(detections.boxes_xywh[table.rows], np.float64),
@@ -187,7 +187,7 @@ def _without_false_positives(
 
 def _ap50(ranking: _Ranking, ties: IntArray) -> float:
     """Mean over classes, as the docstring of error_report says; 1 if all are left out."""
-    from detcli.evaluation.kernels import average_precision
+    from detcli.evaluation.kernels.match import average_precision
 
     rows = ties[ranking.shown[ties]]
     rows = rows[np.lexsort((-ranking.scores[rows], ranking.labels[rows]))]

@@ -66,8 +66,8 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
     labels that do not fit, on scores or boxes that are not finite, and on repeated class names.
     """
     check_tables(ground_truth, detections)
-    from detcli.evaluation.kernels import match_kernel, objects_of, rank_in_image
-    from detcli.kernels import as_kernel_input
+    from detcli.evaluation.kernels.match import match_kernel, objects_of, rank_in_image
+    from detcli.jit import as_kernel_input
 
     num_classes, num_images = len(ground_truth.class_names), ground_truth.num_images
     rows, image = sorted_rows(ground_truth, detections)
@@ -116,7 +116,7 @@ def match(ground_truth: GroundTruth, detections: Detections) -> MatchTable:
 
 def sorted_rows(ground_truth: GroundTruth, detections: Detections) -> tuple[IntArray, IntArray]:
     """Rows by (class, score descending, image id, input order), and the image of each."""
-    from detcli.kernels import descending_order
+    from detcli.jit import descending_order
 
     image = detections.image_index
     by_image = np.arange(len(image))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from detcli.evaluation.bootstrap import Difference
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -167,3 +169,17 @@ def _or_none(value: float) -> float | None:
 
 def _list(values: NDArray[np.float64]) -> list[float | None]:
     return [_or_none(value) for value in values]
+
+
+def difference_cells(delta: Difference | None) -> tuple[str, str, str]:
+    """Difference, interval and p as text, dashes where there is none."""
+    if delta is None or delta.value is None or delta.low is None or delta.high is None:
+        return "-", "-", "-"
+    p = "-" if delta.p is None else f"{delta.p:.3f}"
+    return f"{delta.value:+.4f}", f"{delta.low:+.4f} to {delta.high:+.4f}", p
+
+
+def difference_json(delta: Difference | None) -> dict[str, float | None]:
+    """`value` is the difference on the images as they are, `mean` that over the resamples."""
+    keys = ("value", "mean", "low", "high", "p")
+    return {key: None if delta is None else getattr(delta, key) for key in keys}

@@ -160,7 +160,7 @@ def _counted_finds(table: MatchTable, area: int, max_per_image: int) -> _Counted
 
 def _count(rows: _Counted, multiplicity: NDArray[np.int32]) -> IntArray:
     """(R, K)"""
-    from detcli.evaluation.bootstrap_kernel import weighted_counts
+    from detcli.evaluation.kernels.bootstrap import weighted_counts
 
     return weighted_counts(rows.class_offsets, rows.image, rows.amount, multiplicity)
 
@@ -202,7 +202,7 @@ def _average_precision(
     table: _Ranked, num_objects: IntArray, multiplicity: NDArray[np.int32]
 ) -> FloatArray:
     """(R, K, T)"""
-    from detcli.evaluation.bootstrap_kernel import weighted_average_precision
+    from detcli.evaluation.kernels.bootstrap import weighted_average_precision
 
     result = np.empty((*num_objects.shape, len(table.thresholds)))
     weighted_average_precision(

@@ -89,9 +89,9 @@ def _match(
     inclusive_corners: bool,
 ) -> tuple[IntArray, NDArray[np.int8]]:
     """Class offsets (K + 1,), and (D,) 1, 0 or -1 as in the kernel, by (class, score)."""
-    from detcli.evaluation.kernels import objects_of
-    from detcli.evaluation.voc_kernel import voc_match_kernel
-    from detcli.kernels import as_kernel_input
+    from detcli.evaluation.kernels.match import objects_of
+    from detcli.evaluation.kernels.voc import voc_match_kernel
+    from detcli.jit import as_kernel_input
 
     num_classes, num_images = len(ground_truth.class_names), ground_truth.num_images
     rows, image = sorted_rows(ground_truth, detections)

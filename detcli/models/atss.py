@@ -15,25 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.losses import centerness_loss, centerness_target
-from detcli.models.heads.auxiliary import Auxiliary
-from detcli.models.heads.decode import Selection, class_probabilities, decode_batch
-from detcli.models.heads.dense_loss import dense_loss
-from detcli.models.heads.estimates import (
-    Estimates,
-    build_estimates,
-    estimate_level,
-    stack_levels,
-)
-from detcli.models.heads.matching import Matches, positives_of_each_image
-from detcli.models.heads.prior_grid import PriorGrid, square_shapes
-from detcli.models.heads.terms import (
-    Criterion,
-    box_quality,
-    box_term,
-    build_criterion,
-    class_term,
-)
-from detcli.models.heads.tower import Branches, flatten_levels
+from detcli.models.dense.auxiliary import Auxiliary
+from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
+from detcli.models.dense.estimates import Estimates, build_estimates, estimate_level, stack_levels
+from detcli.models.dense.loss import dense_loss
+from detcli.models.dense.matching import Matches, positives_of_each_image
+from detcli.models.dense.prior_grid import PriorGrid, square_shapes
+from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
+from detcli.models.dense.tower import Branches, flatten_levels
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
 from detcli.ops.priors import Priors

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from detcli.assign import RandomSampler
-from detcli.models.heads.first_stage import FirstStage, first_stage
-from detcli.models.heads.regions import (
+from detcli.models.dense.terms import Criterion, build_criterion
+from detcli.models.pyramid import build_pyramid
+from detcli.models.two_stage.first_stage import FirstStage, first_stage
+from detcli.models.two_stage.regions import (
     RegionHead,
     RegionOutputs,
     look_at_regions,
@@ -22,10 +24,8 @@ from detcli.models.heads.regions import (
     region_losses,
     region_priors,
 )
-from detcli.models.heads.roi_pool import RegionPooler, build_pooler
-from detcli.models.heads.rpn import RPN, Proposals, build_rpn
-from detcli.models.heads.terms import Criterion, build_criterion
-from detcli.models.pyramid import build_pyramid
+from detcli.models.two_stage.roi_pool import RegionPooler, build_pooler
+from detcli.models.two_stage.rpn import RPN, Proposals, build_rpn
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.coders import DeltaCoder
 from detcli.types import Candidates, Target

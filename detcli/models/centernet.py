@@ -20,12 +20,12 @@ from detcli.losses.heatmap import GaussianFocal
 from detcli.models.backbones.dla import build_dla34
 from detcli.models.backbones.resnet import build_resnet
 from detcli.models.backbones.timm import TimmBackbone, build_timm
-from detcli.models.heads.decode import non_empty
+from detcli.models.dense.decode import non_empty
 from detcli.models.necks.deconv import DeconvNeck
 from detcli.models.necks.dla_up import DLAUp
 from detcli.ops.boxes import clip_boxes
-from detcli.ops.phases import phase
 from detcli.ops.reduce import all_rank_mean
+from detcli.phases import phase
 from detcli.types import Candidates, Target
 
 BACKBONES: dict[str, Callable[..., Any]] = {

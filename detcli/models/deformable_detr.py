@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from detcli.layers.norm import GROUPS, keep_as_buffers
 from detcli.layers.positions import SinePositions, valid_cells
 from detcli.models.backbones.resnet import build_resnet
-from detcli.models.deformable_transformer import (
+from detcli.models.detr import sizes_of
+from detcli.models.set_prediction.deformable_transformer import (
     DeformableTransformer,
     LearnedQueries,
     Memory,
     Proposals,
     valid_ratio,
 )
-from detcli.models.detr import sizes_of
-from detcli.models.heads.set_head import SetHead
-from detcli.models.heads.set_loss import SetCriterion, build_set_criterion, by_layer
+from detcli.models.set_prediction.set_head import SetHead
+from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
 from detcli.ops.boxes import boxes_from_shares
 from detcli.types import Candidates, Target
 

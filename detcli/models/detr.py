@@ -17,8 +17,8 @@ from detcli.layers.norm import keep_as_buffers
 from detcli.layers.positions import LearnedPositions, SinePositions, valid_cells
 from detcli.layers.transformer import DecoderLayer, EncoderLayer, run
 from detcli.models.backbones.resnet import build_resnet
-from detcli.models.heads.set_head import SetHead
-from detcli.models.heads.set_loss import SetCriterion, build_set_criterion, by_layer
+from detcli.models.set_prediction.set_head import SetHead
+from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
 from detcli.ops.boxes import boxes_from_shares
 from detcli.types import Candidates, Target
 

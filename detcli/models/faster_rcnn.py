@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from detcli.assign import RandomSampler
 from detcli.losses import KL
-from detcli.models.heads.first_stage import FirstStage, first_stage
-from detcli.models.heads.guided_rpn import GuidedRPN
-from detcli.models.heads.regions import (
+from detcli.models.dense.terms import Criterion, build_criterion
+from detcli.models.pyramid import build_pyramid
+from detcli.models.two_stage.first_stage import FirstStage, first_stage
+from detcli.models.two_stage.guided_rpn import GuidedRPN
+from detcli.models.two_stage.regions import (
     RegionHead,
     RegionOutputs,
     look_at_regions,
     region_candidates,
     region_losses,
 )
-from detcli.models.heads.roi_pool import RegionPooler, build_pooler
-from detcli.models.heads.rpn import RPN, build_rpn
-from detcli.models.heads.terms import Criterion, build_criterion
-from detcli.models.pyramid import build_pyramid
+from detcli.models.two_stage.roi_pool import RegionPooler, build_pooler
+from detcli.models.two_stage.rpn import RPN, build_rpn
 from detcli.ops.coders import BoxCoder, DeltaCoder
 from detcli.types import Candidates, Target
 

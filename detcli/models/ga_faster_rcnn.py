@@ -6,6 +6,6 @@ from __future__ import annotations
 from functools import partial
 
 from detcli.models.faster_rcnn import build_with
-from detcli.models.heads.guided_rpn import build_guided_rpn
+from detcli.models.two_stage.guided_rpn import build_guided_rpn
 
 build_ga_faster_rcnn = partial(build_with, build_guided_rpn)

@@ -12,9 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detcli.models.heads.decode import Selection, decode_batch
-from detcli.models.heads.dense_loss import of_every_row
-from detcli.models.heads.guided import (
+from detcli.models.dense.decode import Selection, decode_batch
+from detcli.models.dense.loss import of_every_row
+from detcli.models.dense.matching import collect_matches, positives_of_each_image
+from detcli.models.dense.prior_grid import PriorGrid
+from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
+from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.pyramid import build_pyramid
+from detcli.models.two_stage.guided import (
     FeatureAdaption,
     Guidance,
     assign_guided,
@@ -22,17 +27,6 @@ from detcli.models.heads.guided import (
     joined_anchors,
     location_and_shape,
 )
-from detcli.models.heads.matching import collect_matches, positives_of_each_image
-from detcli.models.heads.prior_grid import PriorGrid
-from detcli.models.heads.terms import (
-    Criterion,
-    box_quality,
-    box_term,
-    build_criterion,
-    class_term,
-)
-from detcli.models.heads.tower import Branches, flatten_levels
-from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean

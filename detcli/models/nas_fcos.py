@@ -16,13 +16,13 @@ from torch import nn
 from detcli.layers.conv import ConvNorm
 from detcli.layers.deform import deform_conv_norm
 from detcli.layers.dropout import Dropout
+from detcli.models.dense.auxiliary import Auxiliary
+from detcli.models.dense.decode import Selection
+from detcli.models.dense.estimates import build_estimates
+from detcli.models.dense.prior_grid import PriorGrid, square_shapes
+from detcli.models.dense.terms import build_criterion
+from detcli.models.dense.tower import Branches
 from detcli.models.fcos import FCOS, FCOSHead
-from detcli.models.heads.auxiliary import Auxiliary
-from detcli.models.heads.decode import Selection
-from detcli.models.heads.estimates import build_estimates
-from detcli.models.heads.prior_grid import PriorGrid, square_shapes
-from detcli.models.heads.terms import build_criterion
-from detcli.models.heads.tower import Branches
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DistanceCoder
 

@@ -18,10 +18,10 @@ from detcli.errors import UsageError
 from detcli.layers.conv import Conv2d
 from detcli.layers.cosine import CosineConv2d
 from detcli.models.backbones.vgg import build_vgg16
-from detcli.models.heads.decode import Selection, decode_batch
-from detcli.models.heads.matching import match_batch, positives_of_each_image
-from detcli.models.heads.terms import Criterion, box_term, build_criterion, class_term
-from detcli.models.heads.tower import flatten_levels
+from detcli.models.dense.decode import Selection, decode_batch
+from detcli.models.dense.matching import match_batch, positives_of_each_image
+from detcli.models.dense.terms import Criterion, box_term, build_criterion, class_term
+from detcli.models.dense.tower import flatten_levels
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors, grid_priors
 from detcli.ops.reduce import all_rank_mean

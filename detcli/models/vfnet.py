@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
 from detcli.layers.deform import OffsetConv2d, deform_conv_norm
-from detcli.models.heads.decode import Selection, class_probabilities, decode_batch
-from detcli.models.heads.dense_loss import of_every_row
-from detcli.models.heads.matching import Matches, match_batch
-from detcli.models.heads.prior_grid import PriorGrid, square_shapes
-from detcli.models.heads.terms import (
+from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
+from detcli.models.dense.loss import of_every_row
+from detcli.models.dense.matching import Matches, match_batch
+from detcli.models.dense.prior_grid import PriorGrid, square_shapes
+from detcli.models.dense.terms import (
     Criterion,
     box_term,
     build_criterion,
     class_term,
     predicted_iou,
 )
-from detcli.models.heads.tower import Branches, flatten_levels
+from detcli.models.dense.tower import Branches, flatten_levels
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DistanceCoder
 from detcli.ops.priors import Priors

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.models.backbones.cspdarknet import build_cspdarknet
-from detcli.models.heads.decode import Selection, non_empty
-from detcli.models.heads.yolo_loss import YoloLoss, build_yolo_loss
+from detcli.models.dense.decode import Selection, non_empty
+from detcli.models.yolo_loss import YoloLoss, build_yolo_loss
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.yolo import BOX_OUTPUTS, YoloLevel, build_levels
 from detcli.types import Candidates, Target

@@ -24,8 +24,8 @@ def iou_guided(
 
     metric as in nms. Raises DataError without the column `iou`. IoU-Net, Jiang et al., ECCV 2018.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.cluster_kernel import cluster_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.cluster import cluster_kernel
 
     predicted_iou = needed_column(candidates, "iou_guided")
     rows, groups = rank(candidates, predicted_iou, class_agnostic=class_agnostic)

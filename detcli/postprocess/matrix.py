@@ -31,8 +31,8 @@ def matrix(
     `iou_threshold` is taken for the sake of uniform calls and has no effect. metric as in soft.
     SOLOv2, Wang et al., NeurIPS 2020, there with masks instead of boxes.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.decay_kernel import matrix_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.decay import matrix_kernel
 
     rows, groups = rank(candidates, candidates.scores, class_agnostic=class_agnostic)
     kept, scores = matrix_kernel(

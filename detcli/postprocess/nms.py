@@ -67,8 +67,8 @@ def kept_rows(
 
     thresholds (N,): how much a row, once kept, lets lower ones overlap with it.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.nms_kernel import nms_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.nms import nms_kernel
 
     rows, groups = rank(candidates, candidates.scores, class_agnostic=class_agnostic)
     boxes_xywh = as_kernel_input(candidates.boxes_xywh, np.float64)

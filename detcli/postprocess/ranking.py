@@ -18,8 +18,8 @@ def group(candidates: Detections, *, class_agnostic: bool) -> tuple[IntArray, In
 
     Only boxes of one group can suppress each other; class_agnostic: a group is an image.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.ranking_kernel import group_by_class
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.ranking import group_by_class
 
     offsets = as_kernel_input(candidates.offsets, np.int64)
     if class_agnostic:
@@ -31,7 +31,7 @@ def rank(
     candidates: Detections, keys: FloatArray, *, class_agnostic: bool
 ) -> tuple[IntArray, IntArray]:
     """The same, each group by (key descending, input order); keys (N,), one per row."""
-    from detcli.kernels import descending_order
+    from detcli.jit import descending_order
 
     rows, groups = group(candidates, class_agnostic=class_agnostic)
     return rows[descending_order(keys[rows], groups)], groups
@@ -45,7 +45,7 @@ def best_rows(
     rows (K,) and their scores (K,) in any order; returns positions in `rows`, by image, then
     (score descending, input order), at most `max_per_image` of each image.
     """
-    from detcli.kernels import descending_order
+    from detcli.jit import descending_order
 
     # No row is there twice, so marking them sorts them.
     survives = np.zeros(len(candidates.scores), np.bool_)

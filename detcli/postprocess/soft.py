@@ -71,8 +71,8 @@ def survivors(
             metric=metric,
         )
         return rows, candidates.scores[rows]
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.decay_kernel import soft_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.decay import soft_kernel
 
     rows, groups = group(candidates, class_agnostic=class_agnostic)
     return soft_kernel(

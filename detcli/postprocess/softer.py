@@ -33,8 +33,8 @@ def softer(
     kind hard. metric as in nms; the vote goes by IoU.
     Raises DataError without the column `sigma`. Variance voting, He et al., CVPR 2019.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.vote_kernel import vote_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.vote import vote_kernel
 
     deviations = needed_column(candidates, "softer")
     threshold = 0.0 if kind == "gaussian" else iou_threshold

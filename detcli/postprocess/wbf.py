@@ -39,8 +39,8 @@ def wbf(
     Raises UsageError unless there is one weight per model, or where `allows_overflow` cannot act.
     Solovyev et al., Image and Vision Computing 107, 2021.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.wbf_kernel import wbf_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.wbf import wbf_kernel
 
     if allows_overflow and conf_type != "avg":
         raise UsageError(

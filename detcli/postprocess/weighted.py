@@ -26,8 +26,8 @@ def weighted(
     columns stay; a negative score weighs nothing. metric as in nms; it decides which boxes are
     removed. Weighted-NMS, Ning, Zhou, Song and Tang, ICME Workshops 2017.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.cluster_kernel import cluster_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.cluster import cluster_kernel
 
     rows, groups = rank(candidates, candidates.scores, class_agnostic=class_agnostic)
     leaders, boxes, highest = cluster_kernel(
@@ -59,8 +59,8 @@ def nmw(
     Raises UsageError unless there is one weight per model. Zhou, Li, Ning and Tang, ICCV
     Workshops 2017.
     """
-    from detcli.kernels import as_kernel_input
-    from detcli.postprocess.cluster_kernel import cluster_kernel
+    from detcli.jit import as_kernel_input
+    from detcli.postprocess.kernels.cluster import cluster_kernel
 
     per_model = model_weights(candidates, weights)
     scores = weighted_scores(candidates, per_model / per_model.max())

@@ -10,7 +10,13 @@ from pydantic import ValidationError
 
 from detcli.recipe.reading import KeyPath, dotted, nearest, shown
 from detcli.recipe.schema import Recipe
-from detcli.recipe.section import BROKEN_RULES, Section, default_name, section_for, variants
+from detcli.recipe.sections.section import (
+    BROKEN_RULES,
+    Section,
+    default_name,
+    section_for,
+    variants,
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from detcli.errors import RecipeError
 from detcli.recipe.explain import Problem, explain
 from detcli.recipe.reading import Document, KeyPath, dotted, read_text, shown
 from detcli.recipe.schema import Recipe
-from detcli.recipe.section import Section, flatten, plain, section_for
+from detcli.recipe.sections.section import Section, flatten, plain, section_for
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"

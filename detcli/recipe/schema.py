@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from detcli.recipe.data import Data
-from detcli.recipe.detr import LEARNED_CELLS
-from detcli.recipe.model import Model
-from detcli.recipe.optim import Optim
-from detcli.recipe.run import Eval, Postprocess, Train
-from detcli.recipe.schedule import Schedule
-from detcli.recipe.section import Section
+from detcli.recipe.sections.data import Data
+from detcli.recipe.sections.models.detr import LEARNED_CELLS
+from detcli.recipe.sections.models.table import Model
+from detcli.recipe.sections.optim import Optim
+from detcli.recipe.sections.run import Eval, Postprocess, Train
+from detcli.recipe.sections.schedule import Schedule
+from detcli.recipe.sections.section import Section
 
 PYRAMIDS = ("fpn", "pan", "bifpn", "unet_pp")  # necks whose norms are a choice
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"

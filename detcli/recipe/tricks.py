@@ -15,7 +15,7 @@ from detcli.recipe.files import find_trick, trick_names
 from detcli.recipe.layers import Mark, Multiple, Setting, leaves
 from detcli.recipe.reading import Document, nearest, one_line, read_file, shown
 from detcli.recipe.schema import Recipe
-from detcli.recipe.section import Section, Words, flatten, plain
+from detcli.recipe.sections.section import Section, Words, flatten, plain
 
 IS_SET = "set"
 MULTIPLE = re.compile(r"x(\d+(?:\.\d+)?)")

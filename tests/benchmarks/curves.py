@@ -15,8 +15,8 @@ from typing import Any
 
 import matplotlib as mpl
 
-from detcli.engine.plots import read_metrics
-from detcli.evaluation.plots import COLOURS, STYLES
+from detcli.engine.pictures.plots import COLOURS, STYLES
+from detcli.engine.pictures.training_curves import read_metrics
 from tests.benchmarks.training import trained
 
 RECIPES = {

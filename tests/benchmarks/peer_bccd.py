@@ -19,7 +19,7 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from detcli.data.read import read_records
+from detcli.data.formats.read import read_records
 from detcli.data.records import Records
 from detcli.evaluation import evaluate_coco
 from detcli.layers.conv import Conv2d

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from detcli.models.atss import ATSSOutputs
+from detcli.models.dense.matching import assign_batch
+from detcli.models.dense.tower import flatten_levels
 from detcli.models.fcos import FCOSOutputs
-from detcli.models.heads.matching import assign_batch
-from detcli.models.heads.tower import flatten_levels
 from detcli.types import Target
 from tests.benchmarks.conftest import Table
 from tests.benchmarks.pairs import by_turns

@@ -15,8 +15,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
 from detcli.data.dataset import DetectionDataset
+from detcli.data.formats.read import read_records
 from detcli.data.loader import build_loader
-from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms

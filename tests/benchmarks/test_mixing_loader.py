@@ -14,8 +14,8 @@ import pytest
 
 from detcli.data.cache import ImageCache
 from detcli.data.dataset import DetectionDataset
+from detcli.data.formats.read import read_records
 from detcli.data.loader import build_loader
-from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
 from tests.benchmarks.conftest import Table

@@ -16,8 +16,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from detcli.models.convert import convert_transformers
 from detcli.types import Target
+from detcli.weights import convert_transformers
 from tests.benchmarks.pairs import Pair, by_turns
 from tests.models.specs import detector, target
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detcli.evaluation import PredictionsMeta, write_predictions
+from detcli.predictions import PredictionsMeta, write_predictions
 from detcli.types import Detections, GroundTruth
 
 CLASSES = ("cell", "platelet")
@@ -35,7 +35,7 @@ def write_data_set(folder: Path, *, num_images: int = 40, seed: int = 0) -> Grou
         ],
     }  # fmt: skip
     (folder / "truth.json").write_text(json.dumps(document))
-    from detcli.data.coco import read_coco
+    from detcli.data.formats.coco import read_coco
 
     return read_coco("", {"annotations": str(folder / "truth.json")}).ground_truth()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detcli.engine.preview import CELL_PX
+from detcli.engine.pictures.preview import CELL_PX
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from detcli.engine import checkpoint
+from detcli.engine.run import checkpoint
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from detcli.engine import checkpoint
-from detcli.engine import export as engine
-from detcli.engine.distributed import Ranks
-from detcli.engine.measure import load_trained
-from detcli.engine.setup import build_model
+from detcli.engine.detect import export as engine
+from detcli.engine.detect.load import load_trained
+from detcli.engine.run import checkpoint
+from detcli.engine.run.build import build_model
+from detcli.engine.run.distributed import Ranks
 from detcli.recipe import load_recipe
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny

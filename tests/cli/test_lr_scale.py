@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detcli.engine.learning_rate import effective_learning_rate
+from detcli.engine.train.learning_rate import effective_learning_rate
 from detcli.recipe import diff_recipes, load_recipe
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny

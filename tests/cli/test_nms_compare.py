@@ -6,14 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from detcli.evaluation import (
-    METRIC_NAMES,
-    PredictionsMeta,
-    evaluate_coco,
-    read_predictions,
-    write_predictions,
-)
+from detcli.evaluation import METRIC_NAMES, evaluate_coco
 from detcli.postprocess import suppress
+from detcli.predictions import PredictionsMeta, read_predictions, write_predictions
 from tests.cli.predicted import write_candidates, write_data_set
 from tests.cli.run_cli import run
 
@@ -157,7 +152,7 @@ def test_a_sweep_judges_on_images_that_it_did_not_choose_on(capsys, folder, tmp_
     assert found["images"] == 20
     assert found["rows"][0]["params"]["sigma"] != 0.5 or "sigma" in found["notes"][0]
     # Annotations of the images it reports on have no say in what it chooses.
-    from detcli.engine.sweep import halves
+    from detcli.engine.compare.sweep import halves
 
     _, judged = halves(40, 3)
     content = json.loads((place / "truth.json").read_text())

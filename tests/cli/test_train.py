@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detcli.engine import checkpoint
+from detcli.engine.run import checkpoint
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
@@ -229,7 +229,7 @@ def test_overfit_passes_on_two_images(tmp_path, capsys):
 
 def test_overfit_names_the_object_that_gets_no_anchor(tmp_path, capsys, monkeypatch):
     """With this seed a triangle covers a cross, and ATSS gives all of its anchors to the former."""
-    monkeypatch.setattr("detcli.engine.overfit.STEPS", 100)
+    monkeypatch.setattr("detcli.engine.train.loop.overfit.STEPS", 100)
     done = overfit(capsys, tmp_path, seed=0)
     assert done.code == 1
     log = (tmp_path / "r" / "log.txt").read_text()
@@ -238,7 +238,7 @@ def test_overfit_names_the_object_that_gets_no_anchor(tmp_path, capsys, monkeypa
 
 
 def test_overfit_fails_with_advice_and_exit_code_1(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("detcli.engine.overfit.STEPS", 8)
+    monkeypatch.setattr("detcli.engine.train.loop.overfit.STEPS", 8)
     recipe = write_tiny(tmp_path)
     done = run(
         capsys, "train", recipe, "optim.lr=1e-9", "--overfit", "2", "--out", tmp_path / "r",

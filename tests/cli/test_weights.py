@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 
-from detcli.engine import checkpoint
-from detcli.models.convert import SOURCES
+from detcli.engine.run import checkpoint
+from detcli.weights import SOURCES
 from tests.cli.run_cli import run
 from tests.paths import SHARED, needs_shared
 

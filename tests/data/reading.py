@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from detcli.data.read import read_records
+from detcli.data.formats.read import read_records
 from detcli.data.records import Records
 from detcli.errors import DataError
 

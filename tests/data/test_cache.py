@@ -12,13 +12,13 @@ import torch
 from detcli.data import cache as cache_module
 from detcli.data.cache import ImageCache, decoded_bytes, free_bytes, read_pixels
 from detcli.data.dataset import DetectionDataset
+from detcli.data.formats.read import read_records
 from detcli.data.loader import Loader, build_loader
-from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
-from detcli.engine import caching
-from detcli.engine.caching import build_caches
-from detcli.engine.log import RunLog
+from detcli.engine.run.log import RunLog
+from detcli.engine.train import caching
+from detcli.engine.train.caching import build_caches
 from detcli.errors import DataError, UsageError
 from detcli.recipe import Recipe, load_recipe
 from detcli.types import Batch

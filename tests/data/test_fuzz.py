@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detcli.data.coco import read_coco
-from detcli.data.voc import parse_voc, read_voc
-from detcli.data.yolo import parse_row, read_yolo
+from detcli.data.formats.coco import read_coco
+from detcli.data.formats.voc import parse_voc, read_voc
+from detcli.data.formats.yolo import parse_row, read_yolo
 from detcli.errors import DataError
 from tests.data.build import coco_content, voc_xml, write_coco, write_voc, write_yolo
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from detcli.data.dataset import DetectionDataset
+from detcli.data.formats.read import read_records
 from detcli.data.loader import Loader, build_loader
 from detcli.data.plan import evaluation_plan, training_plan
-from detcli.data.read import read_records
 from detcli.data.records import Records
 from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from detcli.data.formats.read import read_records
 from detcli.data.images import read_image
-from detcli.data.read import read_records
 from detcli.data.records import Records
 from tests.paths import SHARED, needs_shared
 

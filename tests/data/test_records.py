@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detcli.data.read import read_records
+from detcli.data.formats.read import read_records
 from detcli.data.records import Records, pack_names
 from tests.data.build import coco_content
 

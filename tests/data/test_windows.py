@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detcli.data.files import read_images
+from detcli.data.formats.plain_images import read_images
 from detcli.data.transforms import Pipeline
 from detcli.data.windows import WindowDataset, cut_into_windows, join_windows, starts
 from detcli.types import Detections

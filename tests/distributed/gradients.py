@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 
-from detcli.engine import distributed
-from detcli.engine.prepare import wrap
+from detcli.engine.run import distributed
+from detcli.engine.train.build import wrap
 from tests.distributed.joint_batch import CASES, COMBINATIONS, build, gradients, joint_batch
 
 # Gradients of a parameter that are all below this share of the detector's largest one are compared

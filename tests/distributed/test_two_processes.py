@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from detcli.engine.distributed import launch
+from detcli.engine.run.distributed import launch
 from detcli.models import DETECTORS
 from tests.data.build import write_image
 from tests.distributed.joint_batch import CASES, COMBINATIONS

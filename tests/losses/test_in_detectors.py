@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from detcli.assign import IGNORED
 from detcli.losses import BOX_LOSSES, CLASS_LOSSES, MINING, SOFTMAX_LOSSES
 from detcli.models import ssd
-from detcli.models.heads.matching import Matches
-from detcli.models.heads.terms import box_quality, box_term, build_criterion, class_term
+from detcli.models.dense.matching import Matches
+from detcli.models.dense.terms import box_quality, box_term, build_criterion, class_term
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.types import Target

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detcli.losses import KLLoss, build_side_loss
 from detcli.losses.box import MAX_LOG_VARIANCE, deviation
-from detcli.models.heads.matching import Matches
-from detcli.models.heads.terms import box_term, build_criterion
+from detcli.models.dense.matching import Matches
+from detcli.models.dense.terms import box_term, build_criterion
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors
 from tests.models.specs import section

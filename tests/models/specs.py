@@ -9,14 +9,15 @@ from torch import nn
 
 from detcli.models import build_detector
 from detcli.models.backbones.vgg import VGG16
-from detcli.recipe import model as schema
-from detcli.recipe.centernet import CenterNet
-from detcli.recipe.deformable_detr import DeformableDetr
-from detcli.recipe.detr import Detr
-from detcli.recipe.guided import GaFasterRcnn
-from detcli.recipe.ssd import Ssd
-from detcli.recipe.two_stage import CascadeRcnn, FasterRcnn
-from detcli.recipe.yolov4 import YoloV4
+from detcli.recipe.sections.models import dense as schema
+from detcli.recipe.sections.models.cascade_rcnn import CascadeRcnn
+from detcli.recipe.sections.models.centernet import CenterNet
+from detcli.recipe.sections.models.deformable_detr import DeformableDetr
+from detcli.recipe.sections.models.detr import Detr
+from detcli.recipe.sections.models.faster_rcnn import FasterRcnn
+from detcli.recipe.sections.models.ga_faster_rcnn import GaFasterRcnn
+from detcli.recipe.sections.models.ssd import Ssd
+from detcli.recipe.sections.models.yolov4 import YoloV4
 from detcli.types import Target
 
 SECTIONS: dict[str, Any] = {

@@ -16,7 +16,7 @@ from detcli.errors import CheckpointError, UsageError
 from detcli.layers.norm import use_running_statistics
 from detcli.models.backbones.dla import build_dla34
 from detcli.models.centernet import CenterNetOutputs
-from detcli.models.convert import (
+from detcli.weights import (
     PublicWeights,
     convert_centernet,
     convert_mmdetection,

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.assign.fcos import FCOSAssigner
-from detcli.engine.blocks import announce_blocks
-from detcli.engine.setup import build_model
-from detcli.engine.weights import load_weights
+from detcli.engine.run.build import build_model
+from detcli.engine.run.start_weights import load_weights
+from detcli.engine.train.announce import announce_blocks
 from detcli.errors import RecipeError
 from detcli.layers.conv import Conv2d
 from detcli.layers.implicit import ImplicitConv2d
 from detcli.layers.rep import RepConv
 from detcli.layers.upsample import Carafe
+from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.models.fuse import fuse
-from detcli.models.heads.prior_grid import PriorGrid, square_shapes
 from detcli.models.necks.fpn import FPN
 from detcli.recipe import diff_recipes, load_recipe
 from tests.models.specs import SMALL, detector, target

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from detcli.errors import CheckpointError
-from detcli.models.convert import (
+from detcli.weights import (
     PublicWeights,
     convert_transformers,
     read_transformers,

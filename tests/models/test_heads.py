@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from detcli.assign import IGNORED, NEGATIVE
-from detcli.models.heads.decode import Selection, decode_image
-from detcli.models.heads.matching import match_batch, positives_of_each_image
-from detcli.models.heads.prior_grid import PriorGrid, square_shapes
-from detcli.models.heads.tower import flatten_levels
+from detcli.models.dense.decode import Selection, decode_image
+from detcli.models.dense.matching import match_batch, positives_of_each_image
+from detcli.models.dense.prior_grid import PriorGrid, square_shapes
+from detcli.models.dense.tower import flatten_levels
 from detcli.ops.coders import DistanceCoder
 from detcli.ops.priors import Priors
 from tests.models.specs import target

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from detcli.engine.blocks import announce_blocks
-from detcli.engine.setup import build_model
+from detcli.engine.profile.macs import count_macs
+from detcli.engine.run.build import build_model
+from detcli.engine.train.announce import announce_blocks
 from detcli.errors import RecipeError
-from detcli.models.convert.mmdetection import _rename as mmdetection_key
-from detcli.models.macs import count_macs
 from detcli.recipe import load_recipe
+from detcli.weights.mmdetection import _rename as mmdetection_key
 from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, target
 from tests.recipes import write_tiny
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from detcli.layers.norm import use_running_statistics
-from detcli.models.convert import convert_mmdetection
-from detcli.models.heads.matching import Padding, match_batch
+from detcli.models.dense.matching import Padding, match_batch
+from detcli.weights import convert_mmdetection
 from tests.models.fixtures import LOSS_LIMIT, Fixture
 from tests.models.specs import (
     ATSS_MM,

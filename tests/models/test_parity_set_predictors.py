@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detcli.assign.hungarian import wanted_of
 from detcli.layers.positions import valid_cells
-from detcli.models.convert import (
+from detcli.weights import (
     PublicWeights,
     convert_deformable_detr,
     convert_detr,

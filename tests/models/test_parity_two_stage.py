@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detcli.models.convert import PublicWeights, convert_mmdetection, recognise_mmdetection
+from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetection
 from tests.models.fixtures import RAW_LIMIT, Fixture
 from tests.models.specs import CASCADE_MM, KEEP_ALL, detector
 from tests.paths import needs_shared

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detcli.models.convert import PublicWeights, convert_mmdetection, recognise_mmdetection
+from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetection
 from tests.models.specs import TWO_LAYERS, detector
 
 FFN = {"expand": "ffn.layers.0.0", "reduce": "ffn.layers.1"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from detcli.models.macs import count_macs
+from detcli.engine.profile.macs import count_macs
 from tests.models.specs import (
     ATSS_MM,
     CENTERNET_MM,

@@ -16,7 +16,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from detcli.errors import CheckpointError, UsageError
 from detcli.models import ssd
 from detcli.models.backbones.vgg import build_vgg16
-from detcli.models.heads.matching import match_batch
+from detcli.models.dense.matching import match_batch
 from detcli.models.ssd import SSDAnchors, SSDNeck
 from detcli.types import Target
 from tests.models.specs import SMALL_SSD, detector, target, thin_vgg

@@ -12,9 +12,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_iou
 
 from detcli.errors import CheckpointError
-from detcli.models.convert import PublicWeights, convert_torchvision, recognise_torchvision
-from detcli.models.convert.torchvision import coco_ids
-from detcli.models.heads.decode import Selection
+from detcli.models.dense.decode import Selection
+from detcli.weights import PublicWeights, convert_torchvision, recognise_torchvision
+from detcli.weights.torchvision import coco_ids
 from tests.models.fixtures import num_agreeing
 from tests.models.specs import detector, target
 

@@ -11,7 +11,7 @@ from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from detcli.models.convert import convert_torchvision, recognise_torchvision
+from detcli.weights import convert_torchvision, recognise_torchvision
 from tests.models.fixtures import num_agreeing
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector
 
@@ -117,6 +117,6 @@ def test_same_outputs_and_detections(name: str, num_classes: int) -> None:
 
 
 def read_state(tensors: dict[str, Tensor]) -> Any:
-    from detcli.models.convert import PublicWeights
+    from detcli.weights import PublicWeights
 
     return PublicWeights(tensors, None)

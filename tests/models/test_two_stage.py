@@ -9,13 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from detcli.models.cascade_rcnn import CascadeRCNNOutputs
-from detcli.models.heads.regions import (
-    region_priors,
-    sample_regions,
-)
 from detcli.models.necks.fpn_carafe import CarafeFPN
+from detcli.models.two_stage.regions import region_priors, sample_regions
 from tests.models.specs import GA_FASTER_MM, detector, target
-from tests.models.two_stage import (
+from tests.models.two_stage.small import (
     CANVAS,
     batch,
     each_detector,

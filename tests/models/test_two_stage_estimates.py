@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from detcli.models.heads.tower import flatten_levels
+from detcli.models.dense.tower import flatten_levels
 from detcli.ops.boxes import clip_boxes
 from detcli.types import Target
 from tests.models.specs import target
-from tests.models.two_stage import CANVAS, batch, small, some_targets, wide_awake
+from tests.models.two_stage.small import CANVAS, batch, small, some_targets, wide_awake
 
 SIZES = [CANVAS, (64, 96)]
 ASKED = {"box_loss": {"name": "kl"}, "density_branch": {}}

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from detcli.errors import CheckpointError
-from detcli.models.convert import PublicWeights, convert_torchvision, recognise_torchvision
+from detcli.weights import PublicWeights, convert_torchvision, recognise_torchvision
 from tests.models.fixtures import num_agreeing
 from tests.models.specs import FASTER_TORCHVISION, KEEP_ALL, detector, target
 

@@ -15,10 +15,10 @@ from torchvision.ops import batched_nms
 from detcli.assign.yolo import join_objects, pairs_by_shape
 from detcli.layers.norm import use_running_statistics
 from detcli.losses.box import ciou_terms
-from detcli.models.convert import convert_tianxiaomo
-from detcli.models.heads.yolo_loss import ScaledLoss
+from detcli.models.yolo_loss import ScaledLoss
 from detcli.models.yolov4 import YOLOv4Outputs
 from detcli.ops.boxes import pairwise_iou
+from detcli.weights import convert_tianxiaomo
 from tests.models.fixtures import Fixture, num_agreeing
 from tests.models.specs import SMALL_OF, detector, target
 from tests.paths import needs_shared

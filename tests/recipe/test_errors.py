@@ -8,7 +8,7 @@ import pytest
 
 from detcli.errors import RecipeError
 from detcli.recipe import Recipe, load_recipe, recipe_from_dict
-from detcli.recipe.section import variants
+from detcli.recipe.sections.section import variants
 from tests.recipe.texts import MINIMAL, lines_of, load
 
 NAMES = list(variants(Recipe.model_fields["model"]))

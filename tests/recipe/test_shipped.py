@@ -24,8 +24,8 @@ from detcli.recipe import (
     recipe_from_dict,
 )
 from detcli.recipe.reading import read_file
-from detcli.recipe.run import Postprocess
-from detcli.recipe.section import Section, plain, variants
+from detcli.recipe.sections.run import Postprocess
+from detcli.recipe.sections.section import Section, plain, variants
 from detcli.types import Detections
 from tests.paths import ROOT
 

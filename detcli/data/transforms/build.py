@@ -18,9 +18,9 @@ from detcli.data.transforms.oversample import Oversample
 from detcli.data.transforms.paste import CopyPaste
 from detcli.data.transforms.poisson import Poisson
 from detcli.data.transforms.policy import AutoAugment
-from detcli.data.transforms.pool import Pool
+from detcli.data.transforms.pool import Mixing, Pool
 from detcli.data.transforms.resize_crop import ResizeCrop
-from detcli.data.transforms.sample import Mixing, Sample
+from detcli.data.transforms.sample import Sample
 
 Step = Callable[[Sample], Sample] | Mixing
 

@@ -11,15 +11,8 @@ from torch import Tensor
 
 from detcli.data.transforms.crop import crop
 from detcli.data.transforms.geometry import resized
-from detcli.data.transforms.pool import Pool
-from detcli.data.transforms.sample import (
-    Mixing,
-    Sample,
-    blank,
-    draw,
-    draw_between,
-    draw_index,
-)
+from detcli.data.transforms.pool import Mixing, Pool
+from detcli.data.transforms.sample import Sample, blank, draw, draw_between, draw_index
 
 _MIN_SIDE_PX = 8
 """Smaller images have no room for four."""

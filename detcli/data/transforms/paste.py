@@ -9,8 +9,8 @@ from torch import Tensor
 
 from detcli.data.transforms.crop import crop
 from detcli.data.transforms.geometry import resized
-from detcli.data.transforms.pool import Pool
-from detcli.data.transforms.sample import Mixing, Sample, draw, draw_between, draw_index
+from detcli.data.transforms.pool import Mixing, Pool
+from detcli.data.transforms.sample import Sample, draw, draw_between, draw_index
 from detcli.data.transforms.small import boxes_of
 
 MARGIN = 0.25

@@ -12,8 +12,8 @@ import msgspec
 import torch
 from torch import Tensor
 
+from detcli.data.formats.problems import one_line
 from detcli.data.images import read_bytes, read_image
-from detcli.data.problems import one_line
 from detcli.data.transforms.blending import ROOM_PX, Core, pixels_of
 from detcli.data.transforms.crop import crop
 from detcli.data.transforms.paste import overlaps, pixels_around, with_margin

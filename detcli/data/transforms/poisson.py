@@ -9,8 +9,8 @@ from torch import Tensor
 from detcli.data.transforms.blending import blend_in
 from detcli.data.transforms.paste import copyable, cut_out, free_place, pixels_around
 from detcli.data.transforms.patches import is_whole, with_room
-from detcli.data.transforms.pool import Pool
-from detcli.data.transforms.sample import Mixing, Sample, draw, draw_index
+from detcli.data.transforms.pool import Mixing, Pool
+from detcli.data.transforms.sample import Sample, draw, draw_index
 
 
 class Poisson(Mixing):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from detcli.data.records import Records
 from detcli.data.transforms.sample import Sample, draw_index
@@ -27,3 +29,13 @@ class Pool:
             chosen = images_with(self.records, small_boxes(self.records, max_side_px))
             self._small[max_side_px] = chosen.tolist()
         return self._small[max_side_px]
+
+
+class Mixing(ABC):
+    """A transform that takes other images of the data set besides its own."""
+
+    names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def __call__(self, sample: Sample, pool: Pool) -> Sample:
+        """The sample, mixed with images of the pool."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-
-if TYPE_CHECKING:
-    from detcli.data.transforms.pool import Pool
 
 IMAGENET_MEAN = (124, 116, 104)
 """Fill of new canvas: close to zero after normalisation, like the padding of a batch."""
@@ -74,16 +70,6 @@ class Sample:
         inside = ((centres > 0) & (centres < limit[:2])).all(dim=1) | self.ignore
         boxes = self.boxes.clamp(min=0).minimum(limit)
         return self.changed(boxes=boxes).keep(inside).without_degenerate()
-
-
-class Mixing(ABC):
-    """A transform that takes other images of the data set besides its own."""
-
-    names: ClassVar[tuple[str, ...]]
-
-    @abstractmethod
-    def __call__(self, sample: Sample, pool: Pool) -> Sample:
-        """The sample, mixed with images of the pool."""
 
 
 def draw() -> float:

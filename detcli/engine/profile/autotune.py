@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from detcli.data.records import Records
-from detcli.engine.input_shapes import has_fixed_shape, input_shapes
-from detcli.engine.probe import fits, worst_batch
-from detcli.engine.train import Trainer
+from detcli.engine.train.input_shapes import has_fixed_shape, input_shapes
+from detcli.engine.train.loop import Trainer
+from detcli.engine.train.memory_probe import fits, worst_batch
 from detcli.recipe import Recipe
 from detcli.types import Target
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from detcli.engine.probe import fits, worst_batch
-from detcli.engine.train import Trainer
+from detcli.engine.train.loop import Trainer
+from detcli.engine.train.memory_probe import fits, worst_batch
 from detcli.recipe import override_recipe
 
 LIMIT = 1024  # images

@@ -14,9 +14,6 @@ from detcli.data.cache import ImageCache, decoded_bytes, free_bytes
 from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
-from detcli.engine.caching import GIB, SHARE
-from detcli.engine.distributed import Ranks
-from detcli.engine.log import RunLog
 from detcli.engine.profile.sample import read_ms, sample_ms
 from detcli.engine.profile.settings import (
     WORTH,
@@ -29,7 +26,10 @@ from detcli.engine.profile.settings import (
 )
 from detcli.engine.profile.spread import Spread, paired_ratios
 from detcli.engine.profile.trial import evenly
-from detcli.engine.setup import build_train_loader, read_split
+from detcli.engine.run.build import build_train_loader, read_split
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.caching import GIB, SHARE
 from detcli.errors import DataError, UsageError
 from detcli.recipe import Recipe, override_recipe
 

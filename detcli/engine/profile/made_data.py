@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detcli.data.shapes import write_shapes
+from detcli.data.formats.shapes import write_shapes
 from detcli.recipe import Recipe, recipe_from_dict
 
 COCO_CLASSES = 80

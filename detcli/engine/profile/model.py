@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from detcli.engine.evaluate import autocast
-from detcli.engine.log import RunLog
 from detcli.engine.profile.activations import kept_bytes
+from detcli.engine.profile.macs import Macs, count_macs
 from detcli.engine.profile.memory import allocated_peak_gib
 from detcli.engine.profile.network import Network, within_memory
 from detcli.engine.profile.parts import Part, count_parameters, parts_of
 from detcli.engine.profile.timing import time_alternately
-from detcli.models.macs import Macs, count_macs
+from detcli.engine.run.batch import autocast
+from detcli.engine.run.log import RunLog
 from detcli.recipe import Recipe
 
 PERCENTILES = (50, 90, 99)

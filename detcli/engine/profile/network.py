@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detcli.engine.distributed import Ranks
-from detcli.engine.evaluate import autocast
-from detcli.engine.export import evaluation_shape
-from detcli.engine.log import RunLog
-from detcli.engine.prepare import detector_of
+from detcli.engine.detect.export import evaluation_shape
+from detcli.engine.run.batch import autocast
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.build import detector_of
 from detcli.errors import UsageError
 from detcli.models.fuse import fuse
 from detcli.recipe import Recipe

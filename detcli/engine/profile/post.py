@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from detcli.engine.distributed import Ranks
-from detcli.engine.evaluate import network_input, to_original
-from detcli.engine.log import RunLog
-from detcli.engine.methods import MethodSpec
-from detcli.engine.nms_compare import NMS, MethodResult, run_methods
-from detcli.engine.predictions import postprocess_options
+from detcli.engine.compare.nms_compare import NMS, MethodResult, run_methods
+from detcli.engine.detect.evaluate import to_original
 from detcli.engine.profile.network import Case, Network, build_network
 from detcli.engine.profile.timing import synchronize
-from detcli.engine.setup import build_eval_loader, read_split
+from detcli.engine.run.batch import network_input
+from detcli.engine.run.build import build_eval_loader, read_split
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.run.predictions import postprocess_options
 from detcli.errors import DataError
 from detcli.postprocess import METHODS, missing_column
+from detcli.postprocess.spec import MethodSpec
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Detections
 

@@ -11,7 +11,8 @@ from detcli.data.dataset import DetectionDataset
 from detcli.data.images import read_bytes
 from detcli.data.loader import Collate
 from detcli.data.transforms.build import BEFORE_RESIZE, Step
-from detcli.data.transforms.sample import Mixing, Sample
+from detcli.data.transforms.pool import Mixing
+from detcli.data.transforms.sample import Sample
 
 
 def read_ms(dataset: DetectionDataset) -> float:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-from detcli.engine.distributed import Ranks
-from detcli.engine.log import RunLog
 from detcli.engine.profile.loader import LoaderProfile, compare_loaders, measure_loader
 from detcli.engine.profile.made_data import num_classes, with_data
 from detcli.engine.profile.model import ModelProfile, measure_models
@@ -19,7 +17,9 @@ from detcli.engine.profile.network import Case, build_network
 from detcli.engine.profile.post import PostProfile, measure_posts
 from detcli.engine.profile.spread import Spread
 from detcli.engine.profile.step import StepProfile, compare_steps, measure_step
-from detcli.engine.setup import read_split
+from detcli.engine.run.build import read_split
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
 from detcli.errors import DataError
 from detcli.recipe import Recipe
 

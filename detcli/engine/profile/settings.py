@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from detcli.recipe import Recipe
-from detcli.recipe.data import Data
+from detcli.recipe.sections.data import Data
 
 PREFETCH = (2, 4)
 WORTH = 1.05  # times faster, from which on a change is recommended

@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 
-from detcli.engine.distributed import Ranks
-from detcli.engine.log import RunLog
-from detcli.engine.meter import peak_memory_gib
 from detcli.engine.profile.autotune import Autotune, measure_autotune, shape_warnings
 from detcli.engine.profile.clock import OTHER, Clock
 from detcli.engine.profile.largest_batch import largest_batch
@@ -30,9 +27,12 @@ from detcli.engine.profile.variants import (
     measure_variants,
     variants_of,
 )
-from detcli.engine.train import Trainer, endless_batches, train_batch
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.loop import Trainer, endless_batches, train_batch
+from detcli.engine.train.meter import peak_memory_gib
 from detcli.errors import DivergedError, UsageError
-from detcli.ops.phases import listening
+from detcli.phases import listening
 from detcli.recipe import Recipe
 from detcli.types import Batch
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from detcli.engine.log import RunLog
+from detcli.engine.run.log import RunLog
 
 WARM_UP = 10  # passes that do not count, or fewer where they take long
 FEWEST, MOST = 3, 200  # passes that count

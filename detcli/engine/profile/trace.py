@@ -9,9 +9,9 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from detcli.engine.profile.memory import silenced
-from detcli.engine.train import Trainer, train_batch
+from detcli.engine.train.loop import Trainer, train_batch
 from detcli.errors import UsageError
-from detcli.ops.phases import listening
+from detcli.phases import listening
 from detcli.types import Batch
 
 STEPS = 3

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from detcli.data.records import Records
-from detcli.engine.distributed import Ranks
-from detcli.engine.ema import Ema
-from detcli.engine.log import RunLog
-from detcli.engine.meter import Meter
-from detcli.engine.prepare import model_of, optimizer_of, prepare
-from detcli.engine.train import Position, Trainer
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.build import model_of, optimizer_of, prepare
+from detcli.engine.train.ema import Ema
+from detcli.engine.train.loop import Position, Trainer
+from detcli.engine.train.meter import Meter
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from detcli.engine.log import RunLog
 from detcli.engine.profile.memory import allocated_peak_gib
 from detcli.engine.profile.spread import Spread, paired_ratios
 from detcli.engine.profile.trial import like, repeated
-from detcli.engine.train import Trainer, train_batch
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.loop import Trainer, train_batch
 from detcli.errors import DetcliError, DivergedError
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
-from detcli.models.convert.darknet import backbone_state
-from detcli.models.convert.report import copy_state
+from detcli.weights.darknet import backbone_state
+from detcli.weights.report import copy_state
 
 CHANNELS = (32, 64, 128, 256, 512, 1024)  # of the stem and the five stages
 NUM_BLOCKS = (1, 2, 8, 8, 4)

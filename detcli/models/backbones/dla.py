@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
-from detcli.models.convert.centernet import dla_key, is_unused_in_dla
-from detcli.models.convert.files import read_state
-from detcli.models.convert.report import copy_state
+from detcli.weights.centernet import dla_key, is_unused_in_dla
+from detcli.weights.files import read_state
+from detcli.weights.report import copy_state
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 DEPTHS = (1, 2, 2, 1)  # of the trees of levels 2 to 5

@@ -16,9 +16,9 @@ from detcli.errors import CheckpointError
 from detcli.layers.conv import ConvNorm
 from detcli.layers.norm import use_running_statistics
 from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
-from detcli.models.convert.files import read_state
-from detcli.models.convert.names import hrnet_key
-from detcli.models.convert.report import copy_state
+from detcli.weights.files import read_state
+from detcli.weights.names import hrnet_key
+from detcli.weights.report import copy_state
 
 STEM_CHANNELS = 64
 NUM_BLOCKS = 4  # of the first stage, and of every branch

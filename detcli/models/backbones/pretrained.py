@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
-from detcli.models.convert.files import read_state
-from detcli.models.convert.names import resnet_key, vgg_key
-from detcli.models.convert.report import copy_state, keep_eps
+from detcli.weights.files import read_state
+from detcli.weights.names import resnet_key, vgg_key
+from detcli.weights.report import copy_state, keep_eps
 
 IMAGENET = "imagenet"
 IMAGENET_EPS = 1e-5  # of the norms, in torchvision's and the caffe-style weights alike

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
 from detcli.models.backbones.pretrained import load_vgg_weights
-from detcli.models.convert.names import VGG_STAGE_CONVS
+from detcli.weights.names import VGG_STAGE_CONVS
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024  # 4096 in the classifier, of which SSD keeps a quarter

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from detcli.engine.methods import MethodSpec
-from detcli.engine.nms_compare import MethodResult
+from detcli.engine.compare.nms_compare import MethodResult
 from detcli.engine.profile.loader import LoaderProfile
+from detcli.engine.profile.macs import Macs
 from detcli.engine.profile.model import Cost, Latency, ModelProfile
 from detcli.engine.profile.parts import Part
 from detcli.engine.profile.post import PostProfile
@@ -17,7 +17,7 @@ from detcli.engine.profile.settings import Measured, Setting
 from detcli.engine.profile.spread import Spread
 from detcli.engine.profile.step import StepProfile
 from detcli.engine.profile.variants import VariantRow
-from detcli.models.macs import Macs
+from detcli.postprocess.spec import MethodSpec
 from detcli.recipe import recipe_from_dict
 from detcli.types import Detections
 from tests.recipes import TINY

@@ -187,7 +187,7 @@ def test_data_that_cannot_be_read_is_said_before_anything_is_measured(
 
 
 def test_several_processes_are_refused(recipe, capsys, monkeypatch):
-    from detcli.engine import distributed
+    from detcli.engine.run import distributed
 
     ranks = distributed.Ranks(0, 2, torch.device("cpu"))
     monkeypatch.setattr(distributed, "start", lambda device: ranks)

@@ -9,7 +9,7 @@ import pytest
 
 from detcli.engine.profile import made_data
 from detcli.engine.profile.made_data import NUM_TRAIN, NUM_VAL, num_classes, with_data
-from detcli.engine.setup import read_split
+from detcli.engine.run.build import read_split
 from detcli.recipe import load_recipe
 
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from detcli.engine.meter import peak_memory_gib
 from detcli.engine.profile.memory import GIB, allocated_peak_gib, forget_peak
+from detcli.engine.train.meter import peak_memory_gib
 
 CPU = torch.device("cpu")
 MIB = 2**20

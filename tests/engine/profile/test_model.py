@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from detcli.engine.distributed import Ranks
-from detcli.engine.export import plain_recipe
-from detcli.engine.log import RunLog
-from detcli.engine.prepare import optimizer_of
+from detcli.engine.detect.export import plain_recipe
+from detcli.engine.profile.macs import count_macs
 from detcli.engine.profile.model import Latency, measure_models, state_bytes
 from detcli.engine.profile.network import Case, build_network, input_shape, within_memory
 from detcli.engine.profile.parts import parts_of
-from detcli.engine.setup import build_model
+from detcli.engine.run.build import build_model
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.build import optimizer_of
 from detcli.errors import UsageError
-from detcli.models.macs import count_macs
 from detcli.recipe import load_recipe, recipe_from_dict
 from tests.recipes import TINY, merged
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from detcli.engine import checkpoint
-from detcli.engine.distributed import Ranks
-from detcli.engine.log import RunLog
 from detcli.engine.profile import post as posting
 from detcli.engine.profile.network import Case
 from detcli.engine.profile.post import measure_posts
-from detcli.engine.setup import build_model
+from detcli.engine.run import checkpoint
+from detcli.engine.run.build import build_model
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
 from detcli.errors import DataError
 from detcli.postprocess import METHODS, suppress
 from detcli.recipe import load_recipe

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from detcli.engine.prepare import prepare
 from detcli.engine.profile import clock as clock_module
 from detcli.engine.profile.clock import Clock
 from detcli.engine.profile.spread import Spread
@@ -29,11 +28,11 @@ from detcli.engine.profile.step import (
 )
 from detcli.engine.profile.trace import STEPS, check_trace, write_trace
 from detcli.engine.profile.trial import build_trial
-from detcli.engine.train import endless_batches, train_batch
+from detcli.engine.train.build import prepare
+from detcli.engine.train.loop import endless_batches, train_batch
 from detcli.errors import UsageError
-from detcli.ops.phases import listening, phase
+from detcli.phases import listening, phase
 from detcli.recipe import load_recipe
-from tests.engine.interrupt import assert_same_state
 from tests.engine.profile.trials import (
     CPU,
     QUIET,
@@ -43,6 +42,7 @@ from tests.engine.profile.trials import (
     tiny,
     trial,
 )
+from tests.engine.train.interrupt import assert_same_state
 from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector
 from tests.models.test_contract import batch, some_targets
 from tests.recipes import write_tiny

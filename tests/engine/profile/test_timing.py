@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from detcli.engine.log import RunLog
 from detcli.engine.profile import timing
+from detcli.engine.run.log import RunLog
 
 CPU = torch.device("cpu")
 

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detcli.engine import compiled
-from detcli.engine.evaluate import network_input
 from detcli.engine.profile import autotune, largest_batch, variants
 from detcli.engine.profile.autotune import measure_autotune, search_ms, shape_warnings, unseen_batch
 from detcli.engine.profile.largest_batch import LIMIT, batch_fits, largest
 from detcli.engine.profile.spread import paired_ratios, spread
 from detcli.engine.profile.trial import evenly, like, repeated
 from detcli.engine.profile.variants import Subject, Variant, measure_variants, variants_of
-from detcli.engine.train import Trainer, compute_losses, endless_batches, train_batch
+from detcli.engine.run.batch import network_input
+from detcli.engine.train import compiled
+from detcli.engine.train.loop import Trainer, compute_losses, endless_batches, train_batch
 from detcli.errors import DivergedError, UsageError
 from detcli.recipe import diff_recipes, override_recipe
 from tests.engine.profile.trials import QUIET, thin_network, tiny, trial
@@ -105,7 +105,7 @@ def test_variants_that_fail_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if self.name == "bf16":
             raise DivergedError("nan")
 
-    monkeypatch.setattr("detcli.engine.prepare.compiled", no_compiler)
+    monkeypatch.setattr("detcli.engine.train.loop.build.compiled", no_compiler)
     monkeypatch.setattr(Subject, "warm_up", diverges)
     rows = measure_variants(
         held_of(trial(tmp_path)),
@@ -170,7 +170,7 @@ def test_a_batch_fits_unless_memory_runs_out(
         assert images.shape[0] == 5
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("detcli.engine.probe.compute_losses", too_much)
+    monkeypatch.setattr("detcli.engine.train.memory_probe.compute_losses", too_much)
     assert not batch_fits(trainer, 5)
     assert all(
         torch.equal(before[name], value) for name, value in trainer.detector.state_dict().items()

@@ -12,10 +12,10 @@ import yaml
 
 from detcli.data import dataset
 from detcli.data.records import Records
-from detcli.engine.distributed import Ranks
-from detcli.engine.log import RunLog
 from detcli.engine.profile.trial import build_trial
-from detcli.engine.train import Trainer
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.loop import Trainer
 from detcli.models import ssd
 from detcli.recipe import Recipe, load_recipe
 from tests.models.specs import SMALL_SSD, thin_vgg

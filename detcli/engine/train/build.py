@@ -1,0 +1,334 @@
+"""Before the first step: build the parts of a training run, and say what was decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detcli.data.loader import Loader
+from detcli.data.records import Records
+from detcli.data.transforms import check_augmentations
+from detcli.engine.run import checkpoint
+from detcli.engine.run.build import build_eval_loader, build_model, build_train_loader, read_split
+from detcli.engine.run.class_rows import with_classes
+from detcli.engine.run.distributed import Ranks
+from detcli.engine.run.log import RunLog
+from detcli.engine.run.start_weights import load_weights
+from detcli.engine.train.allocation import map_large_blocks
+from detcli.engine.train.announce import announce_blocks
+from detcli.engine.train.caching import build_caches
+from detcli.engine.train.checks import announce_density, announce_small_objects
+from detcli.engine.train.class_weights import decide_class_weights
+from detcli.engine.train.compiled import compiled
+from detcli.engine.train.distill.student import build_student
+from detcli.engine.train.distill.teacher import Distillation, load_teacher
+from detcli.engine.train.ema import Ema
+from detcli.engine.train.input_shapes import has_fixed_shape, input_shapes
+from detcli.engine.train.learning_rate import LearningRate, effective_learning_rate
+from detcli.engine.train.loop import Position, Trainer
+from detcli.engine.train.matching_stability import stability_of
+from detcli.engine.train.meter import Meter
+from detcli.engine.train.optim import build_optimizer
+from detcli.engine.train.schedule import AveragingRate, Schedule
+from detcli.engine.train.swa import Swa
+from detcli.errors import DataError
+from detcli.recipe import Recipe
+
+Subset = Callable[[Records], Records]
+
+
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    ranks: Ranks,
+    log: RunLog,
+    *,
+    explicit_lr: bool,
+    weights: Path | None = None,
+    resuming: bool = False,
+    subset: Subset | None = None,
+) -> Trainer:
+    """Everything `fit` needs, announced on the log.
+
+    weights: a checkpoint to start from; resuming: a checkpoint follows, so public weights are not
+    loaded; subset: picks the images that both splits are reduced to (the overfit check).
+    """
+    map_large_blocks()
+    train_records, eval_records = read_both(recipe, log, subset)
+    check_augmentations(train_records, recipe.data.augment.model_dump())
+    must_act = subset is None  # a handful of images may lack what the whole split has
+    class_weights = decide_class_weights(recipe, train_records, log.say, must_act=must_act)
+    announce_small_objects(recipe, train_records, log.say, must_act=must_act)
+    announce_density(recipe, train_records, log.say, must_act=must_act)
+    names = train_records.class_names
+    detector = detector_of(recipe, names, class_weights, weights, log, pretrained=not resuming)
+    detector.to(ranks.device)
+    train_cache, eval_cache = build_caches(recipe, (train_records, eval_records), log)
+    train_loader = build_train_loader(recipe, train_records, ranks, train_cache)
+    rate = learning_rate(recipe, ranks, explicit_lr)
+    announce(recipe, detector, ranks, log, train_loader, rate)
+    decide_cudnn_benchmark(recipe, train_records, ranks, log)
+    ema = recipe.train.ema
+    model, distill = model_of(recipe, detector, names, ranks, log)
+    return Trainer(
+        recipe=recipe,
+        ranks=ranks,
+        folder=folder,
+        log=log,
+        detector=detector,
+        model=wrap(model, ranks),
+        optimizer=optimizer_of(recipe, detector, rate.lr, distill),
+        learning_rate=rate,
+        schedule=schedule_of(recipe, len(train_loader)),
+        scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16"),
+        ema=None if ema is None else Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps),
+        swa=swa_of(recipe, detector),
+        distill=distill,
+        train_loader=train_loader,
+        train_records=train_records,
+        eval_loader=build_eval_loader(recipe, eval_records, ranks, cache=eval_cache),
+        eval_records=eval_records,
+        meter=Meter(ranks.device),
+        position=Position(),
+        class_weights=class_weights,
+        stability=stability_of(detector) if must_act else None,  # not of a handful of images
+    )
+
+
+def detector_of(
+    recipe: Recipe,
+    class_names: Sequence[str],
+    class_weights: Sequence[float] | None,
+    weights: Path | None,
+    log: RunLog,
+    *,
+    pretrained: bool,
+) -> nn.Module:
+    """The detector at the start of a run, on the CPU: from `weights`, a checkpoint, where there is
+    one, otherwise with the backbone's public weights where `pretrained`."""
+    torch.manual_seed(recipe.train.seed)
+    detector = build_model(
+        recipe,
+        len(class_names),
+        pretrained=pretrained and weights is None,
+        class_weights=class_weights,
+    )
+    if weights is not None:
+        content = with_classes(checkpoint.load(weights), recipe, detector, class_names, log.say)
+        load_weights(detector, content, log.say)
+    if recipe.train.channels_last:
+        detector.to(memory_format=torch.channels_last)
+    return detector
+
+
+def read_both(recipe: Recipe, log: RunLog, subset: Subset | None) -> tuple[Records, Records]:
+    """The training and the evaluation split, with the same classes."""
+    train_records = read_split(recipe, "train")
+    if subset is not None:
+        train_records = subset(train_records)
+        eval_records = train_records
+    else:
+        eval_records = read_split(recipe, recipe.eval.split, train_records.class_names)
+    if len(train_records) == 0:
+        raise DataError(f"{recipe.data.root}: the train split has no images")
+    for split, records in (("train", train_records), (recipe.eval.split, eval_records)):
+        for sentence in records.notes.sentences():
+            log.say(f"{split}: {sentence}")
+    return train_records, eval_records
+
+
+def learning_rate(recipe: Recipe, ranks: Ranks, explicit: bool) -> LearningRate:
+    """The effective learning rate of this run."""
+    return effective_learning_rate(
+        lr=recipe.optim.lr,
+        lr_batch=recipe.optim.lr_batch,
+        lr_rule=recipe.optim.lr_rule,
+        batch_per_rank=recipe.data.batch_per_rank,
+        world_size=ranks.world_size,
+        accumulate=recipe.train.accumulate,
+        explicit=explicit,
+    )
+
+
+def announce(
+    recipe: Recipe,
+    detector: nn.Module,
+    ranks: Ranks,
+    log: RunLog,
+    loader: Loader,
+    rate: LearningRate,
+) -> None:
+    """Say what is about to be trained, and how."""
+    total = sum(parameter.numel() for parameter in detector.parameters())
+    trainable = sum(
+        parameter.numel() for parameter in detector.parameters() if parameter.requires_grad
+    )
+    log.say(
+        f"{recipe.name}: {recipe.model.name}, {total / 1e6:.2f} M parameters, "
+        f"{trainable / 1e6:.2f} M trainable; {ranks.world_size} x {ranks.device}, "
+        f"precision {'float32' if recipe.train.amp == 'none' else recipe.train.amp}"
+    )
+    backbone = recipe.model.backbone
+    frozen = getattr(backbone, "frozen_stages", 0)
+    if frozen and backbone.weights is None:
+        log.say(
+            f"model.backbone.frozen_stages is {frozen}, but weights is null: "
+            "unless --weights fills them, these stages stay random"
+        )
+    log.say(rate.sentence)
+    steps = math.ceil(len(loader) / recipe.train.accumulate)
+    log.say(
+        f"{recipe.schedule.num_epochs} epochs of {steps} steps, schedule {recipe.schedule.name}; "
+        f"seed {recipe.train.seed}"
+    )
+    announce_blocks(recipe, detector, log.say)
+    announce_precision(recipe, ranks, log)
+    announce_averaging(recipe, log)
+    log.say(loading(recipe, ranks))
+
+
+def announce_precision(recipe: Recipe, ranks: Ranks, log: RunLog) -> None:
+    """Say what low precision means on this device."""
+    if recipe.train.amp == "none":
+        return
+    what = "float16 with a loss scale" if recipe.train.amp == "fp16" else "bfloat16"
+    where = (
+        "on the CPU it saves memory, and time only where the processor computes in it"
+        if ranks.device.type == "cpu"
+        else "on CUDA it saves memory and time"
+    )
+    log.say(
+        f"train.amp {recipe.train.amp}: convolutions and matrix products in {what} from the first "
+        f"step on, weights and losses in float32; {where}"
+    )
+
+
+def announce_averaging(recipe: Recipe, log: RunLog) -> None:
+    """Say which weights will be averaged, and at which rate."""
+    swa, epochs = recipe.train.swa, recipe.schedule.num_epochs
+    if swa is None:
+        return
+    first = swa.first_epoch(epochs)
+    low = f" to {swa.min_lr_ratio:g} in every cycle" if swa.course == "cyclic" else ""
+    log.say(
+        f"swa: from epoch {first + 1} on the rate is {swa.lr_ratio:g}{low} x lr, and the weights "
+        f"of {(epochs - first) // swa.every} epochs are averaged, every {swa.every}"
+    )
+
+
+def loading(recipe: Recipe, ranks: Ranks) -> str:
+    """How batches come to the device, in a sentence."""
+    data = recipe.data
+    workers = "in the training process"
+    if data.workers:
+        alive = "stay alive" if data.persistent_workers else "start anew each epoch"
+        workers = f"{data.workers} workers that {alive}, {data.prefetch_factor} batches ahead each"
+    pinned = "pinned" if data.pin_memory and ranks.device.type == "cuda" else "not pinned"
+    layout = ", channels last" if recipe.train.channels_last else ""
+    return f"loading: {workers}; memory {pinned}{layout}"
+
+
+def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: RunLog) -> None:
+    """cudnn.benchmark pays only where input shapes do not change (note 002); say what it is."""
+    if ranks.device.type != "cuda":
+        return
+    fixed = has_fixed_shape(recipe, records)
+    asked = recipe.train.cudnn_benchmark
+    torch.backends.cudnn.benchmark = fixed if asked == "auto" else asked == "on"
+    state = "on" if torch.backends.cudnn.benchmark else "off"
+    shapes = len(input_shapes(recipe, records))
+    why = "one input shape" if fixed else f"input shapes change, {shapes} of whole images"
+    log.say(f"cudnn.benchmark {state} ({why}; train.cudnn_benchmark {asked})")
+
+
+def model_of(
+    recipe: Recipe, detector: nn.Module, class_names: Sequence[str], ranks: Ranks, log: RunLog
+) -> tuple[nn.Module, Distillation | None]:
+    """What the training loop calls, the detector compiled or as a student where the recipe asks
+    for it; and the teacher."""
+    model = compiled(detector, ranks.device, log.say) if recipe.train.compile else detector
+    settings = recipe.train.distill
+    if settings is None:
+        return model, None
+    teacher, fingerprint = load_teacher(settings.teacher, class_names, ranks)
+    student = build_student(model, detector, recipe, teacher.detector, teacher.recipe, ranks.device)
+    extra = sum(parameter.numel() for parameter in student.adapters.parameters())
+    maps = (
+        f"maps x {settings.feature_weight:g} on objects and x {settings.background_weight:g} off "
+        f"them, {extra} parameters of adapters that stay out of the detector"
+    )
+    log.say(
+        f"distill: the teacher is {teacher.recipe.model.name} of {teacher.path}, it is not "
+        f"trained; class scores x {settings.logits_weight:g}, "
+        f"{maps if settings.imitates_maps else 'maps are not compared'}"
+    )
+    return student, Distillation(recipe, teacher, student, fingerprint)
+
+
+def swa_of(recipe: Recipe, detector: nn.Module) -> Swa | None:
+    """The mean of the last weights, where the recipe asks for it."""
+    swa = recipe.train.swa
+    if swa is None:
+        return None
+    first = swa.first_epoch(recipe.schedule.num_epochs)
+    return Swa(detector, first_epoch=first, every=swa.every)
+
+
+def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Data-parallel over ranks, where there are several."""
+    if ranks.world_size == 1:
+        return model
+    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+
+def optimizer_of(
+    recipe: Recipe, detector: nn.Module, lr: float, distill: Distillation | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of a recipe over a detector, and over its adapters to a teacher."""
+    optim = recipe.optim
+    optimizer = build_optimizer(
+        detector,
+        name=optim.name,
+        lr=lr,
+        weight_decay=optim.weight_decay,
+        groups={
+            "backbone_lr_mult": optim.backbone_lr_mult,
+            "sampling_lr_mult": optim.sampling_lr_mult,
+            "norm_decay": optim.norm_decay,
+            "bias_decay": optim.bias_decay,
+            "bias_lr_mult": optim.bias_lr_mult,
+        },
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        betas=optim.betas,
+    )
+    adapters = [] if distill is None else list(distill.student.adapters.parameters())
+    if adapters:
+        optimizer.add_param_group(
+            {"params": adapters, "lr": lr, "lr_mult": 1.0, "weight_decay": optim.weight_decay}
+        )
+    return optimizer
+
+
+def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
+    """The schedule of a recipe for this many batches per epoch."""
+    steps = math.ceil(batches_per_epoch / recipe.train.accumulate)
+    values = recipe.schedule.model_dump()
+    values |= {
+        "epochs": recipe.schedule.num_epochs,
+        "milestones": recipe.schedule.milestone_epochs,
+    }
+    swa, averaging = recipe.train.swa, None
+    if swa is not None:
+        averaging = AveragingRate(
+            first=swa.first_epoch(recipe.schedule.num_epochs) * steps,
+            cycle=swa.every * steps,
+            high=swa.lr_ratio,
+            low=swa.min_lr_ratio if swa.course == "cyclic" else swa.lr_ratio,
+        )
+    return Schedule(steps_per_epoch=steps, averaging=averaging, **values)

@@ -1,0 +1,169 @@
+"""What a dense head says about each of its boxes beside class and place, for suppression to use.
+
+Letters: B images, P priors of one level, A priors per cell, C classes, D channels of a map,
+M positives of the batch; h, w cells of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from detcli.layers.conv import Conv2d
+from detcli.losses import KL
+from detcli.losses.box import deviation
+from detcli.models.dense.density_branch import DensityBranch, DensityNet, level_densities
+from detcli.models.dense.iou_branch import IoUBranch
+from detcli.models.dense.matching import Matches
+from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.ops.coders import BoxCoder
+from detcli.ops.priors import Priors
+from detcli.types import Target
+
+ALPHA_STD = 0.0001  # of the weights that predict variances (KL loss, arXiv 1809.08545, 3.3)
+
+
+class EstimateMaps(Protocol):
+    """Of each level, empty where it is not predicted: iou (B, A, h, w), logits; sigma
+    (B, A * 4, h, w), log variances of the errors of left, top, right and bottom; density
+    (B, A, h, w)."""
+
+    @property
+    def iou(self) -> tuple[Tensor, ...]: ...
+    @property
+    def sigma(self) -> tuple[Tensor, ...]: ...
+    @property
+    def density(self) -> tuple[Tensor, ...]: ...
+
+
+class LevelEstimates(NamedTuple):
+    """The same of one level, None where it is not predicted."""
+
+    iou: Tensor | None
+    sigma: Tensor | None
+    density: Tensor | None
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is predicted, and how it is learned.
+
+    iou: its loss, and its share in the scores; sigma: how uncertain each side is, which the box
+    loss teaches; density: its loss. None or False: not predicted.
+    """
+
+    iou: IoUBranch | None
+    sigma: bool
+    density: DensityBranch | None
+
+    def layers(
+        self, branches: Branches, channels: int, num_anchors: int
+    ) -> tuple[Conv2d | None, Conv2d | None, DensityNet | None]:
+        """Predictions of IoU and variances, from a box tower, and the net that predicts densities,
+        from a map, of `channels`."""
+        iou = sigma = None
+        if self.iou is not None:
+            iou = branches.prediction(channels, num_anchors)
+        if self.sigma:
+            sigma = branches.prediction(channels, num_anchors * 4)
+            nn.init.normal_(sigma.weight, std=ALPHA_STD)
+        return iou, sigma, None if self.density is None else DensityNet(channels, num_anchors)
+
+    def alpha(self, outputs: EstimateMaps, matches: Matches) -> Tensor | None:
+        """Log variances (M, 4) of the sides of the positives; None where they are not predicted."""
+        if not self.sigma:
+            return None
+        return flatten_levels(outputs.sigma, 4).flatten(0, 1)[matches.positive].float()
+
+    def losses(
+        self,
+        outputs: EstimateMaps,
+        encoded: Tensor,
+        matches: Matches,
+        targets: Sequence[Target],
+        *,
+        coder: BoxCoder,
+        priors: Priors,
+    ) -> dict[str, Tensor]:
+        """Terms "iou" and "density", summed over the positives, encoded (M, 4) from priors (M)."""
+        terms = {}
+        if self.iou is not None:
+            terms["iou"] = self.iou.loss(outputs.iou, coder, encoded, matches, priors)
+        if self.density is not None:
+            terms["density"] = self.density.loss(outputs.density, matches, targets)
+        return terms
+
+    def columns(
+        self, outputs: EstimateMaps, coder: BoxCoder, priors: Priors
+    ) -> dict[str, list[Tensor]]:
+        """Columns of the candidates by name, per level: "iou" and "density" (B, P), "sigma"
+        (B, P, 4), standard deviations of the sides in pixels."""
+        columns = {}
+        if self.iou is not None:
+            columns["iou"] = [
+                flatten_levels((level,), 1).float().sigmoid().squeeze(2) for level in outputs.iou
+            ]
+        if self.sigma:
+            columns["sigma"] = [
+                deviation(flatten_levels((level,), 4).float()) * coder.side_units(grid)
+                for level, grid in zip(outputs.sigma, priors.split(), strict=True)
+            ]
+        if self.density is not None:
+            columns["density"] = level_densities(outputs.density)
+        return columns
+
+    def rate(
+        self, scores: Sequence[Tensor], columns: Mapping[str, Sequence[Tensor]]
+    ) -> Sequence[Tensor]:
+        """Class probabilities (B, P, C) of each level, in which a predicted IoU has its share."""
+        return scores if self.iou is None else self.iou.rate(scores, columns["iou"])
+
+
+class EstimatingHead(Protocol):
+    """A head with the layers of `Estimates.layers`."""
+
+    iou: Conv2d | None
+    sigma: Conv2d | None
+    density: DensityNet | None
+
+
+def estimate_level(
+    head: EstimatingHead, x: Tensor, box_features: Tensor, class_logits: Tensor, boxes: Tensor
+) -> LevelEstimates:
+    """What the head estimates on a map (B, D, h, w) with these features of its box tower, from
+    class logits (B, A * C, h, w) and boxes (B, A * 4, h, w) before any activation."""
+    density = None
+    if head.density is not None:
+        anchors, (num_images, channels, height, width) = boxes.shape[1] // 4, class_logits.shape
+        by_class = class_logits.reshape(num_images, anchors, channels // anchors, height, width)
+        objectness = by_class.amax(dim=2)
+        density = head.density(x, objectness, boxes)
+    return LevelEstimates(
+        None if head.iou is None else head.iou(box_features),
+        None if head.sigma is None else head.sigma(box_features),
+        density,
+    )
+
+
+def stack_levels(
+    levels: Sequence[tuple[Tensor | None, ...]],
+) -> list[tuple[Tensor, ...]]:
+    """For each output of a head its maps of all levels, () for one that is None."""
+    outputs = zip(*levels, strict=True)
+    return [tuple(level for level in maps if level is not None) for maps in outputs]
+
+
+def build_estimates(
+    iou_branch: Mapping[str, float] | None,
+    density_branch: Mapping[str, float] | None,
+    box_loss: Mapping[str, Any],
+) -> Estimates:
+    """What these sections of a recipe ask for; the box loss "kl" teaches variances."""
+    return Estimates(
+        iou=IoUBranch(**iou_branch) if iou_branch else None,
+        sigma=box_loss["name"] == KL,
+        density=DensityBranch(**density_branch) if density_branch else None,
+    )

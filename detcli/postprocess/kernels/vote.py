@@ -1,0 +1,60 @@
+"""The compiled part of softer. Importing it compiles or loads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detcli.jit import jit
+
+if TYPE_CHECKING:
+    from detcli.types import FloatArray, IntArray
+
+
+@jit("f8(f8[:, ::1], i8, i8)")
+def _iou(boxes_xywh: FloatArray, one: int, other: int) -> float:
+    x1, y1, width1, height1 = boxes_xywh[one]
+    x2, y2, width2, height2 = boxes_xywh[other]
+    width = min(x1 + width1, x2 + width2) - max(x1, x2)
+    height = min(y1 + height1, y2 + height2) - max(y1, y2)
+    if width <= 0.0 or height <= 0.0:
+        return 0.0
+    shared = width * height
+    return float(shared / (width1 * height1 + width2 * height2 - shared))
+
+
+@jit("f8[:, ::1](f8[:, ::1], f8[:, ::1], i8[::1], i8[::1], i8[::1], i8[::1], f8)")
+def vote_kernel(
+    boxes_xywh: FloatArray,
+    deviations: FloatArray,
+    rows: IntArray,
+    groups: IntArray,
+    elected: IntArray,
+    group_of: IntArray,
+    sigma_t: float,
+) -> FloatArray:
+    """(K, 4) xywh of the rows `elected` (K,) after the vote of their groups `group_of` (K,).
+
+    deviations (N, 4): standard deviation of left, top, right and bottom.
+    """
+    voted = np.empty((len(elected), 4))
+    for index in range(len(elected)):
+        top, group = elected[index], group_of[index]
+        weights, sums = np.zeros(4), np.zeros(4)
+        for row in rows[groups[group] : groups[group + 1]]:
+            iou = _iou(boxes_xywh, top, row)
+            if iou > 0.0:
+                closeness = np.exp(-(1.0 - iou) * (1.0 - iou) / sigma_t)
+                x, y, width, height = boxes_xywh[row]
+                sides = (x, y, x + width, y + height)
+                for side in range(4):
+                    weight = closeness / (deviations[row, side] * deviations[row, side])
+                    weights[side] += weight
+                    sums[side] += weight * sides[side]
+        # A box without area overlaps with nothing, itself included: it stays.
+        voted[index] = boxes_xywh[top]
+        if weights[0] > 0.0:
+            voted[index] = sums / weights
+            voted[index, 2:] -= voted[index, :2]
+    return voted

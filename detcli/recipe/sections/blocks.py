@@ -1,0 +1,125 @@
+"""What a detector can be given beside its plain layers, each with a switch of its own."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.section import Integers, Section
+
+STAGE_CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions of a ResNet's stages
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BOTTLENECK_DEPTHS = (50, 101)  # with four times as many channels at the end of a block
+EXPANSION = 4
+NORM_GROUPS = 32  # of every group norm
+
+Stages = Annotated[tuple[Literal[1, 2, 3, 4], ...], Field(strict=False, min_length=1)]
+
+
+class StageBlocks(Section):
+    """Something that some stages of a backbone have."""
+
+    stages: Stages = Field((2, 3, 4), description="Stages of the backbone, from 1 to 4")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.stages)) != len(self.stages):
+            yield "stages", f"expected each stage once, got {list(self.stages)}"
+
+    def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
+        """Yield (key, what is wrong) for every rule that a backbone breaks."""
+        first = min(self.stages)
+        if first <= frozen_stages:
+            yield "stages", f"frozen_stages is {frozen_stages}, so that stage {first} cannot learn"
+
+
+class Attention(StageBlocks):
+    """A block at the end of each residual branch, before the sum with the shortcut."""
+
+    name: Literal["se", "cbam", "gc"] = Field(
+        description="se: squeeze and excitation; cbam: channel and cell gates; gc: global context"
+    )
+    reduction: int = Field(16, gt=0, description="How many times fewer channels inside the block")
+    fusion: Literal["add", "mul_add"] = Field(
+        "add", description="gc: add the context, or multiply by a gate made from it before"
+    )
+    acts_with: ClassVar = {"fusion": ("gc",)}
+
+    def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
+        yield from super().misfits(depth, frozen_stages)
+        expansion = EXPANSION if depth in BOTTLENECK_DEPTHS else 1
+        channels = expansion * STAGE_CHANNELS[min(self.stages) - 1]
+        if channels % self.reduction:
+            yield "reduction", f"expected a divisor of {channels} channels, got {self.reduction}"
+
+
+class Deformable(StageBlocks):
+    """Deformable 3x3 convolutions (Dai et al. 2017, Zhu et al. 2019)."""
+
+    version: Literal[1, 2] = Field(2, description="1: taps move; 2: taps move and are weighted")
+    groups: int = Field(1, gt=0, description="Groups of channels with offsets of their own")
+
+    def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
+        yield from super().misfits(depth, frozen_stages)
+        channels = STAGE_CHANNELS[min(self.stages) - 1]
+        if channels % self.groups:
+            yield "groups", f"expected a divisor of {channels} channels, got {self.groups}"
+
+
+class Dilation(StageBlocks):
+    """Dilated 3x3 convolutions; the strides stay as they are."""
+
+    stages: Stages = Field((4,), description="Stages of the backbone, from 1 to 4")
+    rates: Integers = Field(
+        (1, 2, 5), min_length=1, description="Dilations of the blocks of a stage, in turn"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if min(self.rates) < 1:
+            yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
+
+    def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
+        yield from super().misfits(depth, frozen_stages)
+        for stage in self.stages:
+            used = self.rates[: STAGE_BLOCKS[depth][stage - 1]]
+            if max(used) == 1:
+                yield "rates", f"all blocks of stage {stage} would have dilation 1"
+
+
+class Aspp(Section):
+    """Atrous spatial pyramid pooling of the coarsest map (Chen et al. 2017)."""
+
+    rates: Integers = Field(
+        (6, 12, 18), min_length=1, description="Dilation of each 3x3 convolution, in cells"
+    )
+    channels: int = Field(256, gt=0, description="Channels of each branch and of their fusion")
+    norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.rates) < 1:
+            yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
+        if reason := misgrouped(self.norm, self.channels):
+            yield "channels", reason
+
+
+def misgrouped(norm: str, channels: int) -> str | None:
+    """Why a group norm cannot have this many channels; None where it can, and of other norms."""
+    if norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
+        return (
+            f"norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple of "
+            f"{NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}"
+        )
+    return None
+
+
+class Dropout(Section):
+    """Noise on the features that the predictions are made from, in training."""
+
+    name: Literal["bernoulli", "gaussian", "uniform"] = Field(
+        description="Zeros; normal noise of the same variance; uniform noise around 1"
+    )
+    rate: float = Field(
+        0.1, gt=0, lt=1, description="bernoulli: share of zeros; gaussian: variance rate / (1-rate)"
+    )
+    beta: float = Field(0.1, gt=0, le=1, description="uniform: values are 1 - beta to 1 + beta")
+    acts_with: ClassVar = {"rate": ("bernoulli", "gaussian"), "beta": ("uniform",)}

@@ -1,0 +1,161 @@
+"""The `data` section: where images and labels are, and what happens to them before the network."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.augment import Augment
+from detcli.recipe.sections.section import Integers, Section, Triple, Words
+
+# The keys of a split that each format reads.
+SPLIT_KEYS = {
+    "coco": ("annotations", "images"),
+    "voc": ("split",),
+    "yolo": ("images", "labels"),
+    "shapes": (),
+}
+
+
+class Split(Section):
+    """One split; which keys it needs depends on data.format."""
+
+    annotations: str | None = Field(None, description="coco: JSON file, relative to data.root")
+    images: str | None = Field(None, description="coco, yolo: image folder, relative to data.root")
+    labels: str | None = Field(None, description="yolo: folder of txt files, relative to data.root")
+    split: str | None = Field(None, description="voc: name of the list in ImageSets/Main")
+
+
+class Shapes(Section):
+    """The generated data set (format shapes)."""
+
+    variant: Literal["plain", "small", "crowded", "hard_negatives", "background"] = Field(
+        "plain",
+        description="What is drawn: ordinary, small or crowded objects, more clutter, or nothing",
+    )
+    num_train: int = Field(300, gt=0, description="Number of training images")
+    num_val: int = Field(60, gt=0, description="Number of validation images")
+    size: Annotated[tuple[int, int], Field(strict=False)] = Field(
+        (128, 128), description="Height and width of each image in pixels"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="The same seed gives the same images")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.size) < 32 or max(self.size) > 2048:
+            yield "size", f"expected 32 to 2048 pixels, got {list(self.size)}"
+
+
+class Resize(Section):
+    """Aspect-preserving resize by the short side, limited by the long side, or to squares."""
+
+    short: Integers = Field(
+        (800,), min_length=1, description="Short sides in pixels; training picks one per image"
+    )
+    long: int = Field(1333, gt=0, description="The long side never exceeds this many pixels")
+    keep_aspect: bool = Field(
+        True, description="false: every image becomes a square of `short`, whatever its shape (SSD)"
+    )
+    pick: Literal["choice", "range"] = Field(
+        "choice", description="Draw one of `short`, or any integer between its two numbers"
+    )
+    eval_short: int | None = Field(
+        None, gt=0, description="Short side in evaluation; null: the largest of `short`"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.short) <= 0:
+            yield "short", f"expected pixels greater than 0, got {list(self.short)}"
+        if self.pick == "range" and (len(self.short) != 2 or self.short[0] >= self.short[1]):
+            yield (
+                "short",
+                f"pick: range needs two numbers, the smaller first, got {list(self.short)}",
+            )
+        if not self.keep_aspect:
+            if self.long != type(self).model_fields["long"].default:
+                yield "long", "does nothing with keep_aspect false; remove it"
+            return
+        if self.long < max(self.short):
+            yield "long", f"expected at least the short side {max(self.short)}, got {self.long}"
+        if self.eval_short is not None and self.long < self.eval_short:
+            yield "eval_short", f"expected at most long ({self.long}), got {self.eval_short}"
+
+
+class Data(Section):
+    """Images, labels and the loader."""
+
+    format: Literal["coco", "voc", "yolo", "shapes"] = Field(
+        description="How the labels are stored; shapes is a generated set, written on first use"
+    )
+    root: str = Field(min_length=1, description="Folder of the data set, from the current folder")
+    train: Split | None = Field(None, description="The training split")
+    val: Split | None = Field(None, description="The validation split")
+    test: Split | None = Field(None, description="A third split, only for eval.split: test")
+    class_file: str | None = Field(
+        None, description="yolo: class names, one per line, or a data.yaml; relative to data.root"
+    )
+    shapes: Shapes | None = Field(None, description="Format shapes: what is generated")
+    classes: Words | None = Field(
+        None, description="Names of the classes to keep, in this order; null: all of the data's"
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="What to do about images or labels that cannot be used"
+    )
+    resize: Resize = Field(Resize(), description="Image size at the network's input")
+    mean: Triple = Field(
+        (123.675, 116.28, 103.53), description="Subtracted, 0..255, in the order of `channels`"
+    )
+    std: Triple = Field((58.395, 57.12, 57.375), description="Divided by, after the mean")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="Channel order of the network")
+    pad_multiple: int = Field(32, gt=0, description="Batches are padded to a multiple of this")
+    augment: Augment = Field(Augment(), description="Training augmentation")
+    batch_per_rank: int = Field(2, gt=0, description="Training images per process and step")
+    workers: int = Field(2, ge=0, description="Loader processes per rank; 0: load in the process")
+    pin_memory: bool = Field(True, description="Page-locked batches; acts on CUDA only")
+    prefetch_factor: int = Field(2, gt=0, description="Batches that each worker keeps ready")
+    persistent_workers: bool = Field(True, description="Keep the workers from epoch to epoch")
+    cache: Literal["none", "ram"] = Field(
+        "none", description="ram: training and evaluation keep the decoded images in memory"
+    )
+    group_by_aspect: bool = Field(
+        True, description="Training batches hold only portrait or only landscape images"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.std) <= 0:
+            yield "std", f"expected numbers greater than 0, got {list(self.std)}"
+        default = Data.model_fields["prefetch_factor"].default
+        if self.prefetch_factor != default and self.workers == 0:
+            yield "prefetch_factor", "acts only with workers of 1 or more, but workers is 0"
+        yield from self._class_problems()
+        if self.format == "shapes":
+            if self.shapes is None:
+                yield "shapes", "format shapes needs it, for example {variant: plain}"
+        elif self.shapes is not None:
+            yield "shapes", f"acts only with format shapes, but format is {self.format}; remove it"
+        if self.class_file is not None and self.format != "yolo":
+            yield "class_file", f"acts only with format yolo, but format is {self.format}"
+        for name in ("train", "val", "test"):
+            yield from self._split_problems(name, getattr(self, name))
+
+    def _class_problems(self) -> Iterator[tuple[str, str]]:
+        if self.classes is None:
+            return
+        if not self.classes:
+            yield "classes", "expected at least one class name, or null for all"
+        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if repeated:
+            yield "classes", f"each name once, but {', '.join(map(repr, repeated))} is repeated"
+
+    def _split_problems(self, name: str, split: Split | None) -> Iterator[tuple[str, str]]:
+        needed = SPLIT_KEYS[self.format]
+        if split is None:
+            if needed and name != "test":
+                yield name, f"format {self.format} needs it, with {' and '.join(needed)}"
+            return
+        for key in Split.model_fields:
+            value = getattr(split, key)
+            if key in needed and value is None:
+                yield f"{name}.{key}", f"format {self.format} needs it"
+            if key not in needed and value is not None:
+                reads = f"it reads {' and '.join(needed)}" if needed else "splits are generated"
+                yield f"{name}.{key}", f"format {self.format} does not read it; {reads}"

@@ -1,0 +1,183 @@
+"""Classification and regression losses, exchangeable in every detector."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
+from pydantic_core import PydanticCustomError
+
+from detcli.recipe.sections.section import Section
+
+# Annotated, because a bare dict[...] counts as a class in Python 3.10.
+WeightsByName = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+class Ohem(Section):
+    """Online hard example mining (Shrivastava et al. 2016), in each image."""
+
+    name: Literal["hardest", "rank"] = Field(
+        description="hardest: drop easy background; rank: weight by the rank of the loss"
+    )
+    negatives_per_object: float = Field(
+        3.0, gt=0, description="hardest: samples of background kept for each sample of an object"
+    )
+    background_images: bool = Field(
+        True,
+        description="hardest: an image without objects keeps as many as one with a single sample; "
+        "false: none (SSD)",
+    )
+    power: float = Field(
+        1.0, gt=0, description="rank: weight (1 + power) (1 - r)^power, r 0 for the hardest, to 1"
+    )
+    acts_with: ClassVar = {
+        "negatives_per_object": ("hardest",),
+        "background_images": ("hardest",),
+        "power": ("rank",),
+    }
+
+
+class ClassLoss(Section):
+    """What every classification loss has."""
+
+    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    ohem: Ohem | None = Field(None, description="Hard example mining; null: all samples alike")
+    class_weights: Literal["inverse", "effective"] | WeightsByName | None = Field(
+        None,
+        description="Weight of an object by its class: one over the number of objects, over the "
+        "effective number (Cui et al. 2019), or {class name: weight}; scaled to a mean of 1",
+    )
+    class_beta: float = Field(
+        0.999, gt=0, lt=1, description="effective: n objects count as (1 - this^n) / (1 - this)"
+    )
+
+    @field_validator("class_weights", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValueError:
+            raise PydanticCustomError(
+                "class_weights",
+                "Input should be inverse, effective, or weights greater than 0 by class name",
+            ) from None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        default = type(self).model_fields["class_beta"].default
+        if self.class_weights != "effective" and self.class_beta != default:
+            yield "class_beta", "acts only with class_weights effective; remove it"
+
+
+class FocalLoss(ClassLoss):
+    """Focal loss (Lin et al. 2017)."""
+
+    name: Literal["focal"] = Field(description="Classification loss")
+    alpha: float = Field(0.25, ge=0, le=1, description="Weight of the positives; 1 - alpha: others")
+    gamma: float = Field(2.0, ge=0, description="How strongly easy examples are damped")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Samples of objects: targets 1 - this, and this elsewhere"
+    )
+
+
+class BceLoss(ClassLoss):
+    """Binary cross entropy, every entry alike."""
+
+    name: Literal["bce"] = Field(description="Classification loss")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Samples of objects: targets 1 - this, and this elsewhere"
+    )
+
+
+class VarifocalLoss(ClassLoss):
+    """Varifocal loss (Zhang et al. 2021): the target is the IoU of the predicted box."""
+
+    name: Literal["varifocal"] = Field(description="Classification loss")
+    negative_weight: float = Field(
+        0.75, ge=0, description="Factor of the negatives (the paper's alpha; not a share)"
+    )
+    gamma: float = Field(2.0, ge=0, description="How strongly easy negatives are damped")
+
+
+class QualityFocalLoss(ClassLoss):
+    """Quality focal loss (Li et al. 2020): the target is the IoU of the predicted box."""
+
+    name: Literal["quality_focal"] = Field(description="Classification loss")
+    gamma: float = Field(2.0, ge=0, description="Power of the distance to the target")
+
+
+SSD_MINING = Ohem(name="hardest", background_images=False)
+
+
+class SoftmaxLoss(ClassLoss):
+    """Cross entropy of a soft-max over the classes and background (SSD, Liu et al. 2016)."""
+
+    name: Literal["softmax"] = Field(description="Classification loss")
+    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: all alike")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Samples of objects: this share of the target goes to all"
+    )
+
+
+class AmSoftmaxLoss(ClassLoss):
+    """Soft-max of cosines with an additive margin (AM-Softmax, Wang et al. 2018)."""
+
+    name: Literal["am_softmax"] = Field(description="Classification loss")
+    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: all alike")
+    margin: float = Field(
+        0.35, ge=0, lt=2, description="Cosine by which an object's class must exceed all others"
+    )
+    scale: float = Field(30.0, gt=0, description="Logits are this x cosine")
+
+
+AnySoftmaxLoss = Annotated[SoftmaxLoss | AmSoftmaxLoss, Field(discriminator="name")]
+AnyClassLoss = Annotated[
+    FocalLoss | BceLoss | VarifocalLoss | QualityFocalLoss, Field(discriminator="name")
+]
+
+
+BoxLossName = Literal["l1", "l2", "smooth_l1", "iou", "giou", "diou", "ciou", "eiou", "focal_eiou"]
+
+
+class RegressionLoss(Section):
+    """What every regression loss has."""
+
+    name: str = Field(description="Regression loss")
+    form: Literal["log", "linear"] = Field("log", description="iou: -log IoU, or 1 - IoU")
+    beta: float = Field(1 / 9, gt=0, description="smooth_l1: where the square ends")
+    gamma: float = Field(
+        0.5, gt=0, description="focal_eiou: power of the IoU that each box is weighted by"
+    )
+    small_box_factor: float | None = Field(
+        None,
+        gt=0,
+        description="Weight of each box: this x (2 - w x h), w and h relative to the image; "
+        "null: 1",
+    )
+    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    acts_with: ClassVar = {
+        "form": ("iou",),
+        "beta": ("smooth_l1",),
+        "gamma": ("focal_eiou",),
+    }
+
+
+class BoxLoss(RegressionLoss):
+    """Regression loss."""
+
+    name: BoxLossName = Field(
+        description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes"
+    )
+
+
+class SideLoss(RegressionLoss):
+    """Regression loss of heads that can predict how uncertain each side is."""
+
+    name: Literal[BoxLossName, "kl"] = Field(
+        description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes; kl also "
+        "predicts how uncertain each side is"
+    )
+
+
+class DensityBranch(Section):
+    """A predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
+
+    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")

@@ -1,0 +1,19 @@
+"""The model section of Faster R-CNN."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.models.two_stage import OneLook, Rpn, _size_problems
+
+
+class FasterRcnn(OneLook):
+    """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017)."""
+
+    name: Literal["faster_rcnn"] = Field(description="Faster R-CNN")
+    rpn: Rpn = Field(Rpn(), description="The first stage")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        yield from _size_problems(self.rpn, self.neck.num_levels)

@@ -1,0 +1,65 @@
+"""The model section of FCOS."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.losses import (
+    SideLoss,
+)
+from detcli.recipe.sections.models.dense import Detector
+from detcli.recipe.sections.network import (
+    FcosHead,
+)
+from detcli.recipe.sections.priors import (
+    DELTA_STDS,
+    Assigner,
+    FcosAssigner,
+    delta_problems,
+)
+from detcli.recipe.sections.section import Quadruple
+
+
+class Fcos(Detector):
+    """FCOS (Tian et al. 2019)."""
+
+    name: Literal["fcos"] = Field(description="FCOS")
+    head: FcosHead = Field(FcosHead(), description="The branches")
+    assigner: Assigner = Field(
+        FcosAssigner(name="fcos"), description="Which points learn which object"
+    )
+    regression: Literal["box", "point"] = Field(
+        "point", description="Regress from the anchor box, or side distances from its centre"
+    )
+    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Regression loss")
+    centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
+    centerness_on: Literal["class", "box"] = Field(
+        "class", description="The branch that predicts centre-ness"
+    )
+    stride_units: bool = Field(
+        False, description="Distances are ReLU outputs in strides; false: exp outputs in pixels"
+    )
+    anchor_scale: float = Field(
+        8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
+    )
+    delta_stds: Quadruple = Field(
+        DELTA_STDS, description="regression box: coded offsets are divided by these"
+    )
+    point_offset: float = Field(
+        0.5, ge=0, lt=1, description="Where in its cell a point lies, in strides"
+    )
+    fit_grid: bool = Field(
+        False,
+        description="Cells are floor(image side / map side) apart (torchvision), not the stride",
+    )
+    score: Literal["product", "sqrt_product"] = Field(
+        "product",
+        description="Class score times centre-ness, after the threshold, or its root, before it",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        yield from delta_problems(self.delta_stds, self.regression)
+        if self.regression == "box" and self.stride_units:
+            yield "stride_units", "acts only with regression point, but regression is box"

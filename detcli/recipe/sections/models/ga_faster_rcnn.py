@@ -1,0 +1,63 @@
+"""The model section of Faster R-CNN with guided anchoring."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.losses import BoxLoss
+from detcli.recipe.sections.models.guided import Guidance, ShapeAssigner
+from detcli.recipe.sections.models.two_stage import RPN_ASSIGNER, OneLook, Proposals, Sampler
+from detcli.recipe.sections.priors import MaxIouAssigner, delta_problems
+from detcli.recipe.sections.section import Quadruple, Section
+
+
+class RpnShapeAssigner(ShapeAssigner):
+    """Which cells learn an object's shape, by what anchors of fixed shapes would overlap there."""
+
+    positive_iou: float = Field(0.7, gt=0, le=1, description="From this IoU on: positive")
+    negative_iou: float = Field(0.3, ge=0, le=1, description="Below this IoU: negative")
+    min_positive_iou: float = Field(
+        0.3, ge=0, le=1, description="A box's best cell is positive from this IoU on"
+    )
+
+
+class RpnGuidance(Guidance):
+    """How places and shapes of anchors are learned."""
+
+    base_scale: float = Field(
+        8.0, gt=0, description="Side, in strides, of the square that a predicted shape starts from"
+    )
+    shape_std: float = Field(
+        0.14,
+        gt=0,
+        description="What is predicted, times this, is the logarithm of a side over the square's",
+    )
+    shape_assigner: RpnShapeAssigner = Field(
+        RpnShapeAssigner(), description="Which cells learn which object's shape"
+    )
+
+
+class GuidedRpn(Section):
+    """The region proposal network with one anchor per cell, which it predicts."""
+
+    guidance: RpnGuidance = Field(RpnGuidance(), description="How anchors are predicted")
+    assigner: MaxIouAssigner = Field(
+        RPN_ASSIGNER, description="Which predicted anchors learn which object"
+    )
+    sampler: Sampler = Field(Sampler(), description="Which of these take part in a step")
+    delta_stds: Quadruple = Field(
+        (0.07, 0.07, 0.11, 0.11), description="Coded offsets x, y, w, h are divided by these"
+    )
+    box_loss: BoxLoss = Field(BoxLoss(name="smooth_l1", beta=1.0), description="Regression loss")
+    proposals: Proposals = Field(Proposals(), description="What goes on to the second stage")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from delta_problems(self.delta_stds, "box")
+
+
+class GaFasterRcnn(OneLook):
+    """Faster R-CNN with guided anchoring (Wang et al. 2019)."""
+
+    name: Literal["ga_faster_rcnn"] = Field(description="Faster R-CNN with guided anchoring")
+    rpn: GuidedRpn = Field(GuidedRpn(), description="The first stage")

@@ -1,0 +1,66 @@
+"""The model section of NAS-FCOS."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.blocks import NORM_GROUPS
+from detcli.recipe.sections.losses import (
+    AnyClassLoss,
+    DensityBranch,
+    FocalLoss,
+    SideLoss,
+)
+from detcli.recipe.sections.models.dense import Auxiliary, IouBranch, _group_norm_needs
+from detcli.recipe.sections.network import (
+    AnyBackbone,
+    Backbone,
+    NasFcosNeck,
+    SearchedHead,
+)
+from detcli.recipe.sections.priors import (
+    Assigner,
+    EnlargedObjects,
+    FcosAssigner,
+)
+from detcli.recipe.sections.section import Section
+
+
+class NasFcos(Section):
+    """NAS-FCOS (Wang et al. 2020): FCOS with a neck and a head that a search found."""
+
+    name: Literal["nas_fcos"] = Field(description="NAS-FCOS")
+    backbone: AnyBackbone = Field(Backbone(), description="The network that reads the image")
+    neck: NasFcosNeck = Field(NasFcosNeck(), description="The feature pyramid")
+    head: SearchedHead = Field(SearchedHead(), description="The branches")
+    assigner: Assigner = Field(
+        FcosAssigner(name="fcos"), description="Which points learn which object"
+    )
+    anchor_scale: float = Field(
+        8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
+    )
+    class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
+    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Regression loss")
+    centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
+    score_threshold: float = Field(
+        0.05, ge=0, lt=1, description="Candidates must have a higher class score"
+    )
+    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+    iou_branch: IouBranch | None = Field(
+        None, description="Predict the IoU of each box with its object; null: off"
+    )
+    density_branch: DensityBranch | None = Field(
+        None, description="Predict how far each object overlaps with another; null: off"
+    )
+    auxiliary: Auxiliary | None = Field(
+        None, description="A coarser second head beside the one that is kept; null: off"
+    )
+    enlarge_small: EnlargedObjects | None = Field(
+        None, description="Small objects are assigned by a larger box; null: off"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        channels = self.neck.out_channels
+        if self.head.norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
+            yield "neck.out_channels", _group_norm_needs(channels)

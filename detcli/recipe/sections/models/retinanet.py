@@ -1,0 +1,38 @@
+"""The model section of RetinaNet."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.losses import (
+    SideLoss,
+)
+from detcli.recipe.sections.models.dense import Detector
+from detcli.recipe.sections.network import (
+    RetinaNetHead,
+)
+from detcli.recipe.sections.priors import (
+    Anchors,
+    Assigner,
+    MaxIouAssigner,
+)
+
+
+class RetinaNet(Detector):
+    """RetinaNet (Lin et al. 2017)."""
+
+    name: Literal["retinanet"] = Field(description="RetinaNet")
+    head: RetinaNetHead = Field(RetinaNetHead(), description="The branches")
+    anchors: Anchors = Field(Anchors(), description="The anchor boxes of each cell")
+    assigner: Assigner = Field(
+        MaxIouAssigner(name="max_iou"), description="Which anchors learn which object"
+    )
+    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Regression loss")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        levels = self.neck.num_levels
+        sizes = self.anchors.sizes
+        if sizes is not None and len(sizes) != levels:
+            yield "anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"

@@ -1,0 +1,126 @@
+"""The `model` section of SSD, whose network and anchors no other detector shares."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.losses import AnySoftmaxLoss, BoxLoss, SoftmaxLoss
+from detcli.recipe.sections.priors import (
+    DELTA_STDS,
+    Assigner,
+    EnlargedObjects,
+    MaxIouAssigner,
+    delta_problems,
+)
+from detcli.recipe.sections.section import Integers, Numbers, Quadruple, Section, SizesPerLevel
+
+BACKBONE_LEVELS = 2  # conv4_3 and fc7
+
+
+class VggBackbone(Section):
+    """VGG-16 with fc6 and fc7 as convolutions (Simonyan and Zisserman 2015; SSD)."""
+
+    name: Literal["vgg16"] = Field("vgg16", description="Family of the backbone")
+    frozen_stages: int = Field(
+        0, ge=0, le=5, description="0: nothing is frozen; 1: the first two convolutions; 5: all 13"
+    )
+    weights: str | None = Field(
+        "imagenet",
+        min_length=1,
+        description="imagenet (torchvision's IMAGENET1K_FEATURES, for data.std of 1), a file, or "
+        "null: random",
+    )
+
+
+class SsdNeck(Section):
+    """The levels after conv4_3 and fc7; each list has a value for each of them."""
+
+    out_channels: Integers = Field((512, 256, 256, 256), min_length=1, description="Channels")
+    strides: Integers = Field((2, 2, 1, 1), min_length=1, description="Stride of its convolution")
+    paddings: Integers = Field((1, 1, 0, 0), min_length=1, description="Padding of it")
+    last_kernel: int = Field(3, gt=0, le=7, description="Side of the last convolution; others: 3")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for key in ("strides", "paddings"):
+            if len(getattr(self, key)) != len(self.out_channels):
+                yield (
+                    key,
+                    f"expected {len(self.out_channels)} values, as out_channels has, got "
+                    f"{len(getattr(self, key))}",
+                )
+        if min(self.out_channels) < 2 or any(channels % 2 for channels in self.out_channels):
+            yield "out_channels", f"expected even numbers from 2 on, got {list(self.out_channels)}"
+        if min(self.strides) < 1:
+            yield "strides", f"expected numbers greater than 0, got {list(self.strides)}"
+        if min(self.paddings) < 0:
+            yield "paddings", f"expected numbers from 0 on, got {list(self.paddings)}"
+
+
+class SsdAnchors(Section):
+    """Anchor boxes around the middle of each cell."""
+
+    sizes: Numbers = Field(
+        (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0),
+        min_length=2,
+        description="Sides in pixels, one per level and one more: a level has squares of its own "
+        "side and of the root of its own times the next",
+    )
+    ratios: SizesPerLevel = Field(
+        ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)),
+        description="Long over short side of further anchors, lying and standing, a list per level",
+    )
+    strides: Integers = Field(
+        (8, 16, 32, 64, 100, 300), min_length=1, description="Pixels per cell of each level"
+    )
+    clip: bool = Field(False, description="No side is longer than the image's (torchvision)")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.sizes) <= 0 or any(b <= a for a, b in pairwise(self.sizes)):
+            yield "sizes", f"expected rising numbers greater than 0, got {list(self.sizes)}"
+        if min(self.strides) < 1:
+            yield "strides", f"expected numbers greater than 0, got {list(self.strides)}"
+        if any(ratio <= 1 for level in self.ratios for ratio in level):
+            yield "ratios", "expected numbers greater than 1; each is used both ways round"
+
+
+class Ssd(Section):
+    """SSD (Liu et al. 2016)."""
+
+    name: Literal["ssd"] = Field(description="SSD")
+    backbone: VggBackbone = Field(VggBackbone(), description="The network that reads the image")
+    neck: SsdNeck = Field(SsdNeck(), description="The levels after those of the backbone")
+    anchors: SsdAnchors = Field(SsdAnchors(), description="The anchor boxes of each cell")
+    assigner: Assigner = Field(
+        MaxIouAssigner(name="max_iou", positive_iou=0.5, negative_iou=0.5, single_best=True),
+        description="Which anchors learn which object",
+    )
+    enlarge_small: EnlargedObjects | None = Field(
+        None, description="Small objects are assigned by a larger box; null: off"
+    )
+    regression: Literal["box", "point"] = Field(
+        "box", description="Regress from the anchor box, or side distances from its centre"
+    )
+    delta_stds: Quadruple = Field(
+        DELTA_STDS, description="regression box: coded offsets x, y, w, h are divided by these"
+    )
+    class_loss: AnySoftmaxLoss = Field(
+        SoftmaxLoss(name="softmax"), description="Classification loss"
+    )
+    box_loss: BoxLoss = Field(BoxLoss(name="smooth_l1", beta=1.0), description="Regression loss")
+    score_threshold: float = Field(
+        0.02, ge=0, lt=1, description="Candidates must have a higher class score"
+    )
+    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        levels = BACKBONE_LEVELS + len(self.neck.out_channels)
+        for key, wanted in (("sizes", levels + 1), ("ratios", levels), ("strides", levels)):
+            if len(getattr(self.anchors, key)) != wanted:
+                yield (
+                    f"anchors.{key}",
+                    f"expected {wanted} values for {levels} levels (neck.out_channels), got "
+                    f"{len(getattr(self.anchors, key))}",
+                )
+        yield from delta_problems(self.delta_stds, self.regression)

@@ -1,0 +1,111 @@
+"""The `model` section of YOLOv4."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.section import Section, SizesPerLevel, Triple
+
+LEVELS = 3
+
+
+class CspDarknet(Section):
+    """CSPDarknet-53 (Wang et al. 2019; Bochkovskiy et al. 2020)."""
+
+    name: Literal["cspdarknet53"] = Field("cspdarknet53", description="Family of the backbone")
+    width: float = Field(
+        1.0, gt=0, le=4, description="Factor of all channels, of neck and head too; 1: as published"
+    )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="A Darknet file that begins with this backbone, such as yolov4.conv.137, or "
+        "null: random",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.weights is not None and self.width != 1:
+            yield "weights", f"public weights are for width 1, got {self.width}"
+
+
+class DarknetLoss(Section):
+    """As in Darknet, with its own slope of the boxes: sums over an image."""
+
+    name: Literal["darknet"] = Field(description="Loss, and the box code that goes with it")
+    box_weight: float = Field(0.07, gt=0, description="Multiple of the CIoU loss")
+    min_iou: float = Field(
+        0.213,
+        ge=0,
+        le=1,
+        description="Anchors whose shape has a larger IoU with an object learn it, too; 1: only "
+        "the best one",
+    )
+    ignore_iou: float = Field(
+        0.7, ge=0, le=1, description="Boxes with a larger IoU with an object are no background"
+    )
+    max_slope: float = Field(
+        5.0, gt=0, description="Largest gradient of a box coordinate (max_delta)"
+    )
+
+
+class ScaledLoss(Section):
+    """As in WongKinYiu/PyTorch_YOLOv4: means over positives and cells."""
+
+    name: Literal["scaled"] = Field(description="Loss, and the box code that goes with it")
+    box_weight: float = Field(0.05, gt=0, description="Multiple of the CIoU loss")
+    objectness_weight: float = Field(0.6, gt=0, description="Multiple of the objectness loss")
+    class_weight: float = Field(0.3, gt=0, description="Multiple of the classification loss")
+    level_weights: Triple = Field(
+        (4.0, 1.0, 0.4), description="Factors of the objectness of strides 8, 16 and 32"
+    )
+    max_ratio: float = Field(
+        4.0, gt=1, description="Anchors learn objects whose sides differ by a smaller factor"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.level_weights) <= 0:
+            yield "level_weights", f"expected numbers above 0, got {list(self.level_weights)}"
+
+
+class YoloV4(Section):
+    """YOLOv4 (Bochkovskiy et al. 2020)."""
+
+    name: Literal["yolov4"] = Field(description="YOLOv4")
+    backbone: CspDarknet = Field(CspDarknet(), description="The network that reads the image")
+    norm: Literal["bn", "sync_bn"] = Field("bn", description="Norm after every convolution")
+    anchors: SizesPerLevel = Field(
+        (
+            (12.0, 16.0, 19.0, 36.0, 40.0, 28.0),
+            (36.0, 75.0, 76.0, 55.0, 72.0, 146.0),
+            (142.0, 110.0, 192.0, 243.0, 459.0, 401.0),
+        ),
+        description="Width and height in pixels of each anchor in turn, a list for each of the "
+        "strides 8, 16 and 32",
+    )
+    scale_xy: Triple = Field(
+        (1.2, 1.1, 1.05),
+        description="Loss darknet: how far a centre may leave its cell at each stride; 1: not",
+    )
+    loss: Annotated[DarknetLoss | ScaledLoss, Field(discriminator="name")] = Field(
+        DarknetLoss(name="darknet"), description="What is learned, and how boxes are coded"
+    )
+    classes_per_box: Literal["all", "best"] = Field(
+        "all", description="A box is a candidate for every class, or only for its most likely one"
+    )
+    score_threshold: float = Field(
+        0.001, ge=0, lt=1, description="Candidates must have a higher score"
+    )
+    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(self.anchors) != LEVELS:
+            yield "anchors", f"expected {LEVELS} lists, got {len(self.anchors)}"
+        for sides in self.anchors:
+            if len(sides) < 2 or len(sides) % 2 or min(sides) <= 0:
+                yield "anchors", f"expected pairs of width and height above 0, got {list(sides)}"
+        if min(self.scale_xy) < 1:
+            yield "scale_xy", f"expected numbers from 1 on, got {list(self.scale_xy)}"
+        default = YoloV4.model_fields["scale_xy"].default
+        if self.loss.name == "scaled" and self.scale_xy != default:
+            yield "scale_xy", "acts only with loss darknet, but loss is scaled; remove it"

@@ -1,0 +1,294 @@
+"""The parts of a detector's network: backbone, neck and head."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.blocks import Aspp, Attention, Deformable, Dilation, Dropout, misgrouped
+from detcli.recipe.sections.section import Section
+
+IMAGE_NORMS = {"gn": "group", "ln": "layer", "in": "instance"}  # statistics of one image each
+BOTTLENECK = 4  # times fewer channels inside a bottleneck
+CONV_DIVISOR = {"grouped_shuffle": 4, "bottleneck": BOTTLENECK}  # of the channels, by kind
+
+HeadNorm = Literal["none", "bn", "sync_bn", "gn", "ln", "in"]
+ConvKind = Literal["plain", "rep", "depthwise", "grouped_shuffle", "bottleneck"]
+
+
+class Backbone(Section):
+    """The network that reads the image."""
+
+    name: Literal["resnet"] = Field("resnet", description="Family of the backbone")
+    depth: Literal[18, 34, 50, 101] = Field(50, description="Number of weight layers")
+    style: Literal["pytorch", "caffe"] = Field(
+        "pytorch", description="Stride in the 3x3 convolution, or in the first 1x1 of a block"
+    )
+    norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
+        "bn", description="Norm layers; frozen_bn: statistics, scales and shifts are constants"
+    )
+    norm_eval: bool = Field(
+        True, description="Batch norms use their running statistics in training too"
+    )
+    norm_eps: float = Field(
+        1e-5, ge=0, description="Added to the variance; 0 for torchvision's published RetinaNet"
+    )
+    frozen_stages: int = Field(
+        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: everything"
+    )
+    weights: str | None = Field(
+        "imagenet", min_length=1, description="imagenet (torchvision's), a file, or null: random"
+    )
+    attention: Attention | None = Field(None, description="Attention blocks; null: none")
+    dcn: Deformable | None = Field(None, description="Deformable convolutions; null: none")
+    dilation: Dilation | None = Field(None, description="Dilated convolutions; null: none")
+    units: Literal["post", "pre"] = Field(
+        "post", description="Residual units: norm and ReLU after each convolution, or before it"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.style == "caffe" and self.depth < 50:
+            yield (
+                "style",
+                f"caffe concerns bottleneck blocks (depth 50, 101), depth is {self.depth}",
+            )
+        blocks = {"attention": self.attention, "dcn": self.dcn, "dilation": self.dilation}
+        for key, block in blocks.items():
+            if block is not None:
+                for inner, message in block.misfits(self.depth, self.frozen_stages):
+                    yield f"{key}.{inner}", message
+        if self.units == "pre" and self.weights is not None:
+            yield "weights", "there are none with pre-activation units: expected null"
+        if self.weights != "imagenet" or self.units == "pre":
+            return
+        if self.style == "caffe":
+            yield "weights", "torchvision has no caffe-style weights: give a file, or null"
+        if self.norm in IMAGE_NORMS:
+            yield (
+                "weights",
+                f"torchvision has no weights with {IMAGE_NORMS[self.norm]} norm: give a file, or "
+                "null",
+            )
+
+
+class TimmBackbone(Section):
+    """A network of the timm library: pip install 'detcli[timm]'."""
+
+    name: Literal["timm"] = Field(description="Family of the backbone")
+    model: str = Field(min_length=1, description="Its name there, as in resnet50.a1_in1k")
+    norm_eval: bool = Field(
+        True, description="Batch norms use their running statistics in training too"
+    )
+    frozen_stages: int = Field(
+        1,
+        ge=0,
+        le=4,
+        description="0: nothing is frozen; 1: all that the map at stride 4 is made from; 4: all",
+    )
+    weights: str | None = Field(
+        "imagenet", min_length=1, description="imagenet (timm's), a file, or null: random"
+    )
+
+
+AnyBackbone = Annotated[Backbone | TimmBackbone, Field(discriminator="name")]
+
+
+class Levels(Section):
+    """The levels of a feature pyramid. Level l has stride 2^l."""
+
+    name: str = Field(description="Family of the neck")
+    out_channels: int = Field(256, gt=0, description="Channels of every level")
+    min_level: int = Field(3, ge=2, le=5, description="Finest level; 2 adds a head at stride 4")
+    max_level: int = Field(7, ge=2, le=8, description="Coarsest level; above 5: extra convolutions")
+
+    @property
+    def num_levels(self) -> int:
+        return self.max_level - self.min_level + 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.min_level > self.max_level:
+            yield (
+                "min_level",
+                f"expected at most max_level ({self.max_level}), got {self.min_level}",
+            )
+        elif self.max_level < 5:
+            yield "max_level", f"expected at least 5, the backbone's last, got {self.max_level}"
+
+
+class ExtraLevels(Levels):
+    """A pyramid whose levels above 5 are made from its own or the backbone's coarsest map."""
+
+    extra_from: Literal["c5", "p5", "pool"] = Field(
+        "p5", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
+    )
+    extra_relu: bool = Field(False, description="ReLU between P6 and P7")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.extra_relu and self.extra_from == "pool":
+            yield "extra_relu", "with extra_from pool there are no extra convolutions; remove it"
+        yield from super().problems()
+
+
+class TopDown(ExtraLevels):
+    """What pyramids have whose coarse maps are enlarged and added to finer ones."""
+
+    upsample: Literal["nearest", "carafe", "duc"] = Field(
+        "nearest", description="How a coarse map is enlarged for the next finer one"
+    )
+    conv: ConvKind = Field(
+        "plain", description="Kind of the 3x3 convolutions that make P2 to P5; see docs/blocks.md"
+    )
+    aspp: Aspp | None = Field(
+        None, description="Context of several ranges for the backbone's last map; null: off"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.upsample != "nearest" and self.min_level == 5:
+            yield "upsample", "nothing is enlarged with min_level 5; remove it"
+        if self.out_channels % CONV_DIVISOR.get(self.conv, 1):
+            yield (
+                "out_channels",
+                f"conv {self.conv}: expected a multiple of {CONV_DIVISOR[self.conv]}, "
+                f"got {self.out_channels}",
+            )
+        yield from super().problems()
+
+
+class Neck(TopDown):
+    """Feature pyramid (Lin et al. 2017). Level l has stride 2^l."""
+
+    name: Literal["fpn"] = Field("fpn", description="Family of the neck")
+
+
+class PanNeck(TopDown):
+    """A feature pyramid and a path back up from its finest level (PANet, Liu et al. 2018)."""
+
+    name: Literal["pan"] = Field(description="Family of the neck")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.min_level == 5:
+            yield "name", "pan has no path from level 5 to itself: take fpn, or min_level 4 or less"
+
+
+class BifpnNeck(Levels):
+    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+
+    name: Literal["bifpn"] = Field(description="Family of the neck")
+    repeats: int = Field(3, gt=0, description="How often they are fused down and up")
+    norm: Literal["bn", "sync_bn", "gn"] = Field("bn", description="Norm after every convolution")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.num_levels == 1:
+            yield "min_level", "bifpn fuses two or more levels, got 1"
+        if reason := misgrouped(self.norm, self.out_channels):
+            yield "out_channels", reason
+
+
+class Nested(ExtraLevels):
+    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+
+    norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
+        "gn", description="Norm after the convolution of every node"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.min_level == 5:
+            yield "min_level", "unet_pp fuses two or more of C2 to C5, got C5 alone"
+        if reason := misgrouped(self.norm, self.out_channels):
+            yield "out_channels", reason
+
+
+class NestedNeck(Nested):
+    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+
+    name: Literal["unet_pp"] = Field(description="Family of the neck")
+    deep_supervision: bool = Field(
+        False,
+        description="In training the head sees the pyramid of every column, and its losses are "
+        "averaged",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.deep_supervision and self.min_level > 3:
+            yield (
+                "deep_supervision",
+                f"with min_level {self.min_level} there is one column, and no other to learn",
+            )
+
+
+AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator="name")]
+
+
+class NasFcosNeck(Section):
+    """The neck of NAS-FCOS (Wang et al. 2020), P3 and coarser."""
+
+    name: Literal["nas_fcos"] = Field("nas_fcos", description="Family of the neck")
+    out_channels: int = Field(
+        256, gt=0, multiple_of=2, description="Channels of every level, half for each offset group"
+    )
+    max_level: int = Field(7, ge=5, le=8, description="Coarsest level; above 5: extra convolutions")
+
+
+class Head(Section):
+    """The convolutions of each branch, shared by all levels."""
+
+    num_convs: int = Field(4, ge=0, description="3x3 convolutions before the prediction")
+    norm: HeadNorm = Field("gn", description="Norm after each of them")
+    conv: ConvKind = Field("plain", description="Kind of these convolutions; see docs/blocks.md")
+    implicit: bool = Field(
+        False, description="Learned vectors before and after each prediction (YOLOR)"
+    )
+    dropout: Dropout | None = Field(
+        None, description="Noise after the last norm, before the predictions; null: none"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.conv != "plain" and self.num_convs == 0:
+            yield "conv", "there is no such convolution with num_convs 0; remove it"
+        if self.conv == "rep" and self.norm != "none":
+            yield "norm", f"conv rep has batch norms of its own: expected none, got {self.norm}"
+
+
+class RetinaNetHead(Head):
+    """As published: no norm."""
+
+    norm: HeadNorm = Field("none", description="Norm after each of them")
+
+
+class FcosHead(Head):
+    """The convolutions of each branch, shared by all levels."""
+
+    conv_bias: bool = Field(False, description="Those convolutions have a bias beside the norm")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.conv == "rep" and self.conv_bias:
+            yield "conv_bias", "conv rep has no bias beside its norms; remove it"
+
+
+class VfnetHead(Head):
+    """The convolutions of each branch before the first box, shared by all levels."""
+
+    num_convs: int = Field(3, ge=0, description="3x3 convolutions of each branch")
+    deform_last: bool = Field(False, description="The last of them is deformable (DCNv2)")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.deform_last and (self.num_convs == 0 or self.conv != "plain"):
+            yield "deform_last", "expected num_convs of 1 or more, and conv plain; remove it"
+
+
+class SearchedHead(Section):
+    """The branches that NAS-FCOS's search found, shared by all levels."""
+
+    norm: HeadNorm = Field("gn", description="Norm after each convolution")
+    implicit: bool = Field(
+        False, description="Learned vectors before and after each prediction (YOLOR)"
+    )
+    dropout: Dropout | None = Field(
+        None, description="Noise after the last norm, before the predictions; null: none"
+    )

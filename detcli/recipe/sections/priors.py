@@ -1,0 +1,131 @@
+"""Anchors, and the rules by which anchors and points are given to objects."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detcli.recipe.sections.section import Numbers, Section, SizesPerLevel
+
+DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
+
+
+class Anchors(Section):
+    """Anchor boxes of each cell, centred on the cell's corner at (x, y) x stride."""
+
+    base_scale: float = Field(4.0, gt=0, description="Side of the smallest anchor, in strides")
+    scales_per_octave: int = Field(3, gt=0, description="Sizes per level: 2^(0, 1/3, 2/3) for 3")
+    ratios: Numbers = Field(
+        (0.5, 1.0, 2.0), min_length=1, description="Height over width of the anchors"
+    )
+    sizes: SizesPerLevel | None = Field(
+        None, description="Sides in pixels, a list per level; null: from the two keys above"
+    )
+    round_corners: bool = Field(False, description="Anchor corners in whole pixels (torchvision)")
+    fit_grid: bool = Field(
+        False,
+        description="Cells are floor(image side / map side) apart (torchvision), not the stride",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if min(self.ratios) <= 0:
+            yield "ratios", f"expected numbers greater than 0, got {list(self.ratios)}"
+        if self.sizes is None:
+            return
+        for key in ("base_scale", "scales_per_octave"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield key, "does nothing beside sizes; remove one of the two"
+        if len({len(level) for level in self.sizes}) != 1 or not self.sizes[0]:
+            yield "sizes", "expected a list per level, all of the same length"
+        elif min(side for level in self.sizes for side in level) <= 0:
+            yield "sizes", "expected numbers greater than 0"
+
+
+class SmallObjects(Section):
+    """Lower IoU thresholds for small objects (note 003, small objects 5)."""
+
+    max_side_px: float = Field(
+        gt=0, description="Objects of less area than this squared, in pixels of the network input"
+    )
+    positive_iou: float = Field(gt=0, le=1, description="From this IoU on: positive")
+    negative_iou: float = Field(gt=0, le=1, description="Below this IoU: negative")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.negative_iou > self.positive_iou:
+            yield (
+                "negative_iou",
+                f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
+            )
+
+
+class MaxIouAssigner(Section):
+    """Positive and negative anchors by IoU thresholds (Ren et al. 2015)."""
+
+    name: Literal["max_iou"] = Field(description="IoU thresholds")
+    positive_iou: float = Field(0.5, gt=0, le=1, description="From this IoU on: positive")
+    negative_iou: float = Field(0.4, ge=0, le=1, description="Below this IoU: negative")
+    min_positive_iou: float | None = Field(
+        0.0, ge=0, le=1, description="A box's best anchor is positive from this IoU on; null: never"
+    )
+    small: SmallObjects | None = Field(
+        None, description="Lower thresholds for small objects; null: one rule for all"
+    )
+    single_best: bool = Field(
+        False, description="A box takes one best anchor, and not all that are equally good (SSD)"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.negative_iou > self.positive_iou:
+            yield (
+                "negative_iou",
+                f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
+            )
+        if self.single_best and self.min_positive_iou is None:
+            yield "single_best", "acts only with a min_positive_iou; remove it"
+        if self.small is None:
+            return
+        own = (self.positive_iou, self.negative_iou)
+        low = (self.small.positive_iou, self.small.negative_iou)
+        if low == own:
+            yield "small", "its thresholds are those of all objects: it would do nothing"
+        for key, value, limit in zip(("positive_iou", "negative_iou"), low, own, strict=True):
+            if value > limit:
+                yield f"small.{key}", f"expected at most that of all objects ({limit}), got {value}"
+
+
+class EnlargedObjects(Section):
+    """Small objects that the assigner sees larger than they are (note 003, small objects 7)."""
+
+    max_side_px: float = Field(
+        gt=0, description="Objects of less area than this squared, in pixels of the network input"
+    )
+    factor: float = Field(
+        gt=1, description="Both sides grow by this about the centre; the regressed box stays"
+    )
+
+
+class AtssAssigner(Section):
+    """Adaptive training sample selection (Zhang et al. 2020)."""
+
+    name: Literal["atss"] = Field(description="Mean plus deviation of the candidates' IoU")
+    topk: int = Field(9, gt=0, description="Candidates per object and level")
+
+
+class FcosAssigner(Section):
+    """Points inside a box, by level ranges of the box size (Tian et al. 2019)."""
+
+    name: Literal["fcos"] = Field(description="Points inside the box")
+    center_radius: float | None = Field(
+        None, gt=0, description="Only points this many strides from the centre; null: all inside"
+    )
+
+
+Assigner = Annotated[MaxIouAssigner | AtssAssigner | FcosAssigner, Field(discriminator="name")]
+
+
+def delta_problems(stds: tuple[float, ...], regression: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with the deviations of coded offsets."""
+    if min(stds) <= 0:
+        yield "delta_stds", f"expected numbers greater than 0, got {list(stds)}"
+    if regression == "point" and stds != DELTA_STDS:
+        yield "delta_stds", "acts only with regression box, but regression is point; remove it"

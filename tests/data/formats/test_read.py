@@ -1,0 +1,33 @@
+"""What every reader needs before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detcli.data.formats.read import read_records
+from detcli.errors import DataError
+from tests.data.reading import COCO, fails
+
+
+@pytest.mark.parametrize(
+    ("format", "split", "said"),
+    [
+        ("coco", {"images": "images"}, "needs annotations"),
+        ("yolo", None, "needs images and labels"),
+        ("pickle", COCO, "expected coco, voc, yolo or shapes"),
+        ("shapes", None, "train and val"),
+    ],
+)
+def test_read_records_says_what_it_needs(
+    tmp_path: Path, format: str, split: Any, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        read_records(format=format, root=str(tmp_path), split=split, name="test")
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_missing_roots_are_one_line(tmp_path: Path, format: str) -> None:
+    assert str(tmp_path / "nowhere") in fails(tmp_path / "nowhere", format)

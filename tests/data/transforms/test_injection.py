@@ -1,0 +1,366 @@
+"""Blending, patches, duck injection and Poisson blending of objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+
+from detcli.data.dataset import DetectionDataset
+from detcli.data.loader import build_loader
+from detcli.data.mutual_information import mutual_information
+from detcli.data.records import Records
+from detcli.data.transforms import Sample, build_transforms, check_augmentations
+from detcli.data.transforms.blending import ROOM_PX, blend_in, pixels_of
+from detcli.data.transforms.duck import DuckInjection, inject
+from detcli.data.transforms.paste import overlaps
+from detcli.data.transforms.patches import (
+    INDEX,
+    Patch,
+    Patches,
+    cut_patch,
+    is_whole,
+    read_patches,
+    with_room,
+    write_patches,
+)
+from detcli.data.transforms.poisson import Poisson
+from detcli.errors import DataError, UsageError
+from tests.data.transforms.augmenting import FakePool, painted, seeded
+from tests.data.transforms.test_augment_boxes import SEEDS, SETTINGS, agree, scenes
+from tests.data.transforms.test_augment_effects import RESIZE, noise, records  # noqa: F401 (a fixture)
+from tests.models.specs import SMALL, detector
+
+BLENDS = pytest.mark.parametrize("blend", ["poisson", "inpaint"])
+
+
+def patch_of(scene: Sample, row: int = 0, label: int | None = 0) -> Patch:
+    """A painted box cut out, as an object or, without a label, as a hard negative."""
+    return cut_patch(
+        scene, scene.boxes[row], label, name="a.png", path="scene.jpg",
+        score=0.5 if label is None else None,
+    )  # fmt: skip
+
+
+def negative(side: int = 12, level: int = 200) -> Patch:
+    """A grey square of the size of a box; it lies on black."""
+    image = torch.zeros(60, 60, 3, dtype=torch.uint8).permute(2, 0, 1).clone()
+    image[:, 20 : 20 + side, 20 : 20 + side] = level
+    bare = painted((60, 60), [], []).changed(image=image)
+    box = torch.tensor([20.0, 20, 20 + side, 20 + side])
+    return cut_patch(bare, box, None, name="wrong.png", path="a.jpg", score=0.7)
+
+
+@BLENDS
+@SETTINGS
+@given(sample=scenes(num_max=1), other=scenes(num_max=1, first=1), seed=SEEDS)
+def test_boxes_follow_injected_objects(
+    sample: Sample, other: Sample, blend: str, seed: int
+) -> None:
+    """Each box is where its paint is, and none overlaps another."""
+    assume(len(other.boxes) and is_whole(other.boxes[0], other.size))
+    patches = [patch_of(other, label=1)]
+    result, (attempt,) = seeded(
+        seed, lambda: inject(sample, patches, places=5, threshold=0.0, blend=blend)
+    )
+    assert (attempt.placed is not None) == (len(attempt.places) > 0)
+    assert len(result.boxes) == len(sample.boxes) + (attempt.placed is not None)
+    # Half the contrast lies within the ring that is filled from both sides.
+    ring = max(2, round((other.boxes[0, 2:] - other.boxes[0, :2]).min().item() / 8))
+    agree(result, 1.0 if blend == "poisson" else ring)
+    for box in result.boxes:
+        assert overlaps(result.boxes, box).sum() == 1
+    assert result.ignore.tolist()[: len(sample.boxes)] == sample.ignore.tolist()
+    assert not result.ignore[len(sample.boxes) :].any()
+
+
+@SETTINGS
+@given(sample=scenes(num_max=1), other=scenes(num_max=1, first=1), seed=SEEDS)
+def test_boxes_follow_poisson_blending(sample: Sample, other: Sample, seed: int) -> None:
+    out = seeded(seed, Poisson(1.0, 1), sample, FakePool([other]))
+    count = len(sample.boxes)
+    assert torch.equal(out.boxes[:count], sample.boxes)
+    assert (out.fired == ("poisson",)) == (len(out.boxes) == count + 1)
+    assert not out.ignore[count:].any()
+    agree(out, 1.0)
+    for box in out.boxes:
+        assert overlaps(out.boxes, box).sum() == 1
+
+
+def test_poisson_takes_as_many_as_it_says_of_one_image() -> None:
+    sample = painted((200, 200), [], [])
+    other = painted((60, 60), [[10, 10, 20, 20], [40, 40, 50, 50]], [False, True])
+    found = [seeded(seed, Poisson(1.0, 3), sample, FakePool([other])) for seed in range(20)]
+    assert max(len(out.boxes) for out in found) == 3
+    assert all(out.labels.tolist() == [0] * len(out.labels) for out in found)  # never the ignored
+    assert all(((out.boxes[:, 2:] - out.boxes[:, :2]) <= 12.01).all() for out in found)
+    assert seeded(0, Poisson(0.0, 3), sample, FakePool([other])) is sample
+    assert seeded(0, Poisson(1.0, 3), sample, FakePool([sample])) is sample
+
+
+def test_poisson_blending_keeps_gradients_and_meets_the_image() -> None:
+    """On a level image of another grey the whole patch is shifted: the equation's own solution."""
+    level = painted((80, 80), [], []).changed(
+        image=torch.full((80, 80, 3), 90, dtype=torch.uint8).permute(2, 0, 1)
+    )
+    patch = negative(level=150)
+    out = blend_in(level, patch.sample, patch.core, 30, 20, blend="poisson")
+    height, width = patch.sample.size
+    region = out.image[:, 30 : 30 + height, 20 : 20 + width].int()
+    expected = patch.sample.image.int() + 90
+    assert (region - expected).abs().max() <= 2
+    outside = torch.ones(80, 80, dtype=torch.bool)
+    outside[30 : 30 + height, 20 : 20 + width] = False
+    assert (out.image[:, outside] == 90).all()
+
+
+def test_inpainting_copies_the_core_and_hides_its_surroundings() -> None:
+    patch = negative(side=16, level=180)
+    level = painted((80, 80), [], []).changed(
+        image=torch.full((80, 80, 3), 90, dtype=torch.uint8).permute(2, 0, 1)
+    )
+    for top, left in ((0, 0), (30, 25), (80 - patch.sample.size[0], 80 - patch.sample.size[1])):
+        sample = level.changed(image=level.image.clone())
+        out = blend_in(sample, patch.sample, patch.core, top, left, blend="inpaint").image
+        x1, y1, x2, y2 = patch.core
+        assert (out[:, top + y1 : top + y2, left + x1 : left + x2] == 180).all()
+        # The black around the square was left behind: the ring lies between the two greys.
+        assert out.min() >= 88
+        assert out[0, top + y1 - 1, left + x1 + 8] > 95
+
+
+@pytest.mark.parametrize("box", [[0, 0, 9, 7], [51, 30, 60, 60], [20, 20, 21, 60]])
+def test_every_core_has_room(box: list[int]) -> None:
+    """Also at the edge of the image, where the border is repeated."""
+    scene = painted((60, 60), [box], [False])
+    patch = patch_of(scene)
+    height, width = patch.sample.size
+    x1, y1, x2, y2 = patch.core
+    assert min(x1, y1, width - x2, height - y2) >= ROOM_PX
+    assert patch.sample.boxes[0].tolist() == [x1, y1, x2, y2]
+    assert (patch.sample.image[0, y1:y2, x1:x2] == 255).all()
+
+
+def test_a_hard_negative_shows_nothing_of_an_object() -> None:
+    """Surroundings that reach into another box are left out, here into white paint."""
+    scene = painted((60, 60), [[30, 10, 50, 30]], [False])
+    patch = cut_patch(
+        scene, torch.tensor([8.0, 10, 28, 30]), None, name="a.png", path="a.jpg", score=0.9
+    )
+    assert patch.sample.image.max() == 0
+    assert not patch.is_object
+    assert patch.core == (ROOM_PX, ROOM_PX, ROOM_PX + 20, ROOM_PX + 20)
+    free = cut_patch(
+        scene, torch.tensor([2.0, 40, 22, 60]), None, name="a.png", path="a.jpg", score=0.9
+    )
+    assert free.core[1] == ROOM_PX  # a quarter of the side
+
+
+def test_the_best_of_several_places_is_taken() -> None:
+    """A half bright, half dark image, and a patch of such halves: only the seam suits it."""
+    image = torch.zeros(40, 120, 3, dtype=torch.uint8).permute(2, 0, 1).clone()
+    image[:, :, 60:] = 200
+    sample = painted((40, 120), [], []).changed(image=image)
+    cut = sample.changed(image=sample.image[:, :20, 50:70].clone())
+    patch = with_room(cut, (5, 5, 15, 15))
+    _, (attempt,) = seeded(
+        3, lambda: inject(sample, [patch], places=40, threshold=0.1, blend="poisson")
+    )
+    assert len(attempt.places) == 40
+    best = max(attempt.places, key=lambda place: place.mutual_information)
+    assert attempt.placed == best
+    assert abs(best.left + 10 - 60) <= 2
+    for top, left, value in attempt.places:
+        there = pixels_of(sample.image[:, top : top + 20, left : left + 20])
+        assert value == mutual_information(pixels_of(patch.sample.image), there)
+    _, (refused,) = seeded(
+        3, lambda: inject(sample, [patch], places=40, threshold=1.0, blend="poisson")
+    )
+    assert refused.placed is None
+    assert refused.places == attempt.places
+
+
+def test_patches_keep_clear_of_boxes_and_of_each_other() -> None:
+    sample = painted((90, 90), [[0, 0, 40, 90], [70, 60, 90, 90]], [False, True])
+    for seed in range(20):
+        result, attempts = seeded(
+            seed,
+            lambda: inject(sample, [negative()] * 4, places=5, threshold=0.0, blend="inpaint"),
+        )
+        windows = list(sample.boxes)
+        for attempt in attempts:
+            if attempt.placed:
+                top, left, _ = attempt.placed
+                height, width = attempt.patch.sample.size
+                window = torch.tensor([left, top, left + width, top + height]).float()
+                assert not overlaps(torch.stack(windows), window).any()
+                windows.append(window)
+        assert torch.equal(result.boxes, sample.boxes)
+        assert torch.equal(result.image[:, :, :40], sample.image[:, :, :40])
+
+
+def test_a_patch_larger_than_the_image_has_no_room() -> None:
+    sample = painted((20, 20), [], [])
+    result, (attempt,) = inject(sample, [negative(30)], places=5, threshold=0.0, blend="poisson")
+    assert attempt.places == ()
+    assert attempt.placed is None
+    assert torch.equal(result.image, sample.image)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two hard negatives and an object of class cat, in a folder."""
+    scene = painted((60, 60), [[20, 20, 34, 30]], [False])
+    scene = scene.changed(image=noise(60, 60))
+    wrong = [dataclasses.replace(negative(side), name=f"wrong_{side}.png") for side in (8, 12)]
+    patches = Patches(tuple(wrong), (patch_of(scene),), ("cat", "dog", "cow"))
+    # The fixture's data set has its classes in ascending order of id: dog, cat, cow.
+    patches = dataclasses.replace(patches, class_names=("dog", "cat", "cow"))
+    write_patches(tmp_path / "patches", patches)
+    return tmp_path / "patches"
+
+
+def test_patches_come_back_as_they_were_written(folder: Path) -> None:
+    found = read_patches(str(folder))
+    assert [patch.name for patch in found.negatives] == ["wrong_8.png", "wrong_12.png"]
+    assert [patch.score for patch in found.negatives] == [0.7, 0.7]
+    (thing,) = found.objects
+    original = patch_of(painted((60, 60), [[20, 20, 34, 30]], [False]).changed(image=noise(60, 60)))
+    assert torch.equal(thing.sample.image, original.sample.image)
+    assert torch.equal(thing.sample.boxes, original.sample.boxes)
+    assert (thing.core, thing.source, thing.score) == (original.core, "scene.jpg", None)
+    assert thing.sample.labels.tolist() == [0]
+    for patch in found.negatives:
+        assert len(patch.sample.boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"core": [0, 0, 5, 5]}, "expected a core at least 5 pixels inside"),
+        ({"core": [8, 8, 8, 12]}, "expected a core at least 5 pixels inside"),
+        ({"category": "cow"}, "expected both box and category, or neither"),
+        ({"category": "cow boy", "box": [6, 6, 9, 9]}, "category 'cow boy' is not a class name"),
+        ({"file": "absent.png"}, "absent.png: cannot be read"),
+        ({"core": "none"}, "Expected"),
+    ],
+)
+def test_a_folder_that_was_changed_is_one_line(
+    change: dict[str, Any], error: str, folder: Path
+) -> None:
+    content = json.loads((folder / INDEX).read_text())
+    content["patches"][0] |= change
+    (folder / INDEX).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=error) as caught:
+        read_patches(str(folder))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def settings_of(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "prob": 1.0, "patches": str(folder), "negatives": 2, "objects": 1, "places": 4,
+        "threshold": 0.0, "blend": "poisson",
+    } | changes  # fmt: skip
+
+
+def test_duck_injection_says_what_it_placed(folder: Path) -> None:
+    sample = painted((120, 120), [[5, 5, 30, 30]], [False]).changed(image=noise(120, 120))
+    transform = DuckInjection(**settings_of(folder))
+    assert transform.names == ("duck_negative", "duck_object")
+    out = seeded(1, transform, sample)
+    assert out.fired == ("duck_negative", "duck_object")
+    assert out.labels.tolist() == [0, 0]
+    assert torch.equal(out.boxes[0], sample.boxes[0])
+    assert not torch.equal(out.image, sample.image)
+    only = DuckInjection(**settings_of(folder, objects=0))
+    assert only.names == ("duck_negative",)
+    out = seeded(1, only, sample)
+    assert out.fired == ("duck_negative",)
+    assert torch.equal(out.boxes, sample.boxes)
+    assert seeded(1, DuckInjection(**settings_of(folder, threshold=3.0)), sample) is sample
+    assert seeded(1, DuckInjection(**settings_of(folder, prob=0.0)), sample) is sample
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"patches": "nowhere"}, "nowhere has no patches.json"),
+        ({"negatives": 0, "objects": 1, "classes": ["cat"]}, "has the classes cat, and the data"),
+        ({"keep": ["object"]}, "has no negatives, but negatives is 2; set that to 0"),
+        ({"keep": ["wrong"]}, "has no objects, but objects is 1; set that to 0"),
+    ],
+)
+def test_patches_that_cannot_be_used_are_refused(
+    changes: dict[str, Any],
+    reason: str,
+    folder: Path,
+    records: Records,  # noqa: F811
+) -> None:
+    content = json.loads((folder / INDEX).read_text())
+    if "classes" in changes:
+        content["class_names"] = changes.pop("classes")
+        for entry in content["patches"]:
+            entry["category"] = entry["category"] and "cat"
+    kept = changes.pop("keep", ["wrong", "a.png"])
+    kept = ["a.png"] if kept == ["object"] else kept
+    content["patches"] = [
+        entry for entry in content["patches"] if entry["file"].startswith(tuple(kept))
+    ]
+    (folder / INDEX).write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"duck_injection cannot act: patches: ") as caught:
+        check_augmentations(records, {"duck_injection": settings_of(folder) | changes})
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_fits_is_accepted(folder: Path, records: Records) -> None:  # noqa: F811
+    check_augmentations(records, {"duck_injection": settings_of(folder)})
+    check_augmentations(records, {"poisson": {"prob": 1.0, "objects": 1}})
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [([0], "it mixes different images"), ([6, 6], "no training image has an object")],
+)
+def test_poisson_that_cannot_act_is_refused(
+    images: list[int],
+    reason: str,
+    records: Records,  # noqa: F811
+) -> None:
+    with pytest.raises(UsageError, match=f"poisson cannot act: {reason}"):
+        check_augmentations(records.take(images), {"poisson": {"prob": 1.0, "objects": 1}})
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos", "atss"])
+def test_detectors_learn_from_injected_images(
+    name: str,
+    folder: Path,
+    records: Records,  # noqa: F811
+) -> None:
+    """Finite losses and gradients everywhere, also where a batch has hard negatives only."""
+    model = detector(name, SMALL, num_classes=3)
+    for images, objects in (([0, 1], 1), ([6, 6], 0)):
+        duck = settings_of(folder, negatives=1, objects=objects)
+        augment = {"duck_injection": duck, "poisson": {"prob": 1.0, "objects": 1}}
+        transforms = build_transforms(resize=RESIZE, augment=augment, train=True)
+        dataset = DetectionDataset(records.take(images), transforms, seed=2)
+        loader = build_loader(
+            dataset, batch_per_rank=2, workers=0, pin_memory=False, prefetch_factor=2,
+            persistent_workers=False, group_by_aspect=False, pad_multiple=32, shuffle=True,
+        )  # fmt: skip
+        (batch,) = loader.start(0)
+        assert batch.fired["duck_negative"] > 0
+        assert any(len(target.boxes) for target in batch.targets) == bool(objects)
+        model.zero_grad()
+        losses = model.loss(model(batch.images.float() / 64 - 2), batch.targets)
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        sum(losses.values()).backward()
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, key
+                assert torch.isfinite(parameter.grad).all(), key

@@ -19,7 +19,11 @@ TINY: dict[str, Any] = {
     "model": {
         "name": "atss",
         "backbone": {
-            "depth": 18, "norm": "bn", "norm_eval": False, "frozen_stages": 0, "weights": None,
+            "depth": 18,
+            "norm": "bn",
+            "norm_eval": False,
+            "frozen_stages": 0,
+            "weights": None,
         },
         "neck": {"out_channels": 64},
         "head": {"num_convs": 1},
@@ -27,7 +31,7 @@ TINY: dict[str, Any] = {
     "optim": {"name": "sgd", "lr": 0.01, "lr_batch": 2},
     "schedule": {"epochs": 2, "warmup_steps": 2},
     "train": {"log_every": 1},
-}  # fmt: skip
+}
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -30,20 +30,48 @@ BCCD = [
 ]
 SHORT = ["data.workers=0", "schedule.epochs=2", "train.log_every=1", "train.eval_every=2"]
 PROSE = {
-    "seconds", "ms_per_image", "relative_time", "memory_gib", "images_per_s", "data_wait", "path",
-    "folder", "run", "written", "description", "notes", "warnings", "cost", "out", "about",
-    "files", "predictions", "timing", "picture", "latency_ms", "step_ms", "checks", "max_per_image",
-    "class_agnostic", "weights", "ratio", "version", "ms",
-}  # fmt: skip
+    "seconds",
+    "ms_per_image",
+    "relative_time",
+    "memory_gib",
+    "images_per_s",
+    "data_wait",
+    "path",
+    "folder",
+    "run",
+    "written",
+    "description",
+    "notes",
+    "warnings",
+    "cost",
+    "out",
+    "about",
+    "files",
+    "predictions",
+    "timing",
+    "picture",
+    "latency_ms",
+    "step_ms",
+    "checks",
+    "max_per_image",
+    "class_agnostic",
+    "weights",
+    "ratio",
+    "version",
+    "ms",
+}
 
 
 def detcli(*arguments: object, cwd: Path, codes: tuple[int, ...] = (0,)) -> str:
     """What a verb prints on stdout."""
     done = subprocess.run(
         [sys.executable, "-m", "detcli", *map(str, arguments)],
-        cwd=cwd, text=True, capture_output=True, check=False,
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode in codes, f"{arguments}: {done.returncode}\n{done.stderr}"
     return done.stdout
 
@@ -62,8 +90,17 @@ def train(name: str, at: Path) -> dict[str, Any]:
     chosen = SHAPES if name.endswith("shapes") else BCCD
     limit = [] if name.endswith("shapes") else ["data.batch_per_rank=8"]
     folder = at / name
-    detcli("train", ROOT / "recipes" / f"{name}.yaml", *chosen, *limit, *SHORT,
-           "--out", folder, "--quiet", cwd=at)  # fmt: skip
+    detcli(
+        "train",
+        ROOT / "recipes" / f"{name}.yaml",
+        *chosen,
+        *limit,
+        *SHORT,
+        "--out",
+        folder,
+        "--quiet",
+        cwd=at,
+    )
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     losses = [line for line in lines if line["kind"] == "train"][:STEPS]
     boxes = json.loads((folder / "predictions.json").read_text())[:BOXES]
@@ -84,22 +121,57 @@ def verbs(at: Path) -> dict[str, Any]:
         "predict": ("predict", run, image, "--out", at / "predicted"),
         "tta": ("tta", run, "--scales", "1.0,1.25", "--flip", "--bootstrap", 50),
         "nms-compare": ("nms-compare", candidates, "--methods", methods, "--bootstrap", 50),
-        "nms-compare sweep": ("nms-compare", candidates, "--methods", methods, "--sweep",
-                              "--bootstrap", 50),
-        "nms-compare soft": ("nms-compare", candidates, "--method", "soft sigma=0.1",
-                             "--method", "matrix kernel=linear", "--bootstrap", 50),
-        "compare": ("compare", run, at / "with_diou", "--bootstrap", 50, "--at-score",
-                    "best"),
+        "nms-compare sweep": (
+            "nms-compare",
+            candidates,
+            "--methods",
+            methods,
+            "--sweep",
+            "--bootstrap",
+            50,
+        ),
+        "nms-compare soft": (
+            "nms-compare",
+            candidates,
+            "--method",
+            "soft sigma=0.1",
+            "--method",
+            "matrix kernel=linear",
+            "--bootstrap",
+            50,
+        ),
+        "compare": ("compare", run, at / "with_diou", "--bootstrap", 50, "--at-score", "best"),
         "lr-scale": ("lr-scale", "atss_r18_shapes", *small, "--gpus", 4),
-        "ablate": ("ablate", "atss_r18_shapes", *small, "--tricks", "diou,label-smoothing",
-                   "--budget", 1, "--bootstrap", 50, "--out", at / "ablation"),
+        "ablate": (
+            "ablate",
+            "atss_r18_shapes",
+            *small,
+            "--tricks",
+            "diou,label-smoothing",
+            "--budget",
+            1,
+            "--bootstrap",
+            50,
+            "--out",
+            at / "ablation",
+        ),
         "preview": ("data", "preview", "atss_r18_shapes", *small, "--trick", "mosaic", "--num", 4),
         "recipes diff": ("recipes", "diff", "atss_r18_shapes", "vfnet_r18_shapes"),
         "export": ("export", run, "--out", at / "exported.pt"),
         "profile": ("profile", "atss_r18_shapes", "--what", "model", "--seconds", 0.1),
-    }  # fmt: skip
-    detcli("train", "atss_r18_shapes", *SHAPES, *SHORT, "model.box_loss.name=diou", "train.seed=1",
-           "--out", at / "with_diou", "--quiet", cwd=at)  # fmt: skip
+    }
+    detcli(
+        "train",
+        "atss_r18_shapes",
+        *SHAPES,
+        *SHORT,
+        "model.box_loss.name=diou",
+        "train.seed=1",
+        "--out",
+        at / "with_diou",
+        "--quiet",
+        cwd=at,
+    )
     return {
         name: numbers(json.loads(detcli(*words, "--json", "--quiet", cwd=at)), at)
         for name, words in calls.items()

@@ -32,7 +32,7 @@ ALLOWED = {
     "predictions": BASE | {"data", "evaluation"},
     "engine": BASE | {"ops", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
     "cli": BASE | {"recipe", "engine", "data", "postprocess", "evaluation", "predictions"},
-}  # fmt: skip
+}
 
 
 def imports(path: Path):
@@ -87,13 +87,17 @@ def test_no_torch_at_module_level(path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["recipes", "list"], ["recipes", "show", "atss_r50"],
-     ["eval", "--predictions", "FILE", "--plots", "--analyse", "--out", "OUT"],
-     ["nms-compare", "FILE", "--bootstrap", "2", "--sweep", "--out", "OUT"],
-     ["compare", "FILE", "FILE", "--bootstrap", "2", "--out", "OUT"],
-     ["lr-scale", "atss_r18_shapes", "--gpus", "4", "--json"]],
+    [
+        ["--help"],
+        ["recipes", "list"],
+        ["recipes", "show", "atss_r50"],
+        ["eval", "--predictions", "FILE", "--plots", "--analyse", "--out", "OUT"],
+        ["nms-compare", "FILE", "--bootstrap", "2", "--sweep", "--out", "OUT"],
+        ["compare", "FILE", "FILE", "--bootstrap", "2", "--out", "OUT"],
+        ["lr-scale", "atss_r18_shapes", "--gpus", "4", "--json"],
+    ],
     ids=lambda arguments: " ".join(arguments[:2]),
-)  # fmt: skip
+)
 def test_light_commands_never_import_torch(arguments, tmp_path):
     write_candidates(tmp_path, "p.json", write_data_set(tmp_path, num_images=6))
     places = {"FILE": str(tmp_path / "p.json"), "OUT": str(tmp_path / "out")}

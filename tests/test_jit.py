@@ -31,8 +31,12 @@ def test_order_is_descending_and_stable_within_segments(counts, seed, distinct):
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 def test_a_slow_first_compilation_is_announced_in_one_line_and_cached(tmp_path):

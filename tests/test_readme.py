@@ -74,7 +74,7 @@ def test_its_table_lists_the_verbs_of_the_help(capsys):
 
 def test_its_commands_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detcli.engine.train.loop.overfit.STEPS", 2)
+    monkeypatch.setattr("detcli.engine.train.overfit.STEPS", 2)
     write_voc(tmp_path / "cells")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -94,8 +94,11 @@ def run_command(capsys, command):
     if " recipes copy " in command:
         path = Path("mine.yaml")
         text = path.read_text()
-        for old, new in (("epochs: 12", "epochs: 1"), ("workers: 2", "workers: 0"),
-                         ("short: [240], long: 320", "short: [64], long: 64")):  # fmt: skip
+        for old, new in (
+            ("epochs: 12", "epochs: 1"),
+            ("workers: 2", "workers: 0"),
+            ("short: [240], long: 320", "short: [64], long: 64"),
+        ):
             assert old in text
             text = text.replace(old, new)
         path.write_text(text)

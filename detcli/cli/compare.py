@@ -56,9 +56,15 @@ def command(
     scores = [_score(text) for text in at_score or ()]
     sides = comparing.find_side(a), comparing.find_side(b)
     compared = comparing.compare(
-        *sides, gt, RunLog(quiet=quiet), at_scores=scores, at_recalls=at_recall or (),
-        allow_threshold=allow_threshold, resamples=bootstrap, seed=seed,
-    )  # fmt: skip
+        *sides,
+        gt,
+        RunLog(quiet=quiet),
+        at_scores=scores,
+        at_recalls=at_recall or (),
+        allow_threshold=allow_threshold,
+        resamples=bootstrap,
+        seed=seed,
+    )
     if as_json:
         print_json(comparing.to_json(compared))
     else:

@@ -122,9 +122,15 @@ def inject(
     log = RunLog(quiet=quiet)
     with inject.new_folder(out) as folder:
         patches, category_ids = inject.patches_of_run(
-            run, overrides or (), split, ranks, log, min_score=min_score, max_patches=max_patches,
+            run,
+            overrides or (),
+            split,
+            ranks,
+            log,
+            min_score=min_score,
+            max_patches=max_patches,
             seed=seed,
-        )  # fmt: skip
+        )
         found = inject.write_injected(folder, files, patches, category_ids, settings, log)
     if as_json:
         print_json(inject.to_json(out, patches, found))

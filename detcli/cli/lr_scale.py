@@ -87,10 +87,18 @@ def command(
 ) -> None:
     """Which learning rate for this batch size? Warm-up, schedule and averages follow."""
     above_zero(
-        gpus=gpus, imgs_per_gpu=imgs_per_gpu, accumulate=accumulate, base_lr=base_lr,
-        base_batch=base_batch, images=images, epochs=epochs, iterations=iterations, steps=steps,
-        min_lr=min_lr, max_lr=max_lr,
-    )  # fmt: skip
+        gpus=gpus,
+        imgs_per_gpu=imgs_per_gpu,
+        accumulate=accumulate,
+        base_lr=base_lr,
+        base_batch=base_batch,
+        images=images,
+        epochs=epochs,
+        iterations=iterations,
+        steps=steps,
+        min_lr=min_lr,
+        max_lr=max_lr,
+    )
     one_of("--rule", rule, RULES)
     one_of("--optimizer", optimizer, COMMON)
     check_needs("--find", find, steps=steps, min_lr=min_lr, max_lr=max_lr, device=device, out=out)

@@ -82,9 +82,15 @@ def command(
         "weights": None if weights is None else model_weights(weights, len(predictions)),
     }
     comparison = compare_methods(
-        files, specs, position, common, RunLog(quiet=quiet),
-        choose_thresholds=sweep, resamples=bootstrap, seed=seed,
-    )  # fmt: skip
+        files,
+        specs,
+        position,
+        common,
+        RunLog(quiet=quiet),
+        choose_thresholds=sweep,
+        resamples=bootstrap,
+        seed=seed,
+    )
     if as_json:
         print_json(method_report.to_json(comparison))
     else:

@@ -212,9 +212,13 @@ def build_loader(
         if not shuffle:
             return evaluation_plan(count, batch=batch_per_rank, rank=rank, world_size=world_size)
         batches = training_plan(
-            wide, count + len(extra), seed=seed, epoch=epoch, batch=batch_per_rank,
+            wide,
+            count + len(extra),
+            seed=seed,
+            epoch=epoch,
+            batch=batch_per_rank,
             world_size=world_size,
-        )  # fmt: skip
+        )
         return batches[rank::world_size]
 
     options = {

@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from detcli.types import Detections, FloatArray, GroundTruth, IntArray
 
 METRIC_NAMES = (
-    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
-)  # fmt: skip
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _T50, _T75 = 0, 5  # positions in IOU_THRESHOLDS
 
@@ -54,9 +65,13 @@ def coco_metrics(
     recall_all = [_recall(table, num_objects, 0, limit) for limit in (1, 10, MAX_PER_IMAGE)]
     recall_by_area = [_recall(table, num_objects, area, MAX_PER_IMAGE) for area in (1, 2, 3)]
     values = (
-        precision[0], precision[0][:, _T50], precision[0][:, _T75], *precision[1:],
-        *recall_all, *recall_by_area,
-    )  # fmt: skip
+        precision[0],
+        precision[0][:, _T50],
+        precision[0][:, _T75],
+        *precision[1:],
+        *recall_all,
+        *recall_by_area,
+    )
     per_class: dict[str, dict[str, float | int | None]] = {
         name: {
             "AP": _mean(precision[0][label]),

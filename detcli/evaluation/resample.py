@@ -25,14 +25,22 @@ if TYPE_CHECKING:
 _ALL = tuple(range(len(IOU_THRESHOLDS)))
 # Area range and positions in IOU_THRESHOLDS.
 _PRECISION = {
-    "AP": (0, _ALL), "AP50": (0, (0,)), "AP75": (0, (5,)),
-    "APs": (1, _ALL), "APm": (2, _ALL), "APl": (3, _ALL),
-}  # fmt: skip
+    "AP": (0, _ALL),
+    "AP50": (0, (0,)),
+    "AP75": (0, (5,)),
+    "APs": (1, _ALL),
+    "APm": (2, _ALL),
+    "APl": (3, _ALL),
+}
 # Area range and the most detections per image and class.
 _RECALL = {
-    "AR1": (0, 1), "AR10": (0, 10), "AR100": (0, MAX_PER_IMAGE),
-    "ARs": (1, MAX_PER_IMAGE), "ARm": (2, MAX_PER_IMAGE), "ARl": (3, MAX_PER_IMAGE),
-}  # fmt: skip
+    "AR1": (0, 1),
+    "AR10": (0, 10),
+    "AR100": (0, MAX_PER_IMAGE),
+    "ARs": (1, MAX_PER_IMAGE),
+    "ARm": (2, MAX_PER_IMAGE),
+    "ARl": (3, MAX_PER_IMAGE),
+}
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,14 @@ def _detection_list(ground_truth: GroundTruth, detections: Detections) -> list[d
         strict=True,
     )
     return [
-        {"id": n, "image_id": image, "category_id": category, "bbox": box, "score": score,
-         "area": box[2] * box[3], "iscrowd": 0}
+        {
+            "id": n,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "score": score,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
         for n, (image, category, box, score) in enumerate(columns, start=1)
-    ]  # fmt: skip
+    ]

@@ -181,8 +181,11 @@ def build_cascade_rcnn(
     stages = []
     for iou, stds, weight in zip(stage_ious, stage_stds, stage_weights, strict=True):
         assigner = {
-            "name": "max_iou", "positive_iou": iou, "negative_iou": iou, "min_positive_iou": None,
-        }  # fmt: skip
+            "name": "max_iou",
+            "positive_iou": iou,
+            "negative_iou": iou,
+            "min_positive_iou": None,
+        }
         criterion = build_criterion(
             assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
         )

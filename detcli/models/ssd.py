@@ -224,9 +224,13 @@ class SSD(nn.Module):
             positive = priors.take(matches.prior_index())
             encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
             classes = class_term(
-                self.criterion, outputs.class_logits, matches.labels, self.head.num_classes, None,
+                self.criterion,
+                outputs.class_logits,
+                matches.labels,
+                self.head.num_classes,
+                None,
                 count,
-            )  # fmt: skip
+            )
             box = box_term(self.criterion, self.coder, encoded, matches, positive)
             return {"class": classes, "box": box / count}
 

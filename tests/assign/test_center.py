@@ -58,9 +58,11 @@ def test_the_radius_of_cornernet(width: float, height: float) -> None:
 
 def target(boxes: list[list[float]], labels: list[int], ignore: list[list[float]] | None = None):
     return Target(
-        torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64),
-        torch.tensor(ignore or []).reshape(-1, 4), CANVAS,
-    )  # fmt: skip
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(ignore or []).reshape(-1, 4),
+        CANVAS,
+    )
 
 
 def plain_heatmap(boxes: np.ndarray, labels: list[int], assigner: CenterAssigner) -> np.ndarray:

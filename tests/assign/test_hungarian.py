@@ -35,8 +35,12 @@ def predictions(layers: int, images: int, queries: int, seed: int) -> tuple[Tens
 
 
 @settings(deadline=None, max_examples=30)
-@given(queries=st.integers(1, 5), counts=st.lists(st.integers(0, 5), min_size=1, max_size=3),
-       seed=st.integers(0, 1000), kind=st.sampled_from(["softmax", "focal"]))  # fmt: skip
+@given(
+    queries=st.integers(1, 5),
+    counts=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["softmax", "focal"]),
+)
 def test_pairs_are_the_cheapest(queries: int, counts: list[int], seed: int, kind: str) -> None:
     assigner = build_hungarian(class_costs=kind, **COSTS)
     wanted = [objects(count, seed + image) for image, count in enumerate(counts)]

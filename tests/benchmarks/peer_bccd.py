@@ -57,13 +57,22 @@ def flipped(image: torch.Tensor, target: dict[str, torch.Tensor]):
 
 def build(num_classes: int) -> FCOS:
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d,
-        trainable_layers=5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256),
-    )  # fmt: skip
+        backbone_name="resnet18",
+        weights=None,
+        norm_layer=torch.nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
     return FCOS(
-        backbone, num_classes + 1, min_size=HEIGHT, max_size=WIDTH, score_thresh=0.05,
-        nms_thresh=0.6, detections_per_img=100,
-    )  # fmt: skip
+        backbone,
+        num_classes + 1,
+        min_size=HEIGHT,
+        max_size=WIDTH,
+        score_thresh=0.05,
+        nms_thresh=0.6,
+        detections_per_img=100,
+    )
 
 
 def hasten(model: FCOS) -> FCOS:
@@ -88,10 +97,12 @@ def evaluate(model: FCOS, records: Records) -> dict[str, float | None]:
         boxes[:, 2:] -= boxes[:, :2]
         parts.append(
             Detections(
-                np.array([0, len(boxes)]), boxes, found["scores"].double().numpy(),
+                np.array([0, len(boxes)]),
+                boxes,
+                found["scores"].double().numpy(),
                 found["labels"].numpy() - 1,
             )
-        )  # fmt: skip
+        )
     return evaluate_coco(records.ground_truth(), Detections.join(parts)).metrics
 
 

@@ -44,13 +44,18 @@ def build_peer(owner: str, name: str, side: int) -> nn.Module:
     cannot download."""
     if owner == "torchvision-all":
         return ALL_LAYERS[name](
-            weights=None, weights_backbone=None, num_classes=NUM_CLASSES, min_size=side,
+            weights=None,
+            weights_backbone=None,
+            num_classes=NUM_CLASSES,
+            min_size=side,
             max_size=side,
-        )  # fmt: skip
+        )
     trunk = _resnet_fpn_extractor(
-        resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 3, returned_layers=[2, 3, 4],
+        resnet50(weights=None, norm_layer=FrozenBatchNorm2d),
+        3,
+        returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),
-    )  # fmt: skip
+    )
     return FROZEN[name](trunk, NUM_CLASSES, min_size=side, max_size=side)
 
 

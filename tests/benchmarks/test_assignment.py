@@ -147,5 +147,9 @@ def test_time_of_assignment_and_loss(name: str, objects: int | str, table: Table
     pair = by_turns(run["ours"], run["loop"], rounds=2 if objects == 300 else 4)
     table.add(
         f"{name}: assignment and loss, 8 x 800 x 1333, objects per image: {objects}",
-        f"{pair.ours:.3f} s", f"loop {pair.theirs:.3f} s", pair.ratio, at_least=5, floor=2,
-    )  # fmt: skip
+        f"{pair.ours:.3f} s",
+        f"loop {pair.theirs:.3f} s",
+        pair.ratio,
+        at_least=5,
+        floor=2,
+    )

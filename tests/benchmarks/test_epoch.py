@@ -15,9 +15,7 @@ from tests.paths import ROOT, SHARED, needs_shared
 
 
 def python(*arguments: str, folder: Path) -> None:
-    subprocess.run(
-        [sys.executable, *arguments], capture_output=True, check=True, cwd=folder
-    )  # fmt: skip
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, cwd=folder)
 
 
 @pytest.mark.bench
@@ -26,13 +24,18 @@ def test_time_to_the_first_step(tmp_path: Path, table: Table) -> None:
     train = "-m", "detcli", "train", str(ROOT / "recipes/atss_r18_shapes.yaml"), "--dry-run"
     imports = "-c", "import torch, torchvision"
     pair = by_turns(
-        lambda: python(*train, folder=tmp_path), lambda: python(*imports, folder=tmp_path),
-        rounds=3, clock=children_time,
-    )  # fmt: skip
+        lambda: python(*train, folder=tmp_path),
+        lambda: python(*imports, folder=tmp_path),
+        rounds=3,
+        clock=children_time,
+    )
     table.add(
-        "train atss_r18_shapes to its first step, included", f"{pair.ours:.1f} s",
-        f"import torch, torchvision {pair.theirs:.1f} s", 1 / pair.ratio, ceiling=8,
-    )  # fmt: skip
+        "train atss_r18_shapes to its first step, included",
+        f"{pair.ours:.1f} s",
+        f"import torch, torchvision {pair.theirs:.1f} s",
+        1 / pair.ratio,
+        ceiling=8,
+    )
 
 
 @pytest.mark.bench
@@ -48,7 +51,10 @@ def test_share_of_evaluation(tmp_path: Path, table: Table) -> None:
     training = sum(row["seconds"] for row in rows if row["kind"] == "epoch")
     evaluation = sum(row["seconds"] for row in rows if row["kind"] == "eval")
     table.add(
-        "evaluation's share of training, atss_r18_bccd", f"{evaluation:.1f} s",
-        f"with training {training + evaluation:.1f} s", evaluation / (training + evaluation),
-        at_most=0.1, ceiling=0.25,
-    )  # fmt: skip
+        "evaluation's share of training, atss_r18_bccd",
+        f"{evaluation:.1f} s",
+        f"with training {training + evaluation:.1f} s",
+        evaluation / (training + evaluation),
+        at_most=0.1,
+        ceiling=0.25,
+    )

@@ -73,13 +73,21 @@ def test_evaluation_beside_pycocotools(theirs, table: Table) -> None:
     faster, smaller = theirs["seconds"] / ours["seconds"], theirs["mib"] / ours["mib"]
     what = f"COCO evaluation, {NUM_IMAGES} images, {100 * NUM_IMAGES} detections"
     table.add(
-        f"time of {what}", f"{ours['seconds']:.3f} s", f"pycocotools {theirs['seconds']:.1f} s",
-        faster, at_least=10, floor=10,
-    )  # fmt: skip
+        f"time of {what}",
+        f"{ours['seconds']:.3f} s",
+        f"pycocotools {theirs['seconds']:.1f} s",
+        faster,
+        at_least=10,
+        floor=10,
+    )
     table.add(
-        f"memory of {what}", f"{ours['mib']:.0f} MiB", f"pycocotools {theirs['mib']:.0f} MiB",
-        1 / smaller, at_most=0.33, ceiling=0.33,
-    )  # fmt: skip
+        f"memory of {what}",
+        f"{ours['mib']:.0f} MiB",
+        f"pycocotools {theirs['mib']:.0f} MiB",
+        1 / smaller,
+        at_most=0.33,
+        ceiling=0.33,
+    )
 
 
 @pytest.mark.bench
@@ -102,6 +110,10 @@ def test_bootstrap_beside_pycocotools(theirs, table: Table) -> None:
         f"{RESAMPLES} resamples of AP"
     )
     table.add(
-        f"twelve metrics of one resample, {NUM_IMAGES} images", f"{1000 * all_metrics:.1f} ms",
-        f"pycocotools' accumulate {theirs['accumulate']:.2f} s", ratio, at_least=100, floor=100,
-    )  # fmt: skip
+        f"twelve metrics of one resample, {NUM_IMAGES} images",
+        f"{1000 * all_metrics:.1f} ms",
+        f"pycocotools' accumulate {theirs['accumulate']:.2f} s",
+        ratio,
+        at_least=100,
+        floor=100,
+    )

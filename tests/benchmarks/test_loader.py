@@ -130,5 +130,7 @@ def test_loader_against_the_reference_pipeline(
         f"loader, 640 x 480 JPEGs to short side {short}, {workers} workers",
         f"{counts[0] / pair.ours:.0f} images/s",
         f"torchvision {counts[1] / pair.theirs:.0f} images/s",
-        pair.ratio * counts[0] / counts[1], at_least=2, floor=1.2,
-    )  # fmt: skip
+        pair.ratio * counts[0] / counts[1],
+        at_least=2,
+        floor=1.2,
+    )

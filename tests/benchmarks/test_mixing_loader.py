@@ -39,17 +39,24 @@ def records() -> Records:
 def ours(records: Records, cache: str) -> Callable[[], int]:
     transforms = build_transforms(
         resize={"short": [SIDE], "long": SIDE, "pick": "choice", "eval_short": None},
-        augment=AUGMENT, train=True,
-    )  # fmt: skip
+        augment=AUGMENT,
+        train=True,
+    )
     images = None
     if cache == "ram":
         images = ImageCache(records, shared=True)
         images.fill(1, lambda count: None)
     loader = build_loader(
         DetectionDataset(records, transforms, seed=0, cache=images),
-        batch_per_rank=BATCH, workers=WORKERS, pin_memory=False, prefetch_factor=2,
-        persistent_workers=True, group_by_aspect=True, pad_multiple=32, shuffle=True,
-    )  # fmt: skip
+        batch_per_rank=BATCH,
+        workers=WORKERS,
+        pin_memory=False,
+        prefetch_factor=2,
+        persistent_workers=True,
+        group_by_aspect=True,
+        pad_multiple=32,
+        shuffle=True,
+    )
     return lambda: sum(len(batch.images) for batch in loader.start(0))
 
 
@@ -60,15 +67,38 @@ def theirs(records: Records, cache: str, folder: Path) -> Callable[[], int]:
 
     write_yolo(records, folder)
     off = dict.fromkeys(
-        ("degrees", "translate", "scale", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v",
-         "flipud", "copy_paste", "cutmix", "bgr"), 0.0,
-    )  # fmt: skip
+        (
+            "degrees",
+            "translate",
+            "scale",
+            "shear",
+            "perspective",
+            "hsv_h",
+            "hsv_s",
+            "hsv_v",
+            "flipud",
+            "copy_paste",
+            "cutmix",
+            "bgr",
+        ),
+        0.0,
+    )
     settings = get_cfg(overrides={**off, "mosaic": 1.0, "mixup": 1.0, "fliplr": 0.5, "imgsz": SIDE})
     dataset = YOLODataset(
-        img_path=str(folder / "images"), data={"names": dict(enumerate(records.class_names)),
-        "nc": len(records.class_names), "channels": 3}, task="detect", imgsz=SIDE, augment=True,
-        hyp=settings, rect=False, batch_size=BATCH, cache="ram" if cache == "ram" else False,
-    )  # fmt: skip
+        img_path=str(folder / "images"),
+        data={
+            "names": dict(enumerate(records.class_names)),
+            "nc": len(records.class_names),
+            "channels": 3,
+        },
+        task="detect",
+        imgsz=SIDE,
+        augment=True,
+        hyp=settings,
+        rect=False,
+        batch_size=BATCH,
+        cache="ram" if cache == "ram" else False,
+    )
     # without the augmentations of the albumentations library, which it adds where it is installed
     dataset.transforms.transforms = [
         step for step in dataset.transforms.transforms if type(step).__name__ != "Albumentations"
@@ -112,5 +142,7 @@ def test_mosaic_and_mixup_against_ultralytics(
         f"mosaic + mixup + flip + resize, 640 x 480 JPEGs to {SIDE}, cache {cache}, 1 worker",
         f"{counts[0] / pair.ours:.0f} images/s",
         f"ultralytics {counts[1] / pair.theirs:.0f} images/s",
-        pair.ratio * counts[0] / counts[1], at_least=1.2, floor=0.9,
-    )  # fmt: skip
+        pair.ratio * counts[0] / counts[1],
+        at_least=1.2,
+        floor=0.9,
+    )

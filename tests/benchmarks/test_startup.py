@@ -27,11 +27,17 @@ def run(*arguments: str) -> None:
 def test_commands_beside_importing_typer_and_rich(command: tuple[str, ...], table: Table) -> None:
     compileall.compile_dir(ROOT / "detcli", quiet=1)  # as pip does where it installs
     pair = by_turns(
-        lambda: run("-m", "detcli", *command), lambda: run(*IMPORTS),
-        rounds=ROUNDS, clock=children_time,
-    )  # fmt: skip
+        lambda: run("-m", "detcli", *command),
+        lambda: run(*IMPORTS),
+        rounds=ROUNDS,
+        clock=children_time,
+    )
     ceiling = CEILINGS.get(command, 4)
     table.add(
-        f"detcli {' '.join(command)}", f"{pair.ours:.3f} s",
-        f"import typer, rich {pair.theirs:.3f} s", 1 / pair.ratio, at_most=1.5, ceiling=ceiling,
-    )  # fmt: skip
+        f"detcli {' '.join(command)}",
+        f"{pair.ours:.3f} s",
+        f"import typer, rich {pair.theirs:.3f} s",
+        1 / pair.ratio,
+        at_most=1.5,
+        ceiling=ceiling,
+    )

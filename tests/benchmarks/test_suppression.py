@@ -175,7 +175,11 @@ def test_a_data_set_at_once_is_faster_than_image_by_image(table: Table) -> None:
         theirs = _seconds(run, 2) * scale
         ratio = theirs / ours[method]
         table.add(
-            f"{method} on {NUM_IMAGES} images, {len(joined.scores)} boxes", f"{ours[method]:.3f} s",
-            f"{name} {theirs:.2f} s", ratio, at_least=aim, floor=floor,
-        )  # fmt: skip
+            f"{method} on {NUM_IMAGES} images, {len(joined.scores)} boxes",
+            f"{ours[method]:.3f} s",
+            f"{name} {theirs:.2f} s",
+            ratio,
+            at_least=aim,
+            floor=floor,
+        )
     assert ours["wbf"] < 2 * ours["nms"]

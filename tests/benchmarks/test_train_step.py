@@ -30,10 +30,13 @@ class Steps:
     def __init__(self, owner: str, detector: str, side: int, batch: int, *, own: bool) -> None:
         module = [sys.executable, "-m", "tests.benchmarks.step_process"]
         self.process = subprocess.Popen(
-            [*module, owner, detector, str(side), str(batch)], cwd=ROOT, text=True,
+            [*module, owner, detector, str(side), str(batch)],
+            cwd=ROOT,
+            text=True,
             env=PLAIN | ALLOCATION if own else PLAIN,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self.seconds: list[float] = []
         self.mib = 0.0
 

@@ -21,9 +21,12 @@ AIMS = {"detr": 1.0, "deformable_detr": 1.3}
 def test_step_beside_transformers(name: str, table: Table) -> None:
     pytest.importorskip("transformers", reason="make bench installs it")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.transformer_process", name], cwd=ROOT,
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.benchmarks.transformer_process", name],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     pair = Pair(**json.loads(done.stdout.splitlines()[-1]))
     table.add(
         f"forward and backward of {name}_r50, 2 x 320 x 416",

@@ -19,8 +19,10 @@ def detcli(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "detcli", *arguments, "--json"],
         env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 

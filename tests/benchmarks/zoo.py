@@ -20,9 +20,16 @@ from tests.benchmarks.training import detcli, trained
 
 EPOCHS = 4
 HEADER = (
-    "detector", "recipe", "params (M)", "GMACs", "CPU min", "AP", "AP50", "AP75",
+    "detector",
+    "recipe",
+    "params (M)",
+    "GMACs",
+    "CPU min",
+    "AP",
+    "AP50",
+    "AP75",
     "images/s",
-)  # fmt: skip
+)
 
 
 class Entry(NamedTuple):
@@ -88,19 +95,29 @@ def timed(entry: Entry, data: Path, out: Path) -> dict[str, Any]:
     """Size, multiply-adds and speed of the network, forward and decoding, one image at a time."""
     checkpoint = str(out / entry.recipe / "last.pt")
     document = detcli(
-        "profile", entry.recipe, *overrides(entry, data), "--what", "model", "--quiet",
-        "--weights", checkpoint,
-    )  # fmt: skip
+        "profile",
+        entry.recipe,
+        *overrides(entry, data),
+        "--what",
+        "model",
+        "--quiet",
+        "--weights",
+        checkpoint,
+    )
     model = document["model"]
     return {name: model[name] for name in ("params_total", "gmacs", "images_per_s")}
 
 
 def cells(entry: Entry, row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        entry.detector, f"`{entry.recipe}`", f"{row['params_total'] / 1e6:.2f}",
-        f"{row['gmacs']:.2f}", f"{row['cpu_minutes']:.1f}",
-        *(f"{row[name]:.3f}" for name in ("AP", "AP50", "AP75")), f"{row['images_per_s']:.1f}",
-    )  # fmt: skip
+        entry.detector,
+        f"`{entry.recipe}`",
+        f"{row['params_total'] / 1e6:.2f}",
+        f"{row['gmacs']:.2f}",
+        f"{row['cpu_minutes']:.1f}",
+        *(f"{row[name]:.3f}" for name in ("AP", "AP50", "AP75")),
+        f"{row['images_per_s']:.1f}",
+    )
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -123,14 +140,19 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
         row = rows[entry.recipe]
         axes.scatter(row["images_per_s"], row["AP"], s=12 * row["params_total"] / 1e6, alpha=0.6)
         axes.annotate(  # in turn below and above, for neighbours
-            entry.detector, (row["images_per_s"], row["AP"]), fontsize=9,
-            xytext=(8, 4 if number % 2 else -10), textcoords="offset points",
-        )  # fmt: skip
+            entry.detector,
+            (row["images_per_s"], row["AP"]),
+            fontsize=9,
+            xytext=(8, 4 if number % 2 else -10),
+            textcoords="offset points",
+        )
     fastest = max(row["images_per_s"] for row in rows.values())
     axes.set_xlim(0, 1.35 * fastest)  # room for its name
-    axes.set(xlabel="images/s, one thread, batch 1", ylabel="AP on BCCD val", title=(
-        f"Blood cells at 320 x 240, {EPOCHS} epochs from random weights (area: parameters)"
-    ))  # fmt: skip
+    axes.set(
+        xlabel="images/s, one thread, batch 1",
+        ylabel="AP on BCCD val",
+        title=(f"Blood cells at 320 x 240, {EPOCHS} epochs from random weights (area: parameters)"),
+    )
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 

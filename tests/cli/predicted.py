@@ -29,11 +29,15 @@ def write_data_set(folder: Path, *, num_images: int = 40, seed: int = 0) -> Grou
         ],
         "categories": [{"id": 3, "name": CLASSES[0]}, {"id": 8, "name": CLASSES[1]}],
         "annotations": [
-            {"id": row + 1, "image_id": 10 * int(image[row]), "bbox": boxes[row].tolist(),
-             "category_id": (3, 8)[labels[row]]}
+            {
+                "id": row + 1,
+                "image_id": 10 * int(image[row]),
+                "bbox": boxes[row].tolist(),
+                "category_id": (3, 8)[labels[row]],
+            }
             for row in range(total)
         ],
-    }  # fmt: skip
+    }
     (folder / "truth.json").write_text(json.dumps(document))
     from detcli.data.formats.coco import read_coco
 
@@ -65,14 +69,22 @@ def find_candidates(truth: GroundTruth, *, noise_px: float, seed: int) -> Detect
 
 
 def write_candidates(
-    folder: Path, name: str, truth: GroundTruth, *, noise_px: float = 4.0, seed: int = 0,
+    folder: Path,
+    name: str,
+    truth: GroundTruth,
+    *,
+    noise_px: float = 4.0,
+    seed: int = 0,
     postprocess: dict | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """A predictions file of candidates that names truth.json."""
     meta = PredictionsMeta(
-        kind="candidates", ground_truth=str(folder / "truth.json"), model="atss",
-        score_threshold=0.05, postprocess=postprocess,
-    )  # fmt: skip
+        kind="candidates",
+        ground_truth=str(folder / "truth.json"),
+        model="atss",
+        score_threshold=0.05,
+        postprocess=postprocess,
+    )
     found = find_candidates(truth, noise_px=noise_px, seed=seed)
     write_predictions(folder / name, found, truth, meta)
     return folder / name

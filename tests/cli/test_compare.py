@@ -105,8 +105,17 @@ def test_files_need_annotations(capsys, runs, tmp_path):
     assert done.code == 2
     assert "--gt" in done.err
     truth = runs / "good" / "ground_truth.json"
-    done = run(capsys, "compare", tmp_path / "p.json", tmp_path / "p.json", "--gt", truth,
-               "--json", "--bootstrap", 20)  # fmt: skip
+    done = run(
+        capsys,
+        "compare",
+        tmp_path / "p.json",
+        tmp_path / "p.json",
+        "--gt",
+        truth,
+        "--json",
+        "--bootstrap",
+        20,
+    )
     assert json.loads(done.out)["recipe_diff"] == []
 
 

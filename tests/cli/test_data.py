@@ -19,9 +19,17 @@ MOSAIC = "data.augment.mosaic.prob=1"
 def test_a_sheet_of_training_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sheet = tmp_path / "new" / "sheet.png"
     done = run(
-        capsys, "data", "preview", write_tiny(tmp_path), MOSAIC, "data.augment.flip=null",
-        "--num", 5, "--out", sheet,
-    )  # fmt: skip
+        capsys,
+        "data",
+        "preview",
+        write_tiny(tmp_path),
+        MOSAIC,
+        "data.augment.flip=null",
+        "--num",
+        5,
+        "--out",
+        sheet,
+    )
     assert done.code == 0, done.err
     assert done.out.count("mosaic") == 5
     assert f"sheet: {sheet}" in done.out
@@ -35,8 +43,18 @@ def test_a_sheet_of_training_images(capsys: pytest.CaptureFixture[str], tmp_path
 
 def test_json_counts_what_acted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recipe = write_tiny(tmp_path)
-    arguments = ["data", "preview", recipe, MOSAIC, "data.augment.flip.vertical=0", "--json",
-                 "--num", "20", "--out", tmp_path / "a.png"]  # fmt: skip
+    arguments = [
+        "data",
+        "preview",
+        recipe,
+        MOSAIC,
+        "data.augment.flip.vertical=0",
+        "--json",
+        "--num",
+        "20",
+        "--out",
+        tmp_path / "a.png",
+    ]
     done = run(capsys, *arguments)
     document = json.loads(done.out)
     assert set(document) == {"sheet", "images", "fired"}
@@ -54,9 +72,17 @@ def test_the_validation_split_is_shown_as_evaluation_sees_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     done = run(
-        capsys, "data", "preview", write_tiny(tmp_path), MOSAIC, "--split", "val", "--json",
-        "--out", tmp_path / "a.png",
-    )  # fmt: skip
+        capsys,
+        "data",
+        "preview",
+        write_tiny(tmp_path),
+        MOSAIC,
+        "--split",
+        "val",
+        "--json",
+        "--out",
+        tmp_path / "a.png",
+    )
     document = json.loads(done.out)
     assert document["fired"] == {}
     assert [each["fired"] for each in document["images"]] == [[]] * 4
@@ -107,9 +133,15 @@ def test_training_refuses_what_cannot_act_before_the_first_step(
 ) -> None:
     recipe = write_tiny(tmp_path)
     done = run(
-        capsys, "train", recipe, "data.augment.copy_paste.max_side_px=1", "--device", "cpu",
-        "--out", tmp_path / "run",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        "data.augment.copy_paste.max_side_px=1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
     assert done.code == 2
     assert "data.augment.copy_paste cannot act: no training object is smaller than 1 pixels" in (
         done.err
@@ -120,8 +152,15 @@ def test_training_refuses_what_cannot_act_before_the_first_step(
 def test_training_counts_what_acted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recipe = write_tiny(tmp_path, schedule={"epochs": 1, "warmup_steps": 1})
     done = run(
-        capsys, "train", recipe, MOSAIC, "data.augment.mixup.prob=1", "--device", "cpu",
-        "--out", tmp_path / "run",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        MOSAIC,
+        "data.augment.mixup.prob=1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
     assert done.code == 0, done.err
     assert "of 8 images, mosaic 8, mixup 8, flip_horizontal" in done.err

@@ -38,20 +38,45 @@ def test_a_run_injected_and_trained_with(
 ) -> None:
     common = [trained / "run", "--device", "cpu", "--min-score", 0, "--threshold", 0]
     done = run(
-        capsys, "data", "inject", *common, "--into", trained / "empty", "--out", tmp_path / "a",
+        capsys,
+        "data",
+        "inject",
+        *common,
+        "--into",
+        trained / "empty",
+        "--out",
+        tmp_path / "a",
         "--json",
-    )  # fmt: skip
+    )
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert set(document) == {
-        "out", "patches", "images", "unchanged", "unreadable", "placed", "refused", "no_room",
-    }  # fmt: skip
+        "out",
+        "patches",
+        "images",
+        "unchanged",
+        "unreadable",
+        "placed",
+        "refused",
+        "no_room",
+    }
     assert document["images"] == 2
     assert document["placed"]["false_positives"] > 0
     again = run(
-        capsys, "data", "inject", *common, "--into", trained / "empty", "--out", tmp_path / "b",
-        "--limit", 1, "--max-patches", 3, "--quiet",
-    )  # fmt: skip
+        capsys,
+        "data",
+        "inject",
+        *common,
+        "--into",
+        trained / "empty",
+        "--out",
+        tmp_path / "b",
+        "--limit",
+        1,
+        "--max-patches",
+        3,
+        "--quiet",
+    )
     assert again.code == 0, again.err
     assert again.err == ""
     (row,) = (line for line in again.out.splitlines() if "false positives" in line)
@@ -59,11 +84,22 @@ def test_a_run_injected_and_trained_with(
     assert len(list((tmp_path / "b" / "images").iterdir())) == 1
     patches = tmp_path / "a" / "patches"
     done = run(
-        capsys, "train", trained / "tiny.yaml", "--trick", "duck-injection", "--trick", "poisson",
-        f"data.augment.duck_injection.patches={patches}", "data.augment.duck_injection.prob=1",
-        "data.augment.duck_injection.threshold=0", "data.augment.poisson.prob=1",
-        "--device", "cpu", "--out", tmp_path / "run",
-    )  # fmt: skip
+        capsys,
+        "train",
+        trained / "tiny.yaml",
+        "--trick",
+        "duck-injection",
+        "--trick",
+        "poisson",
+        f"data.augment.duck_injection.patches={patches}",
+        "data.augment.duck_injection.prob=1",
+        "data.augment.duck_injection.threshold=0",
+        "data.augment.poisson.prob=1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
     assert done.code == 0, done.err
     assert "of 8 images, duck_negative " in done.err
     assert ", poisson " in done.err
@@ -73,9 +109,17 @@ def test_a_run_without_wrong_detections_says_so(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
     done = run(
-        capsys, "data", "inject", trained / "run", "--min-score", 1, "--device", "cpu",
-        "--out", tmp_path / "a",
-    )  # fmt: skip
+        capsys,
+        "data",
+        "inject",
+        trained / "run",
+        "--min-score",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "a",
+    )
     assert done.code == 0, done.err
     assert "train: no detection of score 1 or more is wrong and away from every object" in done.err
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["patches"]

@@ -15,8 +15,13 @@ from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
 TRICKS = (
-    "iou-branch", "kl-loss", "density-branch", "auxiliary-head", "class-weights", "enlarge-small",
-)  # fmt: skip
+    "iou-branch",
+    "kl-loss",
+    "density-branch",
+    "auxiliary-head",
+    "class-weights",
+    "enlarge-small",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,9 +75,18 @@ def test_suppression_that_needs_a_column_works_on_what_is_saved(
     needy = ["iou_guided", "softer", "adaptive"]
     for file in ("candidates.npz", "predictions.json"):
         done = run(
-            capsys, "nms-compare", folder / file, "--methods", ",".join(needy), "--json", "--quiet",
-            "--bootstrap", 10, "--gt", folder / "ground_truth.json",
-        )  # fmt: skip
+            capsys,
+            "nms-compare",
+            folder / file,
+            "--methods",
+            ",".join(needy),
+            "--json",
+            "--quiet",
+            "--bootstrap",
+            10,
+            "--gt",
+            folder / "ground_truth.json",
+        )
         assert done.code == 0, done.err
         found = json.loads(done.out)["rows"]
         assert [row["method"] for row in found] == ["nms", *needy]
@@ -103,8 +117,12 @@ def test_a_class_that_the_data_lack_ends_with_2(
 ) -> None:
     recipe = write_tiny(tmp_path)
     done = run(
-        capsys, "train", recipe, "model.class_loss.class_weights={unicorn: 2}", "--dry-run",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        "model.class_loss.class_weights={unicorn: 2}",
+        "--dry-run",
+    )
     assert done.code == 2
     assert "the data have no class 'unicorn'; they have " in done.err
     assert len([line for line in done.err.splitlines() if "unicorn" in line]) == 1

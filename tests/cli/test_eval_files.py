@@ -46,8 +46,14 @@ def test_voc_by_its_own_rules(capsys, measured, arguments, options):
 def test_analysis_as_tables_and_json(capsys, measured):
     path, truth, detections = measured
     shown = run(capsys, "eval", "--predictions", path, "--analyse", "--classwise").out
-    for words in ("kinds of errors", "localisation", "calibration at IoU 0.5", "platelet",
-                  "confusion at score 0.25 and IoU 0.5", "nothing found"):  # fmt: skip
+    for words in (
+        "kinds of errors",
+        "localisation",
+        "calibration at IoU 0.5",
+        "platelet",
+        "confusion at score 0.25 and IoU 0.5",
+        "nothing found",
+    ):
         assert words in shown
     done = run(capsys, "eval", "--predictions", path, "--analyse", "--conf", 0.6, "--json")
     found = json.loads(done.out)["analysis"]

@@ -48,9 +48,12 @@ def finished(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     content = {
-        "recipe": recipe.model_dump(mode="json"), "class_names": list(CLASSES),
-        "category_ids": [1, 2, 3, 4], "model": detector.state_dict(), "ema": average.state_dict(),
-    }  # fmt: skip
+        "recipe": recipe.model_dump(mode="json"),
+        "class_names": list(CLASSES),
+        "category_ids": [1, 2, 3, 4],
+        "model": detector.state_dict(),
+        "ema": average.state_dict(),
+    }
     checkpoint.save(folder / "best.pt", {"kind": "training", **content})
     return folder
 
@@ -80,9 +83,10 @@ def test_the_exported_file_is_a_smaller_checkpoint_with_the_same_results(
     assert content["recipe"]["model"]["auxiliary"] is None
     assert not any("auxiliary" in name for name in content["model"])
     assert after["parameters"] == sum(
-        value.numel() for name, value in content["model"].items()
+        value.numel()
+        for name, value in content["model"].items()
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-    )  # fmt: skip
+    )
 
     used = run(capsys, "eval", out, "--quiet", "--out", tmp_path / "e")
     assert used.code == 0, used.err
@@ -137,9 +141,12 @@ def test_a_detector_that_changed_is_refused(finished, tmp_path, capsys, monkeypa
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
-    [(["absent"], 2, "absent"), (["atss_r18_shapes"], 2, "has no weights"),
-     ([Path(__file__)], 3, "test_export.py")],
-)  # fmt: skip
+    [
+        (["absent"], 2, "absent"),
+        (["atss_r18_shapes"], 2, "has no weights"),
+        ([Path(__file__)], 3, "test_export.py"),
+    ],
+)
 def test_mistakes_are_one_clear_line(arguments, code, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run(capsys, "export", *arguments)

@@ -107,27 +107,47 @@ def test_the_engine_arrives_at_the_same_rate_with_the_written_recipe(
     source = write_tiny(tmp_path, optim={"lr_batch": 16, "nesterov": True}, train=EMA)
     target = tmp_path / "new" / "mine.yaml"
     found = document(
-        capsys, source, "--gpus", 3, "--imgs-per-gpu", 2, "--accumulate", 2, "--rule", rule,
-        "--optimizer", optimizer, "--write", target,
-    )  # fmt: skip
+        capsys,
+        source,
+        "--gpus",
+        3,
+        "--imgs-per-gpu",
+        2,
+        "--accumulate",
+        2,
+        "--rule",
+        rule,
+        "--optimizer",
+        optimizer,
+        "--write",
+        target,
+    )
     loaded = load_recipe(target)
     recipe = loaded.recipe
     assert recipe.name == "mine"
     assert "default" not in loaded.origins.values()
     engine = effective_learning_rate(
-        lr=recipe.optim.lr, lr_batch=recipe.optim.lr_batch, lr_rule=recipe.optim.lr_rule,
-        batch_per_rank=recipe.data.batch_per_rank, world_size=3,
-        accumulate=recipe.train.accumulate, explicit=False,
-    )  # fmt: skip
+        lr=recipe.optim.lr,
+        lr_batch=recipe.optim.lr_batch,
+        lr_rule=recipe.optim.lr_rule,
+        batch_per_rank=recipe.data.batch_per_rank,
+        world_size=3,
+        accumulate=recipe.train.accumulate,
+        explicit=False,
+    )
     assert engine.lr == found["lr"]
     assert found["written"] == str(target)
     assert recipe.train.ema.decay == pytest.approx(0.9998 ** (12 / 16))
     changed = {key for key, _, _ in diff_recipes(load_recipe(source).recipe, recipe)}
     switched = {"optim.name", "optim.nesterov"} if optimizer == "adamw" else set()
     assert changed - {"optim.lr", "optim.lr_rule"} == {
-        "optim.lr_batch", "train.accumulate", "schedule.warmup_steps", "train.ema.decay",
-        "train.ema.warmup_steps", *switched,
-    }  # fmt: skip
+        "optim.lr_batch",
+        "train.accumulate",
+        "schedule.warmup_steps",
+        "train.ema.decay",
+        "train.ema.warmup_steps",
+        *switched,
+    }
 
 
 def test_a_file_is_replaced_only_by_force(capsys, tmp_path):
@@ -194,9 +214,20 @@ def test_find_writes_what_it_says_and_no_checkpoint(capsys, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     path = write_tiny(tmp_path, data={"shapes": {"num_train": 4, "num_val": 1}})
     found = document(
-        capsys, path, "--gpus", 2, "--find", "--steps", 10, "--min-lr", 0.001, "--max-lr", 1e9,
-        "--device", "cpu",
-    )["find"]  # fmt: skip
+        capsys,
+        path,
+        "--gpus",
+        2,
+        "--find",
+        "--steps",
+        10,
+        "--min-lr",
+        0.001,
+        "--max-lr",
+        1e9,
+        "--device",
+        "cpu",
+    )["find"]
     assert found["batch"] == 4
     assert found["diverged_at"] is not None
     assert found["suggestion"] == min(
@@ -204,7 +235,10 @@ def test_find_writes_what_it_says_and_no_checkpoint(capsys, tmp_path, monkeypatc
     )
     folder = Path("runs/tiny_lr_find/1")
     assert sorted(entry.name for entry in folder.iterdir()) == [
-        "lr_find.csv", "lr_find.json", "lr_find.png", "lr_find.svg",
-    ]  # fmt: skip
+        "lr_find.csv",
+        "lr_find.json",
+        "lr_find.png",
+        "lr_find.svg",
+    ]
     again = run(capsys, "lr-scale", path, "--find", "--out", folder)
     assert (again.code, again.err.count("\n")) == (2, 1)

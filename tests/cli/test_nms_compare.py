@@ -42,8 +42,9 @@ def test_the_sentence_people_type(capsys, folder):
 
 def test_rows_are_what_eval_says_of_the_same_boxes(capsys, folder):
     place, truth = folder
-    found = document(capsys, place / "a.json", "--methods", "soft,nms", "--method",
-                     "soft sigma=0.1 metric=diou")  # fmt: skip
+    found = document(
+        capsys, place / "a.json", "--methods", "soft,nms", "--method", "soft sigma=0.1 metric=diou"
+    )
     candidates = read_predictions(place / "a.json", truth)
     assert [row["method"] for row in found["rows"]] == ["soft", "nms", "soft"]
     assert (found["images"], found["baseline"]) == (40, "nms")
@@ -68,9 +69,12 @@ def test_a_run_is_suppressed_as_its_recipe_says(capsys, folder):
     assert found["rows"][0]["params"]["iou_threshold"] == 0.6
     assert max(row["boxes_per_image"] for row in found["rows"]) <= 9
     kept = suppress(
-        read_predictions(place / "run.json", truth), method="nms", iou_threshold=0.6,
-        class_agnostic=False, max_per_image=9,
-    )  # fmt: skip
+        read_predictions(place / "run.json", truth),
+        method="nms",
+        iou_threshold=0.6,
+        class_agnostic=False,
+        max_per_image=9,
+    )
     assert found["rows"][0]["AP"] == evaluate_coco(truth, kept).metrics["AP"]
 
 
@@ -161,8 +165,17 @@ def test_a_sweep_judges_on_images_that_it_did_not_choose_on(capsys, folder, tmp_
         if annotation["image_id"] in spoilt:
             annotation["bbox"] = [0, 0, 5, 5]
     (tmp_path / "spoilt.json").write_text(json.dumps(content))
-    other = document(capsys, place / "a.json", "--methods", "soft,nms", "--sweep", "--seed", 3,
-                     "--gt", tmp_path / "spoilt.json")  # fmt: skip
+    other = document(
+        capsys,
+        place / "a.json",
+        "--methods",
+        "soft,nms",
+        "--sweep",
+        "--seed",
+        3,
+        "--gt",
+        tmp_path / "spoilt.json",
+    )
     assert [row["params"] for row in other["rows"]] == [row["params"] for row in found["rows"]]
     assert other["rows"][0]["AP"] < found["rows"][0]["AP"]
 
@@ -177,8 +190,18 @@ def test_a_sweep_may_leave_the_threshold_of_the_run(capsys, folder):
 
 def test_out_holds_predictions_a_table_and_pictures(capsys, folder, tmp_path):
     place, truth = folder
-    done = run(capsys, "nms-compare", place / "a.json", "--methods", "wbf", "--method",
-               "soft sigma=0.1", "--out", tmp_path / "out", "--json")  # fmt: skip
+    done = run(
+        capsys,
+        "nms-compare",
+        place / "a.json",
+        "--methods",
+        "wbf",
+        "--method",
+        "soft sigma=0.1",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
     assert done.code == 0, done.err
     rows = {row["method"]: row for row in json.loads(done.out)["rows"]}
     for name, method in (("wbf", "wbf"), ("soft_sigma-0.1", "soft"), ("nms", "nms")):
@@ -273,6 +296,9 @@ def test_no_predictions_at_all_are_zeros(capsys, folder, tmp_path, verb):
     done = run(capsys, verb, *before, "--gt", place / "truth.json", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    value = {"nms-compare": lambda: found["rows"][0]["AP"], "eval": lambda: found["metrics"]["AP"],
-             "compare": lambda: found["a"]["AP"]}[verb]()  # fmt: skip
+    value = {
+        "nms-compare": lambda: found["rows"][0]["AP"],
+        "eval": lambda: found["metrics"]["AP"],
+        "compare": lambda: found["a"]["AP"],
+    }[verb]()
     assert value == 0.0

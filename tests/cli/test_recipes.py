@@ -171,8 +171,10 @@ def test_debug_shows_the_traceback_before_or_after_the_verb(tmp_path: Path) -> N
     bad.write_text(BROKEN, encoding="utf-8")
     plain = run("recipes", "show", str(bad))
     assert (plain.returncode, "Traceback" in plain.stderr) == (2, False)
-    for arguments in (("--debug", "recipes", "show", str(bad)),
-                      ("recipes", "show", str(bad), "--debug")):  # fmt: skip
+    for arguments in (
+        ("--debug", "recipes", "show", str(bad)),
+        ("recipes", "show", str(bad), "--debug"),
+    ):
         assert "Traceback" in run(*arguments).stderr
 
 

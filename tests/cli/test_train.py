@@ -41,9 +41,17 @@ def test_run_folder_holds_everything(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
     assert {
-        "recipe.yaml", "env.json", "log.txt", "metrics.jsonl", "last.pt", "best.pt",
-        "predictions.json", "predictions.meta.json", "ground_truth.json", "curves.png",
-    } <= names  # fmt: skip
+        "recipe.yaml",
+        "env.json",
+        "log.txt",
+        "metrics.jsonl",
+        "last.pt",
+        "best.pt",
+        "predictions.json",
+        "predictions.meta.json",
+        "ground_truth.json",
+        "curves.png",
+    } <= names
     assert not any(name.startswith(".") for name in names)
 
 
@@ -106,9 +114,18 @@ def test_predict_draws_and_writes(finished, tmp_path, capsys):
 def test_weights_start_a_new_run(finished, tmp_path, capsys):
     recipe, folder = finished
     done = run(
-        capsys, "train", recipe, "--weights", folder / "best.pt", "--out", tmp_path / "r",
-        "schedule.epochs=1", "train.val_loss=false", "--quiet", "--json",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        "--weights",
+        folder / "best.pt",
+        "--out",
+        tmp_path / "r",
+        "schedule.epochs=1",
+        "train.val_loss=false",
+        "--quiet",
+        "--json",
+    )
     assert done.code == 0, done.err
     assert "tensors kept; fresh: none" in (tmp_path / "r" / "log.txt").read_text()
     first = next(line for line in lines(tmp_path / "r") if line["kind"] == "train")
@@ -119,9 +136,16 @@ def test_weights_start_a_new_run(finished, tmp_path, capsys):
 def test_weights_of_another_detector_are_refused(finished, tmp_path, capsys):
     recipe, folder = finished
     done = run(
-        capsys, "train", recipe, "model.name=retinanet", "--weights", folder / "best.pt",
-        "--out", tmp_path / "r", "--quiet",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        "model.name=retinanet",
+        "--weights",
+        folder / "best.pt",
+        "--out",
+        tmp_path / "r",
+        "--quiet",
+    )
     assert done.code == 3
     assert "another detector (atss)" in done.err
 
@@ -143,9 +167,17 @@ def test_explicit_learning_rate_is_used_as_it_is(tmp_path, capsys):
     """PEERS 3."""
     recipe = write_tiny(tmp_path, optim={"lr_batch": 16})
     done = run(
-        capsys, "train", recipe, "optim.lr=0.003", "schedule.epochs=1", "schedule.warmup=none",
-        "--out", tmp_path / "r", "--quiet", "--json",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        "optim.lr=0.003",
+        "schedule.epochs=1",
+        "schedule.warmup=none",
+        "--out",
+        tmp_path / "r",
+        "--quiet",
+        "--json",
+    )
     assert done.code == 0, done.err
     assert lines(tmp_path / "r")[0]["lr"] == 0.003
     assert "command line" in (tmp_path / "r" / "log.txt").read_text()
@@ -163,9 +195,16 @@ def test_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
 def test_accumulation_takes_fewer_steps(tmp_path, capsys):
     recipe = write_tiny(tmp_path)
     done = run(
-        capsys, "train", recipe, "train.accumulate=3", "schedule.epochs=1", "--out",
-        tmp_path / "r", "--quiet", "--json",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        "train.accumulate=3",
+        "schedule.epochs=1",
+        "--out",
+        tmp_path / "r",
+        "--quiet",
+        "--json",
+    )
     assert done.code == 0, done.err
     steps = [line for line in lines(tmp_path / "r") if line["kind"] == "train"]
     assert len(steps) == 2  # 4 batches: 3 and 1
@@ -176,9 +215,17 @@ def test_accumulation_takes_fewer_steps(tmp_path, capsys):
 def test_low_precision_trains(tmp_path, capsys, amp):
     recipe = write_tiny(tmp_path, data={"shapes": {"num_train": 4, "num_val": 2}})
     done = run(
-        capsys, "train", recipe, f"train.amp={amp}", "train.channels_last=true",
-        "schedule.epochs=1", "--out", tmp_path / "r", "--quiet", "--json",
-    )  # fmt: skip
+        capsys,
+        "train",
+        recipe,
+        f"train.amp={amp}",
+        "train.channels_last=true",
+        "schedule.epochs=1",
+        "--out",
+        tmp_path / "r",
+        "--quiet",
+        "--json",
+    )
     assert done.code == 0, done.err
     weights = checkpoint.load(tmp_path / "r" / "last.pt")["model"]
     assert all(torch.isfinite(value).all() for value in weights.values())
@@ -187,9 +234,15 @@ def test_low_precision_trains(tmp_path, capsys, amp):
 def test_divergence_names_the_term_and_replays(tmp_path, capsys):
     recipe = write_tiny(tmp_path)
     done = run(
-        capsys, "train", recipe, "optim.lr=1e30", "schedule.warmup=none", "--out", tmp_path / "r",
+        capsys,
+        "train",
+        recipe,
+        "optim.lr=1e30",
+        "schedule.warmup=none",
+        "--out",
+        tmp_path / "r",
         "--quiet",
-    )  # fmt: skip
+    )
     assert done.code == 4
     assert "diverged at epoch 1" in done.err
     saved = tmp_path / "r" / "diverged-rank0.pt"
@@ -229,7 +282,7 @@ def test_overfit_passes_on_two_images(tmp_path, capsys):
 
 def test_overfit_names_the_object_that_gets_no_anchor(tmp_path, capsys, monkeypatch):
     """With this seed a triangle covers a cross, and ATSS gives all of its anchors to the former."""
-    monkeypatch.setattr("detcli.engine.train.loop.overfit.STEPS", 100)
+    monkeypatch.setattr("detcli.engine.train.overfit.STEPS", 100)
     done = overfit(capsys, tmp_path, seed=0)
     assert done.code == 1
     log = (tmp_path / "r" / "log.txt").read_text()
@@ -238,12 +291,19 @@ def test_overfit_names_the_object_that_gets_no_anchor(tmp_path, capsys, monkeypa
 
 
 def test_overfit_fails_with_advice_and_exit_code_1(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("detcli.engine.train.loop.overfit.STEPS", 8)
+    monkeypatch.setattr("detcli.engine.train.overfit.STEPS", 8)
     recipe = write_tiny(tmp_path)
     done = run(
-        capsys, "train", recipe, "optim.lr=1e-9", "--overfit", "2", "--out", tmp_path / "r",
+        capsys,
+        "train",
+        recipe,
+        "optim.lr=1e-9",
+        "--overfit",
+        "2",
+        "--out",
+        tmp_path / "r",
         "--quiet",
-    )  # fmt: skip
+    )
     assert done.code == 1
     assert "Look at" in (tmp_path / "r" / "log.txt").read_text()
 
@@ -296,15 +356,34 @@ def test_env_is_json(capsys):
 def test_tta_says_gain_and_cost(capsys, finished, tmp_path):
     _, folder = finished
     done = run(
-        capsys, "tta", folder, "--scales", "0.75,1.0", "--flip", "--slices", 48, "--merge",
-        "wbf iou_threshold=0.5", "--save-views", "--out", tmp_path, "--json", "--bootstrap", 20,
-    )  # fmt: skip
+        capsys,
+        "tta",
+        folder,
+        "--scales",
+        "0.75,1.0",
+        "--flip",
+        "--slices",
+        48,
+        "--merge",
+        "wbf iou_threshold=0.5",
+        "--save-views",
+        "--out",
+        tmp_path,
+        "--json",
+        "--bootstrap",
+        20,
+    )
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert [row["view"] for row in found["rows"]] == [
-        "scale 1", "scale 0.75", "slices 48", "scale 0.75 mirrored", "scale 1 mirrored",
-        "slices 48 mirrored", "merged by wbf iou_threshold=0.5",
-    ]  # fmt: skip
+        "scale 1",
+        "scale 0.75",
+        "slices 48",
+        "scale 0.75 mirrored",
+        "scale 1 mirrored",
+        "slices 48 mirrored",
+        "merged by wbf iou_threshold=0.5",
+    ]
     measured = json.loads(run(capsys, "eval", folder, "--json").out)["metrics"]
     assert found["plain"] == measured
     gain = found["gain"]["AP"]

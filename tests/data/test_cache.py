@@ -53,9 +53,16 @@ def loader_of(records: Records, cache: ImageCache | None, workers: int) -> Loade
     transforms = build_transforms(resize=resize, augment=AUGMENT, train=True)
     return build_loader(
         DetectionDataset(records, transforms, seed=5, cache=cache),
-        batch_per_rank=2, workers=workers, pin_memory=False, prefetch_factor=2,
-        persistent_workers=True, group_by_aspect=True, pad_multiple=32, shuffle=True, seed=5,
-    )  # fmt: skip
+        batch_per_rank=2,
+        workers=workers,
+        pin_memory=False,
+        prefetch_factor=2,
+        persistent_workers=True,
+        group_by_aspect=True,
+        pad_multiple=32,
+        shuffle=True,
+        seed=5,
+    )
 
 
 def filled(records: Records, *, shared: bool) -> ImageCache:

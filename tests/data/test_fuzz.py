@@ -136,8 +136,14 @@ def test_voc_with_random_bytes(text: bytes) -> None:
 
 
 @SETTINGS
-@given(line=st.one_of(st.text(max_size=40), st.lists(ODD, min_size=4, max_size=6).map(
-    lambda words: " ".join(str(word) for word in words))))  # fmt: skip
+@given(
+    line=st.one_of(
+        st.text(max_size=40),
+        st.lists(ODD, min_size=4, max_size=6).map(
+            lambda words: " ".join(str(word) for word in words)
+        ),
+    )
+)
 def test_yolo_rows(line: str) -> None:
     survives(lambda: parse_row(line, 3), "expected")
 

@@ -94,8 +94,13 @@ def test_16_bit_grey_is_scaled_and_rounded() -> None:
     decoded = decode_image(encode(Image.fromarray(values), "PNG"))
     assert decoded[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
     assert decode_image(encode(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [
-        0, 0, 1, 1, 128, 255,
-    ]  # fmt: skip
+        0,
+        0,
+        1,
+        1,
+        128,
+        255,
+    ]
 
 
 def test_16_bit_colour_png_is_scaled_and_rounded() -> None:

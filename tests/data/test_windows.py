@@ -29,9 +29,9 @@ def test_windows_cover_the_length_with_the_overlap_asked_for(length, side, overl
 
 
 @pytest.mark.parametrize(
-    ("length", "expected"), [(640, [0]), (500, [0]), (641, [0, 1]), (1152, [0, 512]),
-                             (1153, [0, 256, 513])]
-)  # fmt: skip
+    ("length", "expected"),
+    [(640, [0]), (500, [0]), (641, [0, 1]), (1152, [0, 512]), (1153, [0, 256, 513])],
+)
 def test_as_few_windows_as_the_overlap_allows(length, expected):
     assert starts(length, 640, 0.2) == expected
 

@@ -46,10 +46,24 @@ def test_gradients_equal_those_of_the_joint_batch(differences, case, kind):
 def start_on_two(recipe: Path, out: Path) -> subprocess.Popen[str]:
     """A training over two processes."""
     return subprocess.Popen(
-        [sys.executable, "-m", "detcli", "train", str(recipe), "--gpus", "2", "--device", "cpu",
-         "--json", "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "detcli",
+            "train",
+            str(recipe),
+            "--gpus",
+            "2",
+            "--device",
+            "cpu",
+            "--json",
+            "--out",
+            str(out),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -98,14 +112,20 @@ def test_images_of_very_different_sizes_and_ranks_without_objects(tmp_path, name
         if number < len(sizes) // 4:
             objects.append({"image_id": number, "category_id": 1, "bbox": [2, 2, 12, 10]})
     content = {
-        "images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}],
-    }  # fmt: skip
+        "images": images,
+        "annotations": objects,
+        "categories": [{"id": 1, "name": "cat"}],
+    }
     (tmp_path / "all.json").write_text(json.dumps(content))
     split = {"images": "images", "annotations": "all.json"}
     data = {
-        "format": "coco", "root": str(tmp_path), "shapes": None, "train": split, "val": {**split},
+        "format": "coco",
+        "root": str(tmp_path),
+        "shapes": None,
+        "train": split,
+        "val": {**split},
         "resize": {"short": [16, 96], "long": 96},
-    }  # fmt: skip
+    }
     recipe = write_tiny(tmp_path, data=data)
     content = yaml.safe_load(recipe.read_text())
     small = {**SMALL_OF[name], "name": name}
@@ -123,8 +143,11 @@ def test_exit_code_of_a_failing_rank_comes_through(tmp_path):
     (tmp_path / "shapes").write_text("in the way")
     done = subprocess.run(
         [sys.executable, "-m", "detcli", "train", str(recipe), "--gpus", "2", "--device", "cpu"],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 3, done.stderr
 
 

@@ -62,18 +62,24 @@ def small_data_sets(draw):
     image, label = st.integers(0, num_images - 1), st.integers(0, num_classes - 1)
     flag = st.sampled_from([False] * 5 + [True])
     objects = draw(
-        st.lists(st.tuples(image, box, label, st.sampled_from([0.25, 1, 1, 4]), flag, flag),
-                 max_size=12)
-    )  # fmt: skip
+        st.lists(
+            st.tuples(image, box, label, st.sampled_from([0.25, 1, 1, 4]), flag, flag), max_size=12
+        )
+    )
     scores = st.sampled_from([0.0, 0.1, 0.5, 0.5, 0.9, 1.0])
     found = draw(st.lists(st.tuples(image, box, label, scores), max_size=25))
     columns = list(zip(*objects, strict=True)) or [()] * 6
     boxes = 16.0 * np.asarray(columns[1], np.float64).reshape(-1, 4)
     ground_truth = ground_truth_of(
-        image_ids, columns[0], boxes, columns[2],
+        image_ids,
+        columns[0],
+        boxes,
+        columns[2],
         area=boxes[:, 2] * boxes[:, 3] * np.asarray(columns[3]),
-        crowd=columns[4], difficult=columns[5], num_classes=num_classes,
-    )  # fmt: skip
+        crowd=columns[4],
+        difficult=columns[5],
+        num_classes=num_classes,
+    )
     columns = list(zip(*found, strict=True)) or [()] * 4
     boxes = 16.0 * np.asarray(columns[1], np.float64).reshape(-1, 4)
     return ground_truth, detections_of(num_images, columns[0], boxes, columns[2], columns[3])
@@ -90,11 +96,15 @@ def large_data_set(seed, num_images=20, num_classes=5, boxes_per_image=300):
     labels = rng.integers(0, num_classes - 1, num_objects)  # the last class has no object
     labels[rng.random(num_objects) < 0.5] = 0
     ground_truth = ground_truth_of(
-        rng.permutation(num_images) * 3 + 1, images, boxes, labels,
+        rng.permutation(num_images) * 3 + 1,
+        images,
+        boxes,
+        labels,
         area=sizes.prod(1) * rng.uniform(0.5, 1, num_objects),
-        crowd=rng.random(num_objects) < 0.08, difficult=rng.random(num_objects) < 0.08,
+        crowd=rng.random(num_objects) < 0.08,
+        difficult=rng.random(num_objects) < 0.08,
         num_classes=num_classes,
-    )  # fmt: skip
+    )
     source = rng.integers(0, num_objects, num_boxes)
     near = rng.random(num_boxes) < 0.5
     jitter = rng.normal(0, 0.08, (num_boxes, 4)) * np.tile(sizes[source], 2)

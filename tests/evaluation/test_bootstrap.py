@@ -61,9 +61,15 @@ def test_equals_repeated_images_with_many_detections(seed):
 def test_copies_of_an_image_with_equal_scores_alternate():
     """Wrong, right, wrong, right: not both wrong ones first."""
     ground_truth = ground_truth_of(
-        [5], [0], [[0, 0, 40, 40]], [0], area=[1600], crowd=[False], difficult=[False],
+        [5],
+        [0],
+        [[0, 0, 40, 40]],
+        [0],
+        area=[1600],
+        crowd=[False],
+        difficult=[False],
         num_classes=1,
-    )  # fmt: skip
+    )
     detections = detections_of(1, [0, 0], [[90, 90, 9, 9], [0, 0, 40, 40]], [0, 0], [0.5, 0.5])
     measure = Resampled(ground_truth, [match(ground_truth, detections)], ["AP"], per_class=False)
     assert measure(np.array([[1], [4]], np.int32))[0, 0] == pytest.approx([0.5, 0.5])
@@ -79,9 +85,15 @@ def test_every_recall_threshold_is_met_as_pycocotools_meets_it():
         boxes = np.tile([0.0, 0, 40, 40], (count, 1))
         boxes[:, 0] = 50 * np.arange(count)
         ground_truth = ground_truth_of(
-            np.arange(count), np.arange(count), boxes, np.zeros(count), area=np.full(count, 1600),
-            crowd=np.zeros(count), difficult=np.zeros(count), num_classes=1,
-        )  # fmt: skip
+            np.arange(count),
+            np.arange(count),
+            boxes,
+            np.zeros(count),
+            area=np.full(count, 1600),
+            crowd=np.zeros(count),
+            difficult=np.zeros(count),
+            num_classes=1,
+        )
         for found in (0.35, 0.55, 0.95):
             shown = round(found * count)
             detections = detections_of(
@@ -105,9 +117,14 @@ def test_intervals_differences_and_p_values_follow_the_samples():
     ground_truth, tables = two_systems()
     added = []
     result = bootstrap(
-        ground_truth, tables, metrics=("AP50", "AR10"), per_class=True, resamples=50, seed=3,
+        ground_truth,
+        tables,
+        metrics=("AP50", "AR10"),
+        per_class=True,
+        resamples=50,
+        seed=3,
         progress=added.append,
-    )  # fmt: skip
+    )
     assert sum(added) == result.resamples == 50
     whole = Resampled(ground_truth, tables, ["AP50", "AR10"], per_class=False)
     ones = np.ones((1, ground_truth.num_images), np.int32)
@@ -159,9 +176,15 @@ def test_interval_agrees_with_the_standard_error_of_a_proportion():
     count, share = 400, 0.3
     boxes = np.tile([0.0, 0, 40, 40], (count, 1))
     ground_truth = ground_truth_of(
-        np.arange(count), np.arange(count), boxes, np.zeros(count), area=np.full(count, 1600),
-        crowd=np.zeros(count), difficult=np.zeros(count), num_classes=1,
-    )  # fmt: skip
+        np.arange(count),
+        np.arange(count),
+        boxes,
+        np.zeros(count),
+        area=np.full(count, 1600),
+        crowd=np.zeros(count),
+        difficult=np.zeros(count),
+        num_classes=1,
+    )
     shown = np.arange(int(share * count))
     detections = detections_of(
         count, shown, boxes[shown], np.zeros(len(shown)), np.ones(len(shown))

@@ -16,9 +16,15 @@ def one_object_each(found, scores, num_classes=1, labels=None):
     labels = np.zeros(count, int) if labels is None else labels
     boxes = np.tile([0.0, 0, 40, 40], (count, 1))
     ground_truth = ground_truth_of(
-        np.arange(count), np.arange(count), boxes, labels, area=np.full(count, 1600),
-        crowd=np.zeros(count), difficult=np.zeros(count), num_classes=num_classes,
-    )  # fmt: skip
+        np.arange(count),
+        np.arange(count),
+        boxes,
+        labels,
+        area=np.full(count, 1600),
+        crowd=np.zeros(count),
+        difficult=np.zeros(count),
+        num_classes=num_classes,
+    )
     boxes = boxes + np.where(found, 0, 100)[:, None] * [1, 1, 0, 0]
     detections = detections_of(count, np.arange(count), boxes, labels, scores)
     return ground_truth, match(ground_truth, detections)

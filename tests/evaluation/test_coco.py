@@ -95,15 +95,26 @@ def test_no_ground_truth_at_all():
 def test_difficult_object_neither_counts_nor_costs():
     found = detections_of(1, [0, 0], [[10, 10, 20, 20], [100, 100, 20, 20]], [0, 0], [0.9, 0.8])
     two = ground_truth_of(
-        [1], [0, 0], [[10, 10, 20, 20], [100, 100, 20, 20]], [0, 0],
-        area=[400, 400], crowd=[False] * 2, difficult=[True, False], num_classes=1,
-    )  # fmt: skip
+        [1],
+        [0, 0],
+        [[10, 10, 20, 20], [100, 100, 20, 20]],
+        [0, 0],
+        area=[400, 400],
+        crowd=[False] * 2,
+        difficult=[True, False],
+        num_classes=1,
+    )
     result = evaluate_coco(two, found)
     assert result.metrics["AP"] == pytest.approx(1.0)
     assert result.per_class["class 0"]["objects"] == 1
     # A second detection of the same difficult object is a false positive: one match each.
-    twice = detections_of(1, [0] * 3, [[10, 10, 20, 20], [10, 10, 20, 20], [100, 100, 20, 20]],
-                          [0] * 3, [0.9, 0.85, 0.8])  # fmt: skip
+    twice = detections_of(
+        1,
+        [0] * 3,
+        [[10, 10, 20, 20], [10, 10, 20, 20], [100, 100, 20, 20]],
+        [0] * 3,
+        [0.9, 0.85, 0.8],
+    )
     assert evaluate_coco(two, twice).metrics["AP"] == pytest.approx(0.5)
     # A crowd region takes any number of them.
     crowd = replace(two, crowd=np.array([True, False]), difficult=np.zeros(2, bool))

@@ -32,8 +32,9 @@ def plain_confusion(truth, found, score_threshold, iou_threshold):
         rows.sort(key=lambda d: -found.scores[d])
         iou = {
             (d, g): plain_iou(found.boxes_xywh[d], truth.boxes_xywh[g], truth.crowd[g])
-            for d in rows for g in objects
-        }  # fmt: skip
+            for d in rows
+            for g in objects
+        }
         pairs = [(d, g) for (d, g), v in iou.items() if v >= iou_threshold and not excused[g]]
         pairs.sort(key=lambda p: (-iou[p], found.labels[p[0]] != truth.labels[p[1]]))
         taken, paired = set(), set()
@@ -79,17 +80,30 @@ def test_each_object_and_each_detection_counts_once():
 def test_worked_example():
     """A cat taken for a dog, a dog found twice, a cat missed, a dog out of nowhere."""
     boxes = [[0, 0, 10, 10], [20, 0, 10, 10], [40, 0, 10, 10]]
-    truth = ground_truth_of([1], [0] * 3, boxes, [0, 1, 0], area=[100] * 3, crowd=[False] * 3,
-                            difficult=[False] * 3, num_classes=2)  # fmt: skip
+    truth = ground_truth_of(
+        [1],
+        [0] * 3,
+        boxes,
+        [0, 1, 0],
+        area=[100] * 3,
+        crowd=[False] * 3,
+        difficult=[False] * 3,
+        num_classes=2,
+    )
     found = detections_of(
-        1, [0] * 4, [boxes[0], boxes[1], [20, 0, 10, 9], [80, 0, 9, 9]], [1] * 4,
+        1,
+        [0] * 4,
+        [boxes[0], boxes[1], [20, 0, 10, 9], [80, 0, 9, 9]],
+        [1] * 4,
         [0.9, 0.5, 0.8, 0.7],
-    )  # fmt: skip
+    )
     result = confusion_matrix(truth, found)
     assert result.counts.tolist() == [[0, 1, 1], [0, 1, 0], [0, 2, 0]]
     assert confusion_matrix(truth, found, score_threshold=0.95).counts.tolist() == [
-        [0, 0, 2], [0, 0, 1], [0, 0, 0],
-    ]  # fmt: skip
+        [0, 0, 2],
+        [0, 0, 1],
+        [0, 0, 0],
+    ]
 
 
 def test_unusable_input_is_refused():

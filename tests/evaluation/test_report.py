@@ -24,9 +24,15 @@ from detcli.evaluation.report import (
 from tests.evaluation.oracle import detections_of, ground_truth_of
 
 GROUND_TRUTH = ground_truth_of(
-    [7], [0, 0], [[0, 0, 10, 10], [40, 40, 10, 10]], [0, 0],
-    area=[100, 100], crowd=[False] * 2, difficult=[False] * 2, num_classes=2,
-)  # fmt: skip
+    [7],
+    [0, 0],
+    [[0, 0, 10, 10], [40, 40, 10, 10]],
+    [0, 0],
+    area=[100, 100],
+    crowd=[False] * 2,
+    difficult=[False] * 2,
+    num_classes=2,
+)
 DETECTIONS = detections_of(1, [0], [[0, 0, 10, 10]], [0], [0.5])
 TABLE = match(GROUND_TRUTH, DETECTIONS)
 RESULT = evaluate_coco(GROUND_TRUTH, DETECTIONS)
@@ -65,8 +71,10 @@ def test_voc():
     rows = report.voc_rows(result)
     assert all(len(row) == len(report.VOC_HEADER) for row in rows)
     assert rows == [
-        ("class 0", "2", "1", "0.5000"), ("class 1", "0", "0", "-"), ("mean", "2", "1", "0.5000"),
-    ]  # fmt: skip
+        ("class 0", "2", "1", "0.5000"),
+        ("class 1", "0", "0", "-"),
+        ("mean", "2", "1", "0.5000"),
+    ]
     document = as_json(report.voc_to_json(result))
     assert document["metrics"] == {"mAP": 0.5}
     assert document["per_class"]["class 1"]["AP"] is None
@@ -97,8 +105,10 @@ def test_confusion():
     matrix = confusion_matrix(GROUND_TRUTH, DETECTIONS)
     assert report.confusion_header(matrix)[1:] == ("class 0", "class 1", "nothing found")
     assert report.confusion_rows(matrix) == [
-        ("class 0", "1", "0", "1"), ("class 1", "0", "0", "0"), ("no object", "0", "0", "0"),
-    ]  # fmt: skip
+        ("class 0", "1", "0", "1"),
+        ("class 1", "0", "0", "0"),
+        ("no object", "0", "0", "0"),
+    ]
     document = as_json(report.confusion_to_json(matrix))
     assert document["counts"] == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert (document["score_threshold"], document["iou_threshold"]) == (0.25, 0.5)

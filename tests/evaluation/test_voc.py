@@ -71,14 +71,23 @@ def plain_voc_ap(ground_truth, detections, label, threshold, *, eleven_point, ex
 def test_equals_a_plain_transcription(data_set, threshold, eleven_point, inclusive):
     ground_truth, detections = data_set
     result = evaluate_voc(
-        ground_truth, detections, iou_threshold=threshold, eleven_point=eleven_point,
+        ground_truth,
+        detections,
+        iou_threshold=threshold,
+        eleven_point=eleven_point,
         inclusive_corners=inclusive,
-    )  # fmt: skip
+    )
     expected = [
-        plain_voc_ap(ground_truth, detections, label, threshold, eleven_point=eleven_point,
-                     extra=int(inclusive))
+        plain_voc_ap(
+            ground_truth,
+            detections,
+            label,
+            threshold,
+            eleven_point=eleven_point,
+            extra=int(inclusive),
+        )
         for label in range(len(ground_truth.class_names))
-    ]  # fmt: skip
+    ]
     assert [row["AP"] for row in result.per_class.values()] == pytest.approx(expected, abs=1e-12)
     defined = [ap for ap in expected if ap is not None]
     assert result.mAP == (pytest.approx(np.mean(defined)) if defined else None)
@@ -103,10 +112,15 @@ def read_toy():
     objects, found = np.array(columns["gts"]), np.array(columns["dets"])
     count = len(objects)
     ground_truth = ground_truth_of(
-        np.arange(len(files)), objects[:, 0].astype(int), objects[:, 1:], np.zeros(count),
-        area=objects[:, 3] * objects[:, 4], crowd=np.zeros(count), difficult=np.zeros(count),
+        np.arange(len(files)),
+        objects[:, 0].astype(int),
+        objects[:, 1:],
+        np.zeros(count),
+        area=objects[:, 3] * objects[:, 4],
+        crowd=np.zeros(count),
+        difficult=np.zeros(count),
         num_classes=1,
-    )  # fmt: skip
+    )
     return ground_truth, detections_of(
         len(files), found[:, 0].astype(int), found[:, 2:], np.zeros(len(found)), found[:, 1]
     )
@@ -118,9 +132,12 @@ def test_published_answers(kind):
     ground_truth, detections = read_toy()
     for threshold, expected in json.loads((TOY / "expected.json").read_text())[kind].items():
         result = evaluate_voc(
-            ground_truth, detections, iou_threshold=float(threshold),
-            eleven_point=kind == "AP_11point", inclusive_corners=True,
-        )  # fmt: skip
+            ground_truth,
+            detections,
+            iou_threshold=float(threshold),
+            eleven_point=kind == "AP_11point",
+            inclusive_corners=True,
+        )
         assert result.mAP == pytest.approx(expected, abs=1e-9), threshold
     assert result.per_class["class 0"] == {"AP": result.mAP, "objects": 15, "detections": 24}
 
@@ -135,9 +152,14 @@ def test_published_boxes_without_the_extra_pixel(threshold, expected):
 def one_row(*boxes, **changes):
     columns = {"crowd": [False] * len(boxes), "difficult": [False] * len(boxes)}
     return ground_truth_of(
-        [1], [0] * len(boxes), boxes, [0] * len(boxes), area=[100] * len(boxes), num_classes=1,
+        [1],
+        [0] * len(boxes),
+        boxes,
+        [0] * len(boxes),
+        area=[100] * len(boxes),
+        num_classes=1,
         **{**columns, **changes},
-    )  # fmt: skip
+    )
 
 
 def test_second_detection_is_false_although_another_object_is_free():

@@ -13,9 +13,12 @@ from tests.layers.blocks_fixture import BlockFixture
 from tests.paths import needs_shared
 
 NAMES = {
-    "rbr_dense.0": "wide.conv", "rbr_dense.1": "wide.norm", "rbr_1x1.0": "point.conv",
-    "rbr_1x1.1": "point.norm", "rbr_identity": "identity",
-}  # fmt: skip
+    "rbr_dense.0": "wide.conv",
+    "rbr_dense.1": "wide.norm",
+    "rbr_1x1.0": "point.conv",
+    "rbr_1x1.1": "point.norm",
+    "rbr_identity": "identity",
+}
 
 
 def ours(name: str) -> str:

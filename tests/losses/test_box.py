@@ -81,9 +81,11 @@ def test_gradient_with_the_factors_held_constant() -> None:
 
     def angle_difference(x):
         (width, height), (wanted_width, wanted_height) = sides(x), sides(target)
-        return 4 / math.pi**2 * (
-            torch.atan(wanted_width / wanted_height) - torch.atan(width / height)
-        ).square()  # fmt: skip
+        return (
+            4
+            / math.pi**2
+            * (torch.atan(wanted_width / wanted_height) - torch.atan(width / height)).square()
+        )
 
     v = angle_difference(pred).detach()
     iou = box_iou(pred, target).diagonal().detach()

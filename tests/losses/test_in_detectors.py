@@ -126,9 +126,7 @@ def test_finite_and_reaching_every_parameter(name: str, changes: dict[str, Any])
 def test_small_boxes_weigh_more(name: str, box_loss: str) -> None:
     targets = [target([[8, 8, 40, 56]], [0], CANVAS), target([], [], CANVAS)]
     plain = losses_of(name, targets, box_loss={"name": box_loss})["box"]
-    weighted = losses_of(
-        name, targets, box_loss={"name": box_loss, "small_box_factor": 1.5}
-    )["box"]  # fmt: skip
+    weighted = losses_of(name, targets, box_loss={"name": box_loss, "small_box_factor": 1.5})["box"]
     share = 32 / 96 * 48 / 64
     torch.testing.assert_close(weighted, plain * 1.5 * (2 - share))
 

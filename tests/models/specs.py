@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from detcli.models import build_detector
 from detcli.models.backbones.vgg import VGG16
-from detcli.recipe.sections.models import dense as schema
-from detcli.recipe.sections.models.cascade_rcnn import CascadeRcnn
-from detcli.recipe.sections.models.centernet import CenterNet
-from detcli.recipe.sections.models.deformable_detr import DeformableDetr
-from detcli.recipe.sections.models.detr import Detr
-from detcli.recipe.sections.models.faster_rcnn import FasterRcnn
-from detcli.recipe.sections.models.ga_faster_rcnn import GaFasterRcnn
-from detcli.recipe.sections.models.ssd import Ssd
-from detcli.recipe.sections.models.yolov4 import YoloV4
+from detcli.recipe.sections.models.table import Model
 from detcli.types import Target
 
-SECTIONS: dict[str, Any] = {
-    "retinanet": schema.RetinaNet,
-    "fcos": schema.Fcos,
-    "atss": schema.Atss,
-    "nas_fcos": schema.NasFcos,
-    "ga_retinanet": schema.GaRetinaNet,
-    "vfnet": schema.Vfnet,
-    "ssd": Ssd,
-    "faster_rcnn": FasterRcnn,
-    "cascade_rcnn": CascadeRcnn,
-    "ga_faster_rcnn": GaFasterRcnn,
-    "centernet": CenterNet,
-    "yolov4": YoloV4,
-    "detr": Detr,
-    "deformable_detr": DeformableDetr,
+SECTIONS: dict[str, Any] = {  # every class of the union, by its name
+    get_args(section.model_fields["name"].annotation)[0]: section
+    for section in get_args(get_args(Model)[0])
 }
 
 RETINANET_MM = {"neck": {"extra_from": "c5"}}
@@ -92,12 +72,15 @@ GA_FASTER_MM: dict[str, Any] = {
         "proposals": {"train": {"max_per_image": 300}, "test": {"max_per_image": 300}},
     },
     "assigner": {
-        "name": "max_iou", "positive_iou": 0.6, "negative_iou": 0.6, "min_positive_iou": None,
+        "name": "max_iou",
+        "positive_iou": 0.6,
+        "negative_iou": 0.6,
+        "min_positive_iou": None,
     },
     "sampler": {"num": 256},
     "delta_stds": [0.05, 0.05, 0.1, 0.1],
     "score_threshold": 0.001,
-}  # fmt: skip
+}
 FASTER_TORCHVISION = {
     "backbone": {"name": "resnet", "norm_eps": 0.0},
     "neck": {"name": "fpn"},
@@ -110,22 +93,28 @@ FASTER_TORCHVISION = {
         },
         "trained_anchors": "all",
         "assigner": {
-            "name": "max_iou", "positive_iou": 0.7, "negative_iou": 0.3, "min_positive_iou": 0.0,
+            "name": "max_iou",
+            "positive_iou": 0.7,
+            "negative_iou": 0.3,
+            "min_positive_iou": 0.0,
         },
         "box_loss": {"name": "smooth_l1"},
         "proposals": {"min_side_px": 1e-3, "train": {"max_per_image": 2000}},
     },
     "pooler": {"sampling_ratio": 2, "aligned": False},
     "box_loss": {"name": "smooth_l1"},
-}  # fmt: skip
+}
 CENTERNET_MM = {"backbone": {"name": "resnet"}, "neck": {"name": "deconv"}}
 CENTERNET_MM_DCN = {**CENTERNET_MM, "neck": {"name": "deconv", "conv": "dcn"}}
 CENTERNET_AUTHORS = {
     "assigner": {
-        "radius": "cornernet", "min_overlap": 0.7, "whole_cells": True, "shared_cells": "all",
+        "radius": "cornernet",
+        "min_overlap": 0.7,
+        "whole_cells": True,
+        "shared_cells": "all",
     },
     "class_loss": {"min_probability": 1e-4},
-}  # fmt: skip
+}
 CENTERNET_RESDCN = {
     **CENTERNET_AUTHORS,
     "backbone": {"name": "resnet"},

@@ -78,9 +78,12 @@ def test_losses_are_finite_and_reach_every_parameter(name: str, trick: str) -> N
 @each_detector
 @pytest.mark.parametrize(
     ("trick", "kind", "where"),
-    [("rep", RepConv, {"neck": 3, "head": 2}), ("carafe", Carafe, {"neck": 2}),
-     ("implicit", ImplicitConv2d, {"head": 3})],
-)  # fmt: skip
+    [
+        ("rep", RepConv, {"neck": 3, "head": 2}),
+        ("carafe", Carafe, {"neck": 2}),
+        ("implicit", ImplicitConv2d, {"head": 3}),
+    ],
+)
 def test_the_blocks_are_where_they_should_be(
     name: str, trick: str, kind: type[nn.Module], where: dict[str, int]
 ) -> None:
@@ -146,13 +149,19 @@ def test_a_checkpoint_without_carafe_and_implicit_knowledge_fills_the_rest() -> 
 @pytest.mark.parametrize(
     ("trick", "lines"),
     [
-        ("rep", ["neck outputs: rep convolutions", "head: rep convolutions",
-                 "model.head.conv rep: all levels share one set of running statistics"]),
+        (
+            "rep",
+            [
+                "neck outputs: rep convolutions",
+                "head: rep convolutions",
+                "model.head.conv rep: all levels share one set of running statistics",
+            ],
+        ),
         ("carafe", ["neck: 2 maps enlarged by CARAFE"]),
         ("implicit", ["implicit knowledge: around 3 predictions, never decayed"]),
         ("p2", []),
     ],
-)  # fmt: skip
+)
 def test_the_log_says_what_is_on(trick: str, lines: list[str], tmp_path: Path) -> None:
     recipe = load_recipe(write_tiny(tmp_path, model=CHANGES[trick])).recipe
     said: list[str] = []
@@ -165,10 +174,15 @@ def test_the_log_says_what_is_on(trick: str, lines: list[str], tmp_path: Path) -
 def pyramid(*, sizes: Sequence[tuple[int, int]], **changes: Any) -> tuple[FPN, list[Tensor]]:
     torch.manual_seed(0)
     keywords: dict[str, Any] = {
-        "out_channels": 8, "min_level": 2, "max_level": 6, "extra_from": "p5",
-        "extra_relu": False, "upsample": "nearest", "conv": "plain",
+        "out_channels": 8,
+        "min_level": 2,
+        "max_level": 6,
+        "extra_from": "p5",
+        "extra_relu": False,
+        "upsample": "nearest",
+        "conv": "plain",
         "aspp": None,
-    }  # fmt: skip
+    }
     neck = FPN([4, 5, 6, 7], **(keywords | changes))
     maps = [torch.randn(2, width, *size) for width, size in zip((4, 5, 6, 7), sizes, strict=True)]
     return neck, maps
@@ -261,28 +275,54 @@ def test_tricks_combine_where_they_can() -> None:
 @pytest.mark.parametrize(
     ("recipe", "overrides", "reason"),
     [
-        ("retinanet_r50_torchvision", ["model.neck.min_level=2"],
-         r"model\.anchors\.sizes: expected a list for each of 6 levels, got 5"),
-        ("atss_r50", ["model.head.conv=rep"],
-         r"model\.head\.norm: conv rep has batch norms of its own: expected none, got gn"),
-        ("atss_r50", ["model.head.conv=depthwise", "model.head.num_convs=0"],
-         r"model\.head\.conv: there is no such convolution with num_convs 0"),
-        ("fcos_r50_caffe",
-         ["model.head.conv=rep", "model.head.norm=none", "model.head.conv_bias=true"],
-         r"model\.head\.conv_bias: conv rep has no bias beside its norms"),
-        ("retinanet_r50", ["model.neck.conv=grouped_shuffle", "model.neck.out_channels=30"],
-         r"model\.neck\.out_channels: conv grouped_shuffle: expected a multiple of 4, got 30"),
-        ("retinanet_r50", ["model.head.conv=bottleneck", "model.neck.out_channels=30"],
-         r"model\.neck\.out_channels: head\.conv bottleneck needs a multiple of 4, got 30"),
-        ("atss_r50", ["model.head.conv=bottleneck", "model.neck.out_channels=128"],
-         r"head\.conv bottleneck with norm gn needs a multiple of 128 from 256 on, got 128"),
-        ("atss_r50", ["model.neck.upsample=carafe", "model.neck.min_level=5"],
-         r"model\.neck\.upsample: nothing is enlarged with min_level 5"),
+        (
+            "retinanet_r50_torchvision",
+            ["model.neck.min_level=2"],
+            r"model\.anchors\.sizes: expected a list for each of 6 levels, got 5",
+        ),
+        (
+            "atss_r50",
+            ["model.head.conv=rep"],
+            r"model\.head\.norm: conv rep has batch norms of its own: expected none, got gn",
+        ),
+        (
+            "atss_r50",
+            ["model.head.conv=depthwise", "model.head.num_convs=0"],
+            r"model\.head\.conv: there is no such convolution with num_convs 0",
+        ),
+        (
+            "fcos_r50_caffe",
+            ["model.head.conv=rep", "model.head.norm=none", "model.head.conv_bias=true"],
+            r"model\.head\.conv_bias: conv rep has no bias beside its norms",
+        ),
+        (
+            "retinanet_r50",
+            ["model.neck.conv=grouped_shuffle", "model.neck.out_channels=30"],
+            r"model\.neck\.out_channels: conv grouped_shuffle: expected a multiple of 4, got 30",
+        ),
+        (
+            "retinanet_r50",
+            ["model.head.conv=bottleneck", "model.neck.out_channels=30"],
+            r"model\.neck\.out_channels: head\.conv bottleneck needs a multiple of 4, got 30",
+        ),
+        (
+            "atss_r50",
+            ["model.head.conv=bottleneck", "model.neck.out_channels=128"],
+            r"head\.conv bottleneck with norm gn needs a multiple of 128 from 256 on, got 128",
+        ),
+        (
+            "atss_r50",
+            ["model.neck.upsample=carafe", "model.neck.min_level=5"],
+            r"model\.neck\.upsample: nothing is enlarged with min_level 5",
+        ),
         ("atss_r50", ["model.neck.conv=repp"], "did you mean rep"),
-        ("atss_r50", ["model.neck.conv=rep", "data.batch_per_rank=1"],
-         r"model\.neck\.conv: rep has batch norms, .* but data\.batch_per_rank is 1"),
+        (
+            "atss_r50",
+            ["model.neck.conv=rep", "data.batch_per_rank=1"],
+            r"model\.neck\.conv: rep has batch norms, .* but data\.batch_per_rank is 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_built_is_refused(recipe: str, overrides: list[str], reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         load_recipe(recipe, overrides)

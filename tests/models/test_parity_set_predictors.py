@@ -51,10 +51,15 @@ class Case:
 CASES = [
     Case("fb_detr_r50", "detr", convert_detr, recognise_detr, 1.0, 1e-4, kinks=False),
     Case(
-        "st_deformable_detr", "deformable_detr", convert_deformable_detr,
-        recognise_deformable_detr, 2.0, 2e-4, kinks=True,
+        "st_deformable_detr",
+        "deformable_detr",
+        convert_deformable_detr,
+        recognise_deformable_detr,
+        2.0,
+        2e-4,
+        kinks=True,
     ),
-]  # fmt: skip
+]
 
 
 @dataclass

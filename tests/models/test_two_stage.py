@@ -127,9 +127,12 @@ def test_enlarged_boxes_are_for_the_assigners_only() -> None:
     for name_changes in ({}, changes):
         model = small("faster_rcnn", name_changes)
         samples = sample_regions(
-            [around], wanted, assigner=model.criterion.assigner, sampler=model.sampler,
+            [around],
+            wanted,
+            assigner=model.criterion.assigner,
+            sampler=model.sampler,
             num_classes=3,
-        )  # fmt: skip
+        )
         counts.append(len(samples.matches.positive))
     assert counts == [1, 2]
     torch.testing.assert_close(samples.matches.boxes, wanted[0].boxes.repeat(2, 1))
@@ -162,12 +165,15 @@ def test_stages_ask_for_more_and_more_overlap() -> None:
     counts = [
         len(
             sample_regions(
-                [around], wanted, assigner=stage.criterion.assigner, sampler=model.sampler,
+                [around],
+                wanted,
+                assigner=stage.criterion.assigner,
+                sampler=model.sampler,
                 num_classes=3,
             ).matches.positive
         )
         for stage in model.stages
-    ]  # fmt: skip
+    ]
     assert counts == [4, 3, 2]  # with the object itself
 
 

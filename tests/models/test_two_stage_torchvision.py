@@ -41,9 +41,13 @@ def peer() -> Any:
         for mode in ("train", "test")
     }
     model = detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1, **few,
-        rpn_batch_size_per_image=10**6, box_batch_size_per_image=10**6,
-    ).eval()  # fmt: skip
+        weights=None,
+        weights_backbone=None,
+        num_classes=NUM_CLASSES + 1,
+        **few,
+        rpn_batch_size_per_image=10**6,
+        box_batch_size_per_image=10**6,
+    ).eval()
     with torch.no_grad():
         for key, value in model.state_dict().items():
             if key.endswith("running_mean"):

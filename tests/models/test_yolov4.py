@@ -134,10 +134,11 @@ def some_case(seed: int) -> tuple[YOLOv4Outputs, list]:
     """Raw outputs for two images; two objects share a cell and an anchor."""
     generator = torch.Generator().manual_seed(seed)
     raw = tuple(
-        torch.randn(2, count * (5 + CLASSES), CANVAS[0] // stride, CANVAS[1] // stride,
-                    generator=generator)
+        torch.randn(
+            2, count * (5 + CLASSES), CANVAS[0] // stride, CANVAS[1] // stride, generator=generator
+        )
         for stride, count in ((8, 3), (16, 3), (32, 2))
-    )  # fmt: skip
+    )
     boxes = [[10.0, 12, 20, 30], [11.0, 12, 19, 30], [30.0, 20, 90, 60], [60.0, 4, 84, 24]]
     targets = [target(boxes, [0, 2, 1, 2], CANVAS), target([[5.0, 5, 25, 25]], [1], CANVAS)]
     return YOLOv4Outputs(raw, CANVAS), targets

@@ -73,15 +73,25 @@ def test_softer_weighs_sides_by_their_variance():
     """sigma_t so large that closeness hardly counts: the plain inverse-variance mean."""
     columns = {"sigma": np.array([[1.0, 1, 2, 1], [1, 1, 1, 1]])}
     boxes, scores = run(
-        "softer", [WIDE, NARROW], [0.75, 0.5], columns=columns, kind="hard", iou_threshold=0.4,
+        "softer",
+        [WIDE, NARROW],
+        [0.75, 0.5],
+        columns=columns,
+        kind="hard",
+        iou_threshold=0.4,
         sigma_t=1e12,
-    )  # fmt: skip
+    )
     assert boxes[0] == pytest.approx([0, 0, (2 / 4 + 1) / (1 / 4 + 1), 1])
     assert scores == [0.75]
     boxes, _ = run(
-        "softer", [WIDE, NARROW], [0.75, 0.5], columns=columns, kind="hard", iou_threshold=0.4,
+        "softer",
+        [WIDE, NARROW],
+        [0.75, 0.5],
+        columns=columns,
+        kind="hard",
+        iou_threshold=0.4,
         sigma_t=1e-3,
-    )  # fmt: skip
+    )
     assert boxes == [[0, 0, 2, 1]]  # exp(-250): only the box itself votes
 
 

@@ -66,9 +66,12 @@ def test_weights_of_other_methods_are_those_of_ensemble_boxes_nms(seed, weights)
     boxes = [table.boxes_xywh / 600 for table in tables]
     xyxy = [np.concatenate([each[:, :2], each[:, :2] + each[:, 2:]], 1) for each in boxes]
     _, scores, labels = ensemble_boxes_nms(
-        xyxy, [table.scores for table in tables], [table.labels for table in tables],
-        iou_thr=0.5, weights=weights,
-    )  # fmt: skip
+        xyxy,
+        [table.scores for table in tables],
+        [table.labels for table in tables],
+        iou_thr=0.5,
+        weights=weights,
+    )
     order = np.argsort(-scores)
     np.testing.assert_allclose(got.scores, scores[order], rtol=1e-12)
     np.testing.assert_array_equal(got.labels, labels[order])

@@ -97,14 +97,26 @@ def test_wbf_equals_ensemble_boxes(ensemble, iou, skip, conf_type, overflow, cla
     tables, weights = ensemble
     overflow = overflow and conf_type == "avg"
     got = suppress(
-        join_models(tables), method="wbf", iou_threshold=iou, skip_box_threshold=skip,
-        conf_type=conf_type, allows_overflow=overflow, weights=given_weights(tables, weights),
-        class_agnostic=class_agnostic, max_per_image=1000,
-    )  # fmt: skip
+        join_models(tables),
+        method="wbf",
+        iou_threshold=iou,
+        skip_box_threshold=skip,
+        conf_type=conf_type,
+        allows_overflow=overflow,
+        weights=given_weights(tables, weights),
+        class_agnostic=class_agnostic,
+        max_per_image=1000,
+    )
     want = theirs(
-        weighted_boxes_fusion, tables, weights=weights, iou_thr=iou, skip_box_thr=skip,
-        conf_type=conf_type, allows_overflow=overflow, class_agnostic=class_agnostic,
-    )  # fmt: skip
+        weighted_boxes_fusion,
+        tables,
+        weights=weights,
+        iou_thr=iou,
+        skip_box_thr=skip,
+        conf_type=conf_type,
+        allows_overflow=overflow,
+        class_agnostic=class_agnostic,
+    )
     assert_same(got, want, with_labels=not class_agnostic)
 
 
@@ -118,13 +130,22 @@ def test_wbf_equals_ensemble_boxes(ensemble, iou, skip, conf_type, overflow, cla
 def test_nmw_equals_ensemble_boxes(ensemble, iou, skip, class_agnostic):
     tables, weights = ensemble
     got = suppress(
-        join_models(tables), method="nmw", iou_threshold=iou, skip_box_threshold=skip,
-        weights=given_weights(tables, weights), class_agnostic=class_agnostic, max_per_image=1000,
-    )  # fmt: skip
-    want = theirs(
-        non_maximum_weighted, tables, weights=weights, iou_thr=iou, skip_box_thr=skip,
+        join_models(tables),
+        method="nmw",
+        iou_threshold=iou,
+        skip_box_threshold=skip,
+        weights=given_weights(tables, weights),
         class_agnostic=class_agnostic,
-    )  # fmt: skip
+        max_per_image=1000,
+    )
+    want = theirs(
+        non_maximum_weighted,
+        tables,
+        weights=weights,
+        iou_thr=iou,
+        skip_box_thr=skip,
+        class_agnostic=class_agnostic,
+    )
     assert_same(got, want, with_labels=not class_agnostic)
 
 

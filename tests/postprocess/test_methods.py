@@ -67,8 +67,14 @@ def test_nms_with_either_metric(table, threshold, metric):
 
 
 @settings(max_examples=80, deadline=None)
-@given(crowded_tables(), thresholds, metrics, st.sampled_from(["gaussian", "linear"]), sigmas,
-       st.sampled_from([0.0, 0.001, 0.3]))  # fmt: skip
+@given(
+    crowded_tables(),
+    thresholds,
+    metrics,
+    st.sampled_from(["gaussian", "linear"]),
+    sigmas,
+    st.sampled_from([0.0, 0.001, 0.3]),
+)
 def test_soft(table, threshold, metric, kind, sigma, score_threshold):
     options = {"kind": kind, "sigma": sigma, "score_threshold": score_threshold, "metric": metric}
 
@@ -106,12 +112,20 @@ def test_iou_guided(table, threshold, metric):
 
 
 @settings(max_examples=60, deadline=None)
-@given(crowded_tables(), metrics, st.sampled_from(["gaussian", "linear"]), sigmas,
-       st.sampled_from([0.0, 0.3]))  # fmt: skip
+@given(
+    crowded_tables(),
+    metrics,
+    st.sampled_from(["gaussian", "linear"]),
+    sigmas,
+    st.sampled_from([0.0, 0.3]),
+)
 def test_matrix(table, metric, kernel, sigma, score_threshold):
     options = {
-        "kernel": kernel, "sigma": sigma, "score_threshold": score_threshold, "metric": metric
-    }  # fmt: skip
+        "kernel": kernel,
+        "sigma": sigma,
+        "score_threshold": score_threshold,
+        "metric": metric,
+    }
     got = suppress(table, method="matrix", max_per_image=EVERYTHING, **options)
     assert_equal(got, by_groups(references.matrix, table, **options))
 
@@ -134,9 +148,14 @@ def test_adaptive(table, threshold, metric, kind):
         return suppressed(boxes, scores, np.maximum(density, threshold), kind, metric)
 
     got = suppress(
-        table, method="adaptive", iou_threshold=threshold, metric=metric, kind=kind,
-        score_threshold=0.01, max_per_image=EVERYTHING,
-    )  # fmt: skip
+        table,
+        method="adaptive",
+        iou_threshold=threshold,
+        metric=metric,
+        kind=kind,
+        score_threshold=0.01,
+        max_per_image=EVERYTHING,
+    )
     assert_equal(got, by_groups(reference, table, "density"))
 
 
@@ -149,9 +168,15 @@ def test_softer(table, threshold, metric, kind, sigma_t):
         return references.vote(kept, boxes, sigma, sigma_t=sigma_t)
 
     got = suppress(
-        table, method="softer", iou_threshold=threshold, metric=metric, kind=kind,
-        score_threshold=0.01, sigma_t=sigma_t, max_per_image=EVERYTHING,
-    )  # fmt: skip
+        table,
+        method="softer",
+        iou_threshold=threshold,
+        metric=metric,
+        kind=kind,
+        score_threshold=0.01,
+        sigma_t=sigma_t,
+        max_per_image=EVERYTHING,
+    )
     assert_equal(got, by_groups(reference, table, "sigma"))
 
 

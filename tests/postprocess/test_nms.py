@@ -115,9 +115,12 @@ def test_iou_equal_to_the_threshold_survives_and_ties_go_to_the_first():
 
 def test_extra_columns_follow_their_boxes_and_the_input_stays_as_it_was():
     table = detections_from_xyxy(
-        [1, 2], [[0, 0, 1, 1], [5, 5, 9, 9], [0, 0, 4, 4]], [0.1, 0.2, 0.8], [0, 0, 0],
+        [1, 2],
+        [[0, 0, 1, 1], [5, 5, 9, 9], [0, 0, 4, 4]],
+        [0.1, 0.2, 0.8],
+        [0, 0, 0],
         sigma=np.arange(12.0).reshape(3, 4),
-    )  # fmt: skip
+    )
     before = table.scores.copy()
     table.boxes_xywh.flags.writeable = False
     kept = suppress(table, method="nms", iou_threshold=0.5, class_agnostic=False, max_per_image=9)

@@ -44,8 +44,12 @@ def test_defaults_and_none_are_what_is_left_out(method):
     ("method", "options", "message"),
     [
         ("sotf", {}, r"'sotf' is unknown; it must be one of nms, .* \(did you mean 'soft'\?\)"),
-        ("soft", {"sgima": 1}, r"method 'soft' has no option 'sgima'; its options are "
-         r"iou_threshold, class_agnostic, .*weights \(did you mean 'sigma'\?\)"),
+        (
+            "soft",
+            {"sgima": 1},
+            r"method 'soft' has no option 'sgima'; its options are "
+            r"iou_threshold, class_agnostic, .*weights \(did you mean 'sigma'\?\)",
+        ),
         ("nms", {"sigma": 1}, "method 'nms' has no option 'sigma'"),
         ("soft", {"sigma": 0}, "method 'soft', sigma: expected above 0, got 0"),
         ("soft", {"sigma": "x"}, "sigma: expected above 0, got 'x'"),
@@ -64,7 +68,7 @@ def test_defaults_and_none_are_what_is_left_out(method):
         ("wbf", {"weights": []}, "weights: expected numbers above 0"),
         ("nmw", {"weights": "12"}, "weights: expected numbers above 0, one per model, got '12'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(method, options, message):
     for check in (
         lambda: check_method(method, options),

@@ -39,9 +39,7 @@ GOOD = {"image_id": 9, "category_id": 83, "bbox": [1, 2.5, 3, 4], "score": 0.5}
 def truth(num_images=3):
     """Image ids 9, 2, 30, ...; categories 90 and 83."""
     image_ids = [9, 2, *range(30, 30 + num_images - 2)]
-    return ground_truth_of(
-        image_ids, [], [], [], area=[], crowd=[], difficult=[], num_classes=2
-    )  # fmt: skip
+    return ground_truth_of(image_ids, [], [], [], area=[], crowd=[], difficult=[], num_classes=2)
 
 
 def assert_same(a: Detections, b: Detections) -> None:
@@ -91,8 +89,13 @@ def test_round_trip_is_exact(suffix, table, tmp_path_factory):
 def test_round_trip_over_several_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("detcli.predictions.formats._CHUNK", 7)
     rng = np.random.default_rng(0)
-    table = detections_of(3, np.sort(rng.integers(0, 3, 50)), rng.random((50, 4)),
-                          rng.integers(0, 2, 50), rng.random(50))  # fmt: skip
+    table = detections_of(
+        3,
+        np.sort(rng.integers(0, 3, 50)),
+        rng.random((50, 4)),
+        rng.integers(0, 2, 50),
+        rng.random(50),
+    )
     write_predictions(tmp_path / "p.json", table, truth(), META)
     assert_same(read_predictions(tmp_path / "p.json", truth()), table)
 
@@ -238,8 +241,12 @@ def test_any_damage_to_a_file_gives_a_table_or_a_data_error(data, tmp_path_facto
 
 
 def npz(**changes):
-    good = {"image_id": np.array([9]), "category_id": np.array([83]),
-            "bbox": np.ones((1, 4)), "score": np.array([0.5])}  # fmt: skip
+    good = {
+        "image_id": np.array([9]),
+        "category_id": np.array([83]),
+        "bbox": np.ones((1, 4)),
+        "score": np.array([0.5]),
+    }
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 

@@ -58,7 +58,7 @@ def test_tricks_of_other_detectors_are_refused(name: str, trick: str) -> None:
         ("yolov4", ["model.backbone={width: 0.5, weights: x}"], "public weights are for width 1"),
         ("yolov4", ["model.loss.name=darknett"], "did you mean darknet"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_act_is_refused(name: str, overrides: list[str], reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         load_recipe(name, overrides)
@@ -66,9 +66,11 @@ def test_what_cannot_act_is_refused(name: str, overrides: list[str], reason: str
 
 def test_published_figures() -> None:
     figures = {
-        "centernet_r18": (0.259,), "centernet_r18_dcnv2": (0.295,),
-        "centernet_r18_dcn_xingyizhou": (0.281,), "centernet_dla34": (0.374,),
+        "centernet_r18": (0.259,),
+        "centernet_r18_dcnv2": (0.295,),
+        "centernet_r18_dcn_xingyizhou": (0.281,),
+        "centernet_dla34": (0.374,),
         "yolov4": (0.435, 0.412),
-    }  # fmt: skip
+    }
     for name, wanted in figures.items():
         assert tuple(entry.AP for entry in load_recipe(name).recipe.expected) == wanted

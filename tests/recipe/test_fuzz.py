@@ -40,11 +40,12 @@ VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
-        st.dictionaries(st.one_of(st.text(max_size=6), st.sampled_from(["name", "lr"])), inner,
-                        max_size=4),
+        st.dictionaries(
+            st.one_of(st.text(max_size=6), st.sampled_from(["name", "lr"])), inner, max_size=4
+        ),
     ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 def outcome(path: Path, *overrides: str) -> None:

@@ -160,9 +160,15 @@ def test_another_choice_does_not_hide_a_slip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "number", "milestones"),
-    [("1x", 12, (8, 11)), ("2x", 24, (16, 22)), ("3x", 36, (27, 33)), ("100", 100, (67, 92)),
-     ("3", 3, (2,)), ("1", 1, ())],
-)  # fmt: skip
+    [
+        ("1x", 12, (8, 11)),
+        ("2x", 24, (16, 22)),
+        ("3x", 36, (27, 33)),
+        ("100", 100, (67, 92)),
+        ("3", 3, (2,)),
+        ("1", 1, ()),
+    ],
+)
 def test_short_names_of_schedules(
     epochs: str, number: int, milestones: tuple[int, ...], tmp_path: Path
 ) -> None:

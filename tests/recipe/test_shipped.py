@@ -212,13 +212,21 @@ def test_postprocess_has_the_options_of_every_method(method: str) -> None:
 
 
 SOME_VALUE = {
-    "metric": "diou", "kind": "linear", "kernel": "linear", "sigma": 0.3, "score_threshold": 0.1,
-    "sigma_t": 0.1, "conf_type": "max", "skip_box_threshold": 0.1, "allows_overflow": True,
-}  # fmt: skip
+    "metric": "diou",
+    "kind": "linear",
+    "kernel": "linear",
+    "sigma": 0.3,
+    "score_threshold": 0.1,
+    "sigma_t": 0.1,
+    "conf_type": "max",
+    "skip_box_threshold": 0.1,
+    "allows_overflow": True,
+}
 
 
 def suppress_one_box(section: Postprocess) -> int:
     columns = {"iou": np.ones(1), "sigma": np.ones((1, 4)), "density": np.zeros(1)}
-    box = Detections(np.array([0, 1]), np.array([[1.0, 2, 3, 4]]), np.array([0.5]),
-                     np.array([0]), columns)  # fmt: skip
+    box = Detections(
+        np.array([0, 1]), np.array([[1.0, 2, 3, 4]]), np.array([0.5]), np.array([0]), columns
+    )
     return len(suppress(box, **section.model_dump(exclude_none=True)).scores)

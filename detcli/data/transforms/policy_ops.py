@@ -63,9 +63,14 @@ def _move_pixels(image: Tensor, matrix: tuple[float, float, float, float], shift
     else:
         angle = math.degrees(math.atan2(c, a))
     moved: Tensor = F.affine(
-        image, angle=angle, translate=shift.tolist(), scale=1.0, shear=shear,
-        interpolation=InterpolationMode.BILINEAR, fill=_FILL,
-    )  # fmt: skip
+        image,
+        angle=angle,
+        translate=shift.tolist(),
+        scale=1.0,
+        shear=shear,
+        interpolation=InterpolationMode.BILINEAR,
+        fill=_FILL,
+    )
     return moved
 
 

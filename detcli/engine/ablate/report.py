@@ -18,9 +18,20 @@ from detcli.recipe import diff_recipes
 from detcli.recipe.reading import shown
 
 HEADER = (
-    "trick", "seeds", "AP", "AP50", "spread", "difference", "95 % interval", "p",
-    "ms/image", "eval ms/image", "memory", "time", "verdict",
-)  # fmt: skip
+    "trick",
+    "seeds",
+    "AP",
+    "AP50",
+    "spread",
+    "difference",
+    "95 % interval",
+    "p",
+    "ms/image",
+    "eval ms/image",
+    "memory",
+    "time",
+    "verdict",
+)
 NAME = "ablation"
 
 

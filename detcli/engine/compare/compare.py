@@ -122,9 +122,14 @@ def compare(
     )
     with log.bar("bootstrap", resamples, unit="resamples") as advance:
         differences = bootstrap(
-            truth, tables, metrics=METRICS, per_class=True, resamples=resamples, seed=seed,
+            truth,
+            tables,
+            metrics=METRICS,
+            per_class=True,
+            resamples=resamples,
+            seed=seed,
             progress=advance,
-        )  # fmt: skip
+        )
     cuts = _cuts(tables, at_scores, at_recalls)
     points = tuple(
         Point(
@@ -192,10 +197,14 @@ def class_rows(compared: Compared) -> list[list[str]]:
     """AP of each class, columns as in METRIC_HEADER."""
     first, second = (metrics.per_class for metrics in compared.metrics)
     return [
-        [name, format_value(first[name]["AP"]), format_value(second[name]["AP"]),
-         *difference_cells(delta)]
+        [
+            name,
+            format_value(first[name]["AP"]),
+            format_value(second[name]["AP"]),
+            *difference_cells(delta),
+        ]
         for name, delta in compared.differences.class_differences[1].items()
-    ]  # fmt: skip
+    ]
 
 
 def verdict(compared: Compared) -> str:

@@ -34,15 +34,17 @@ def table_rows(comparison: Comparison) -> list[list[str]]:
     return [
         [
             row.spec.label,
-            *(format_value(None if row.result is None else row.result.metrics[name])
-              for name in _SHOWN),
+            *(
+                format_value(None if row.result is None else row.result.metrics[name])
+                for name in _SHOWN
+            ),
             f"{row.boxes_per_image:.1f}",
             f"{row.ms_per_image:.3f}",
             f"{_relative_time(comparison, row):.2f}",
             *difference_cells(None if index == comparison.baseline else row.delta),
         ]
         for index, row in enumerate(comparison.rows)
-    ]  # fmt: skip
+    ]
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -99,8 +101,10 @@ def write_report(folder: Path, comparison: Comparison, files: PredictionFiles) -
 
 def file_name(row: MethodResult) -> str:
     """A method's label as a file name: `soft_sigma-0.1`."""
-    kept = (letter if letter.isalnum() or letter in "._" else "-" for letter in
-            row.spec.label.replace(" ", "_"))  # fmt: skip
+    kept = (
+        letter if letter.isalnum() or letter in "._" else "-"
+        for letter in row.spec.label.replace(" ", "_")
+    )
     return "".join(kept)
 
 

@@ -186,10 +186,14 @@ HEADER = ("", "parameters (M)", "file (MB)", "ms per image")
 def table_rows(done: Exported) -> list[list[str]]:
     """One row of text for the run and one for the exported file, columns as in HEADER."""
     return [
-        [name, f"{size.parameters / 1e6:.3f}", f"{size.file_bytes / 1e6:.1f}",
-         f"{size.ms_per_image:.1f}"]
+        [
+            name,
+            f"{size.parameters / 1e6:.3f}",
+            f"{size.file_bytes / 1e6:.1f}",
+            f"{size.ms_per_image:.1f}",
+        ]
         for name, size in (("run", done.before), ("exported", done.after))
-    ]  # fmt: skip
+    ]
 
 
 def to_json(done: Exported) -> dict[str, Any]:

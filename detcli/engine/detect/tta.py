@@ -109,9 +109,13 @@ def augment_at_test_time(
     ]
     with log.bar("bootstrap", resamples, unit="resamples") as advance:
         gain = bootstrap(
-            truth, [tables[0], tables[-1]], metrics=_SHOWN, resamples=resamples, seed=seed,
+            truth,
+            [tables[0], tables[-1]],
+            metrics=_SHOWN,
+            resamples=resamples,
+            seed=seed,
             progress=advance,
-        ).differences[1]  # fmt: skip
+        ).differences[1]
     return TtaResult(records, tuple(seen), tuple(rows[:-1]), rows[-1], gain, tuple(notes))
 
 
@@ -138,10 +142,13 @@ HEADER = ("view", *_SHOWN, "images/s")
 def table_rows(found: TtaResult) -> list[list[str]]:
     """One row of text per view and one of them merged, columns as in HEADER."""
     return [
-        [row.name, *(format_value(row.result.metrics[name]) for name in _SHOWN),
-         f"{row.images_per_s:.2f}"]
+        [
+            row.name,
+            *(format_value(row.result.metrics[name]) for name in _SHOWN),
+            f"{row.images_per_s:.2f}",
+        ]
         for row in (*found.views, found.merged)
-    ]  # fmt: skip
+    ]
 
 
 GAIN_HEADER = ("metric", "plain", "merged", "gain", "95 % interval", "p")

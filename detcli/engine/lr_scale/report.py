@@ -8,8 +8,15 @@ from typing import Any
 from detcli.engine.lr_scale.rules import SOURCES, Scaled
 
 ADJUSTMENT_HEADER = ("setting", "base", "here", "why")
-TABLE_HEADER = ("images per step", "lr, linear", "lr, sqrt", "warm-up steps", "EMA decay",
-                "iterations", "")  # fmt: skip
+TABLE_HEADER = (
+    "images per step",
+    "lr, linear",
+    "lr, sqrt",
+    "warm-up steps",
+    "EMA decay",
+    "iterations",
+    "",
+)
 
 
 def to_json(scaled: Scaled) -> dict[str, Any]:

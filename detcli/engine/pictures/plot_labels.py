@@ -37,9 +37,15 @@ def place_labels(
     halo = {"color": "white", "alpha": 0.7, "pad": 0.3}
     for (x, y), point, name in zip(places, points, names, strict=True):
         text = axis.annotate(
-            name, point, (0, 0), textcoords="offset points", size=_SIZE_PT, va="bottom",
-            zorder=4, bbox=halo,
-        )  # fmt: skip
+            name,
+            point,
+            (0, 0),
+            textcoords="offset points",
+            size=_SIZE_PT,
+            va="bottom",
+            zorder=4,
+            bbox=halo,
+        )
         size = text.get_window_extent()
         candidates = list(_candidates(x, y, size.width, size.height))
         candidates = [place for place in candidates if _inside(place.box, frame)] or candidates

@@ -75,8 +75,9 @@ def plot_precision_recall(curves: Curves, path: str | Path) -> Path:
         name = f"{_shortened(curves.class_names[label])}: AP {ap[label]:.3f}"
         classes.plot(curves.recall, curves.precision[label, 0], label=name, **_line(n))
         best = curves.best_recall[label, 0], curves.best_precision[label, 0]
-        classes.plot(*best, _MARKERS[n], color=COLOURS[n], markeredgecolor="black", zorder=3,
-                     clip_on=False)  # fmt: skip
+        classes.plot(
+            *best, _MARKERS[n], color=COLOURS[n], markeredgecolor="black", zorder=3, clip_on=False
+        )
     classes.set_title(f"classes at IoU {curves.iou_thresholds[0]:.2f}, marker: largest F1", size=10)
     for axis in (mean, classes):
         _dress(axis)
@@ -110,8 +111,14 @@ def _dress(axis: Any) -> None:
     axis.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     if axis.lines:
-        axis.legend(fontsize=8, handlelength=4, ncols=2, frameon=False, loc="upper center",
-                    bbox_to_anchor=(0.5, -0.13))  # fmt: skip
+        axis.legend(
+            fontsize=8,
+            handlelength=4,
+            ncols=2,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+        )
 
 
 def plot_ap_against_time(
@@ -134,8 +141,15 @@ def plot_ap_against_time(
         colour, marker = COLOURS[n % 6], _MARKERS[(n + n // 6) % 6]
         if row.low is not None and row.high is not None:
             axis.vlines(row.ms_per_image, row.low, row.high, color=colour, alpha=0.6)
-        axis.plot([row.ms_per_image], [row.AP], marker, color=colour, markersize=7,
-                  markeredgecolor="black", zorder=5)  # fmt: skip
+        axis.plot(
+            [row.ms_per_image],
+            [row.AP],
+            marker,
+            color=colour,
+            markersize=7,
+            markeredgecolor="black",
+            zorder=5,
+        )
     times = [row.ms_per_image for row in rows]
     if times and max(times) > 10 * min(times):
         axis.set_xscale("log")
@@ -201,14 +215,20 @@ def plot_errors(reports: Mapping[str, ErrorReport], path: str | Path) -> Path:
             gain, count = gains[kind], report.count.get(kind)
             y = position + (n - (len(systems) - 1) / 2) * height
             axis.barh(
-                y, gain or 0.0, 0.88 * height, edgecolor=COLOURS[n % 6], linewidth=1.2,
-                facecolor="white" if n % 6 else COLOURS[0], hatch=_HATCHES[n % 6],
+                y,
+                gain or 0.0,
+                0.88 * height,
+                edgecolor=COLOURS[n % 6],
+                linewidth=1.2,
+                facecolor="white" if n % 6 else COLOURS[0],
+                hatch=_HATCHES[n % 6],
                 label=name if position == 0 else None,
-            )  # fmt: skip
+            )
             text = "not defined" if gain is None else f"{gain:.3f}"
             text += "" if count is None else f"  ({count})"
-            axis.annotate(text, (gain or 0.0, y), (4, 0), textcoords="offset points",
-                          va="center", size=8)  # fmt: skip
+            axis.annotate(
+                text, (gain or 0.0, y), (4, 0), textcoords="offset points", va="center", size=8
+            )
     axis.set_yticks(range(len(kinds)), kinds)
     axis.invert_yaxis()
     if systems:
@@ -233,22 +253,41 @@ def plot_reliability(calibration: Calibration, path: str | Path) -> Path:
     edges, width = calibration.edges[:-1], np.diff(calibration.edges)
     filled = calibration.count > 0
     above.bar(
-        edges[filled], calibration.precision[filled], width[filled], align="edge",
-        facecolor="#BBD3E8", edgecolor="black", linewidth=0.8, label="precision",
-    )  # fmt: skip
+        edges[filled],
+        calibration.precision[filled],
+        width[filled],
+        align="edge",
+        facecolor="#BBD3E8",
+        edgecolor="black",
+        linewidth=0.8,
+        label="precision",
+    )
     above.plot([0, 1], [0, 1], color="black", linestyle="--", label="as the score says")
     above.plot(
-        calibration.mean_score[filled], calibration.precision[filled], "D", color="#D55E00",
-        markeredgecolor="black", markersize=5, label="at the mean score of the bin",
-        clip_on=False, zorder=3,
-    )  # fmt: skip
+        calibration.mean_score[filled],
+        calibration.precision[filled],
+        "D",
+        color="#D55E00",
+        markeredgecolor="black",
+        markersize=5,
+        label="at the mean score of the bin",
+        clip_on=False,
+        zorder=3,
+    )
     error = "none" if calibration.error is None else f"{calibration.error:.3f}"
     title = f"IoU {calibration.iou_threshold:.2f}, expected calibration error {error}"
     above.set_title(title, size=10)
     above.set(ylabel="precision", xlim=(0, 1), ylim=(0, 1.0))
     figure.legend(fontsize=8, ncols=3, frameon=False, loc="outside lower center")
-    below.bar(edges, calibration.count, width, align="edge", facecolor="0.8", edgecolor="black",
-              linewidth=0.8)  # fmt: skip
+    below.bar(
+        edges,
+        calibration.count,
+        width,
+        align="edge",
+        facecolor="0.8",
+        edgecolor="black",
+        linewidth=0.8,
+    )
     if (calibration.count > 0).any():
         below.set_yscale("log")
         below.set_ylim(0.5, None)
@@ -274,11 +313,25 @@ def plot_differences(
         if row.mean is not None and row.low is not None and row.high is not None:
             clear = row.low > 0 or row.high < 0
             axis.plot([row.low, row.high], [y, y], color="black", linewidth=1.4, marker="|")
-            axis.plot([row.mean], [y], "o" if clear else "s", color="black", markersize=6,
-                      markerfacecolor="black" if clear else "white", zorder=3)  # fmt: skip
+            axis.plot(
+                [row.mean],
+                [y],
+                "o" if clear else "s",
+                color="black",
+                markersize=6,
+                markerfacecolor="black" if clear else "white",
+                zorder=3,
+            )
             text = f"{row.mean:+.4f}  [{row.low:+.4f}, {row.high:+.4f}]"
-        axis.annotate(text, (1.02, y), xycoords=("axes fraction", "data"), va="center", size=8,
-                      family="monospace", annotation_clip=False)  # fmt: skip
+        axis.annotate(
+            text,
+            (1.02, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            size=8,
+            family="monospace",
+            annotation_clip=False,
+        )
     axis.set_yticks(range(len(rows)), [_shortened(row.label, 40) for row in rows], size=9)
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=5)

@@ -130,9 +130,15 @@ def _grid_sample_flops(*_: Any, out_shape: Any = None, **__: Any) -> int:
 
 
 def _roi_align_flops(
-    feature: Tensor, rois: Tensor, scale: float, height: int, width: int, ratio: int, *_: Any,
+    feature: Tensor,
+    rois: Tensor,
+    scale: float,
+    height: int,
+    width: int,
+    ratio: int,
+    *_: Any,
     **__: Any,
-) -> int:  # fmt: skip
+) -> int:
     """Samples of every output value: ratio x ratio of them, or where `ratio` is not above 0 one
     for each cell that a bin covers. rois (R, 5): image, x1, y1, x2, y2."""
     if ratio > 0:

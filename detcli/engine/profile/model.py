@@ -74,9 +74,13 @@ class ModelProfile:
 
 
 def measure_models(
-    networks: Sequence[Network], num_classes: Sequence[int], log: RunLog, *,
-    batches: Sequence[int], seconds: float,
-) -> list[ModelProfile]:  # fmt: skip
+    networks: Sequence[Network],
+    num_classes: Sequence[int],
+    log: RunLog,
+    *,
+    batches: Sequence[int],
+    seconds: float,
+) -> list[ModelProfile]:
     """Measure the networks of recipes, in turn where times are taken.
 
     num_classes: that each was built for; batches: images per pass; seconds: for the passes of

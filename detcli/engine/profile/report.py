@@ -17,10 +17,25 @@ from detcli.engine.profile.verdict import verdict
 
 MIB = 2**20
 SHOWN = 0.01  # share of the network's figures below which a child's child has no row
-PART_HEADER = ("part", "parameters (M)", "trainable (M)", "GMACs", "share",
-               "kept for backward (MiB/image)")  # fmt: skip
-LATENCY_HEADER = ("network", "batch", "passes", "p50 (ms)", "p90 (ms)", "p99 (ms)", "images/s",
-                  "memory of a pass (MiB)", "time / plain")  # fmt: skip
+PART_HEADER = (
+    "part",
+    "parameters (M)",
+    "trainable (M)",
+    "GMACs",
+    "share",
+    "kept for backward (MiB/image)",
+)
+LATENCY_HEADER = (
+    "network",
+    "batch",
+    "passes",
+    "p50 (ms)",
+    "p90 (ms)",
+    "p99 (ms)",
+    "images/s",
+    "memory of a pass (MiB)",
+    "time / plain",
+)
 POST_HEADER = ("method", "ms/image", "x nms", "boxes/image")
 NOTED_HEADER = ("", "Mem (MB)", "task/s", "training memory (MiB)")
 

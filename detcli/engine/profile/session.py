@@ -143,13 +143,20 @@ def _models(
 ) -> list[ModelProfile]:
     networks = [build_network(case, request.size, ranks, log) for case in cases]
     return measure_models(
-        networks, [len(case.class_names) for case in cases], log,
-        batches=request.batches, seconds=request.seconds,
-    )  # fmt: skip
+        networks,
+        [len(case.class_names) for case in cases],
+        log,
+        batches=request.batches,
+        seconds=request.seconds,
+    )
 
 
 def _step(case: Case, request: Request, ranks: Ranks, log: RunLog) -> StepProfile:
     return measure_step(
-        case.recipe, ranks, log,
-        seconds=request.seconds, compile_too=request.compile_too, trace=request.trace,
-    )  # fmt: skip
+        case.recipe,
+        ranks,
+        log,
+        seconds=request.seconds,
+        compile_too=request.compile_too,
+        trace=request.trace,
+    )

@@ -40,9 +40,19 @@ HELD = 4  # batches that variants share
 FEWEST, MOST = 3, 200  # steps that are timed
 DATA_WAIT = "data wait"
 ORDER = (
-    DATA_WAIT, "transfer", "forward", "assignment", "loss", "teacher", "check", "backward",
-    "optimiser", "ema", "logging", OTHER,
-)  # fmt: skip
+    DATA_WAIT,
+    "transfer",
+    "forward",
+    "assignment",
+    "loss",
+    "teacher",
+    "check",
+    "backward",
+    "optimiser",
+    "ema",
+    "logging",
+    OTHER,
+)
 
 
 @dataclass(frozen=True)
@@ -163,9 +173,14 @@ def timed_steps(
         clock = Clock(device, waits=True)
         with listening(clock):
             take_steps(
-                trainer, batches, clock, least=FEWEST, most=planned, seconds=2 * seconds,
+                trainer,
+                batches,
+                clock,
+                least=FEWEST,
+                most=planned,
+                seconds=2 * seconds,
                 advance=advance,
-            )  # fmt: skip
+            )
     return clock, free.step_seconds or clock.step_seconds
 
 

@@ -9,9 +9,16 @@ from importlib import metadata
 from typing import Any
 
 PACKAGES = (
-    "detcli", "torch", "torchvision", "numpy", "opencv-python-headless", "numba", "pycocotools",
-    "pydantic", "typer",
-)  # fmt: skip
+    "detcli",
+    "torch",
+    "torchvision",
+    "numpy",
+    "opencv-python-headless",
+    "numba",
+    "pycocotools",
+    "pydantic",
+    "typer",
+)
 
 
 def environment() -> dict[str, Any]:

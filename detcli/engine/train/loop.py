@@ -277,9 +277,13 @@ def end_epoch(trainer: Trainer) -> tuple[Evaluation | None, bool]:
 def write_detections(trainer: Trainer, result: Evaluation) -> None:
     """The detections of the best epoch, in COCO's format."""
     write_measured(
-        trainer.folder, "predictions.json", result.detections, trainer.eval_records,
-        trainer.recipe, "detections",
-    )  # fmt: skip
+        trainer.folder,
+        "predictions.json",
+        result.detections,
+        trainer.eval_records,
+        trainer.recipe,
+        "detections",
+    )
 
 
 def report_epoch(trainer: Trainer) -> None:
@@ -303,9 +307,13 @@ def measure(trainer: Trainer) -> Evaluation | None:
     started = time.perf_counter()
     position = trainer.position
     result = evaluate(
-        evaluated(trainer), trainer.recipe, trainer.eval_records, trainer.eval_loader,
-        trainer.ranks, trainer.log,
-    )  # fmt: skip
+        evaluated(trainer),
+        trainer.recipe,
+        trainer.eval_records,
+        trainer.eval_loader,
+        trainer.ranks,
+        trainer.log,
+    )
     if result is not None:
         seconds = time.perf_counter() - started
         values = result.metrics.metrics

@@ -277,8 +277,15 @@ def _plot(found: RangeTest, path: Path) -> None:
     axis = figure.subplots()
     axis.plot(found.lrs, found.losses, ".", color="0.65", markersize=4, label="loss of a batch")
     axis.plot(found.lrs, found.smoothed, color="#0072B2", linewidth=1.8, label="smoothed")
-    axis.plot(found.lowest, found.smoothed.min(), "v", color="black", markersize=8, zorder=3,
-              label=f"lowest loss: {found.lowest:.2g}")  # fmt: skip
+    axis.plot(
+        found.lowest,
+        found.smoothed.min(),
+        "v",
+        color="black",
+        markersize=8,
+        zorder=3,
+        label=f"lowest loss: {found.lowest:.2g}",
+    )
     marks = (
         ("steepest descent", found.steepest, "#D55E00", "--"),
         ("a tenth of the divergence point", found.tenth, "#009E73", "-."),

@@ -133,8 +133,10 @@ def _count_class(
                 _count_detection(found, ignored, 1, seen, state, needed, best)
 
 
-@jit("void(f8[:, :, ::1], i8[::1], u4[::1], i8[::1], i8[:, ::1], u2[:, ::1], i8[:, ::1],"
-     " i4[:, ::1], f8[::1])")  # fmt: skip
+@jit(
+    "void(f8[:, :, ::1], i8[::1], u4[::1], i8[::1], i8[:, ::1], u2[:, ::1], i8[:, ::1],"
+    " i4[:, ::1], f8[::1])"
+)
 def weighted_average_precision(
     result: FloatArray,
     class_offsets: IntArray,

@@ -88,9 +88,14 @@ def confusion_kernel(
         iou = np.empty((last - first, end - begin))
         _fill_iou(boxes[first:last], object_boxes[begin:end], crowd[begin:end], iou)
         _pair(
-            labels[first:last], object_labels[begin:end], counted[begin:end], iou_threshold, iou,
-            partner, free,
-        )  # fmt: skip
+            labels[first:last],
+            object_labels[begin:end],
+            counted[begin:end],
+            iou_threshold,
+            iou,
+            partner,
+            free,
+        )
         for d in range(last - first):
             label = labels[first + d]
             if partner[d] >= 0:

@@ -54,8 +54,10 @@ def _overlaps(
     return same, same_object, other, other_object, taken
 
 
-@jit("i8[:, ::1](f8[:, ::1], i8[::1], i8[::1], b1[::1], f8[:, ::1], i8[::1], b1[::1], b1[::1],"
-     " i8[::1], f8, f8)")  # fmt: skip
+@jit(
+    "i8[:, ::1](f8[:, ::1], i8[::1], i8[::1], b1[::1], f8[:, ::1], i8[::1], b1[::1], b1[::1],"
+    " i8[::1], f8, f8)"
+)
 def kinds_kernel(
     boxes: FloatArray,
     labels: IntArray,

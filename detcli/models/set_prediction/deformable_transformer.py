@@ -39,9 +39,15 @@ class DeformableEncoderLayer(nn.Module):
     """Every cell looks at places of all maps; then the feed-forward layers."""
 
     def __init__(
-        self, channels: int, *, num_heads: int, num_levels: int, num_points: int,
-        ffn_channels: int, dropout: float,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        ffn_channels: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.attention = DeformableAttention(
             channels, num_heads=num_heads, num_levels=num_levels, num_points=num_points
@@ -68,9 +74,15 @@ class DeformableDecoderLayer(nn.Module):
     layers."""
 
     def __init__(
-        self, channels: int, *, num_heads: int, num_levels: int, num_points: int,
-        ffn_channels: int, dropout: float,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        ffn_channels: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.attention = Attention(channels, num_heads=num_heads, dropout=dropout)
         self.cross_attention = DeformableAttention(
@@ -203,9 +215,15 @@ class DeformableTransformer(nn.Module):
         for index, layer in enumerate(self.decoder):
             ratios = memory.ratios.repeat(1, 1, references.shape[-1] // 2)[:, None]
             x = run(
-                layer, x, query_codes, references[:, :, None] * ratios, tokens, memory.shapes,
-                memory.valid, recompute=self.recompute,
-            )  # fmt: skip
+                layer,
+                x,
+                query_codes,
+                references[:, :, None] * ratios,
+                tokens,
+                memory.shapes,
+                memory.valid,
+                recompute=self.recompute,
+            )
             class_logits, deltas = self.heads[index if self.refine else 0](x)
             box = moved_boxes(references, deltas.float())
             logits.append(class_logits)

@@ -126,9 +126,17 @@ def soft_kernel(
             taken[total], taken_scores[total] = row, lowered[best]
             total += 1
             num_alive, best = _take_and_lower(
-                boxes, alive, lowered, num_alive, best, thresholds[row],
-                gaussian, sigma, score_threshold, diou,
-            )  # fmt: skip
+                boxes,
+                alive,
+                lowered,
+                num_alive,
+                best,
+                thresholds[row],
+                gaussian,
+                sigma,
+                score_threshold,
+                diou,
+            )
     return taken[:total], taken_scores[:total]
 
 

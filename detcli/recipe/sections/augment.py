@@ -58,9 +58,10 @@ class CenterCrop(Section):
         512, gt=0, description="Side of the window before scaling; null: the image's longer side"
     )
     scales: Numbers = Field(
-        (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1,
+        (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3),
+        min_length=1,
         description="One of these multiplies the side",
-    )  # fmt: skip
+    )
     border_px: int = Field(
         128, ge=0, description="Distance of the point from the image's edges; less in small images"
     )

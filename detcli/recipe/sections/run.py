@@ -128,9 +128,18 @@ class Postprocess(Section):
     }
 
     method: Literal[
-        "nms", "soft", "diou", "weighted", "wbf", "nmw", "matrix", "iou_guided", "softer",
-        "adaptive", "none",
-    ] = Field("nms", description="Suppression method; none: the best candidates")  # fmt: skip
+        "nms",
+        "soft",
+        "diou",
+        "weighted",
+        "wbf",
+        "nmw",
+        "matrix",
+        "iou_guided",
+        "softer",
+        "adaptive",
+        "none",
+    ] = Field("nms", description="Suppression method; none: the best candidates")
     iou_threshold: float = Field(
         0.6, ge=0, le=1, description="A box that overlaps a better one by more is dropped"
     )

@@ -20,8 +20,12 @@ from detcli.data.records import Records
 from detcli.errors import DataError
 
 BASE: dict[str, Any] = {
-    "variant": "plain", "num_train": 6, "num_val": 3, "size": [96, 128], "seed": 0,
-}  # fmt: skip
+    "variant": "plain",
+    "num_train": 6,
+    "num_val": 3,
+    "size": [96, 128],
+    "seed": 0,
+}
 
 
 def read(root: Path, name: str, **changes: Any) -> Records:

@@ -108,9 +108,11 @@ def test_both_directions_are_drawn(op: str) -> None:
 
 @SETTINGS
 @given(
-    sample=scenes(num_max=1), one=scenes(num_max=1, first=1), two=scenes(num_max=1, first=2),
+    sample=scenes(num_max=1),
+    one=scenes(num_max=1, first=1),
+    two=scenes(num_max=1, first=2),
     seed=SEEDS,
-)  # fmt: skip
+)
 def test_boxes_follow_a_mosaic(sample: Sample, one: Sample, two: Sample, seed: int) -> None:
     pool = FakePool([one, two])
     out = seeded(seed, Mosaic(1.0, (0.5, 1.0)), sample, pool)
@@ -230,9 +232,10 @@ def test_chips_are_of_one_size_and_hold_valid_objects(sample: Sample, seed: int,
 @given(
     boxes=st.lists(
         st.tuples(st.floats(0, 250), st.floats(0, 150), st.floats(2, 38), st.floats(2, 38)),
-        min_size=1, max_size=20,
+        min_size=1,
+        max_size=20,
     )
-)  # fmt: skip
+)
 def test_chips_cover_every_object(boxes: list[tuple[float, ...]]) -> None:
     table = torch.tensor(boxes, dtype=torch.float32)
     table[:, 2:] += table[:, :2]

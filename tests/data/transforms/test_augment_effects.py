@@ -37,7 +37,11 @@ EVERYTHING: dict[str, Any] = {
     "auto_augment": {"policy": "v0"},
     "photometric": {"prob": 0.5},
     "colour_jitter": {
-        "prob": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1,
+        "prob": 0.5,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
     },
     "blur": {"prob": 0.5, "sigma": (0.3, 2.0)},
     "zoom_out": {"prob": 0.3, "max_scale": 2.0},
@@ -46,7 +50,7 @@ EVERYTHING: dict[str, Any] = {
     "center_crop": {"prob": 0.5, "side_px": None, "scales": (0.8, 1.2), "border_px": 8},
     "flip": {"horizontal": 0.5, "vertical": 0.5},
     "cutout": {"prob": 0.5, "num": 2, "side": 0.25},
-}  # fmt: skip
+}
 CHIPS = {"sides_px": (24, 32), "valid": (0.05, 0.9), "negative": 0.3}
 
 
@@ -132,10 +136,16 @@ def test_nothing_that_is_off_or_of_probability_zero_fires(records: Records) -> N
 
 def loader_of(dataset: DetectionDataset, **options: Any) -> Any:
     settings: dict[str, Any] = {
-        "batch_per_rank": 2, "workers": 0, "pin_memory": False, "prefetch_factor": 2,
-        "persistent_workers": False, "group_by_aspect": True, "pad_multiple": 32, "shuffle": True,
+        "batch_per_rank": 2,
+        "workers": 0,
+        "pin_memory": False,
+        "prefetch_factor": 2,
+        "persistent_workers": False,
+        "group_by_aspect": True,
+        "pad_multiple": 32,
+        "shuffle": True,
         "seed": 5,
-    }  # fmt: skip
+    }
     return build_loader(dataset, **(settings | options))
 
 
@@ -339,8 +349,11 @@ def test_policies_name_operations_that_exist() -> None:
     names = {name for policy in POLICIES.values() for steps in policy for name, _, _ in steps}
     assert names == set(WHOLE_IMAGE) | set(EACH_OBJECT)
     assert {name: len(policy) for name, policy in POLICIES.items()} == {
-        "v0": 5, "v1": 20, "v2": 15, "v3": 15,
-    }  # fmt: skip
+        "v0": 5,
+        "v1": 20,
+        "v2": 15,
+        "v3": 15,
+    }
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -42,9 +42,13 @@ BLENDS = pytest.mark.parametrize("blend", ["poisson", "inpaint"])
 def patch_of(scene: Sample, row: int = 0, label: int | None = 0) -> Patch:
     """A painted box cut out, as an object or, without a label, as a hard negative."""
     return cut_patch(
-        scene, scene.boxes[row], label, name="a.png", path="scene.jpg",
+        scene,
+        scene.boxes[row],
+        label,
+        name="a.png",
+        path="scene.jpg",
         score=0.5 if label is None else None,
-    )  # fmt: skip
+    )
 
 
 def negative(side: int = 12, level: int = 200) -> Patch:
@@ -263,9 +267,14 @@ def test_a_folder_that_was_changed_is_one_line(
 
 def settings_of(folder: Path, **changes: Any) -> dict[str, Any]:
     return {
-        "prob": 1.0, "patches": str(folder), "negatives": 2, "objects": 1, "places": 4,
-        "threshold": 0.0, "blend": "poisson",
-    } | changes  # fmt: skip
+        "prob": 1.0,
+        "patches": str(folder),
+        "negatives": 2,
+        "objects": 1,
+        "places": 4,
+        "threshold": 0.0,
+        "blend": "poisson",
+    } | changes
 
 
 def test_duck_injection_says_what_it_placed(folder: Path) -> None:
@@ -350,9 +359,16 @@ def test_detectors_learn_from_injected_images(
         transforms = build_transforms(resize=RESIZE, augment=augment, train=True)
         dataset = DetectionDataset(records.take(images), transforms, seed=2)
         loader = build_loader(
-            dataset, batch_per_rank=2, workers=0, pin_memory=False, prefetch_factor=2,
-            persistent_workers=False, group_by_aspect=False, pad_multiple=32, shuffle=True,
-        )  # fmt: skip
+            dataset,
+            batch_per_rank=2,
+            workers=0,
+            pin_memory=False,
+            prefetch_factor=2,
+            persistent_workers=False,
+            group_by_aspect=False,
+            pad_multiple=32,
+            shuffle=True,
+        )
         (batch,) = loader.start(0)
         assert batch.fired["duck_negative"] > 0
         assert any(len(target.boxes) for target in batch.targets) == bool(objects)

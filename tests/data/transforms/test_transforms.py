@@ -130,9 +130,11 @@ def test_boxes_follow_an_iou_crop(sample: Sample, seed: int) -> None:
 
 @SETTINGS
 @given(
-    sample=marked_samples(), seed=st.integers(0, 1000),
-    side=st.one_of(st.none(), st.integers(20, 90)), border=st.integers(0, 60),
-)  # fmt: skip
+    sample=marked_samples(),
+    seed=st.integers(0, 1000),
+    side=st.one_of(st.none(), st.integers(20, 90)),
+    border=st.integers(0, 60),
+)
 def test_boxes_follow_a_center_crop(
     sample: Sample, seed: int, side: int | None, border: int
 ) -> None:

@@ -32,8 +32,10 @@ def test_ap_is_that_of_each_trial_and_their_mean(measured):
     for row in outcome.rows:
         files = load_prediction_files(
             [trial.predictions for trial in trials if trial.system == row.system.name],
-            None, allow_threshold=False, need_truth=True,
-        )  # fmt: skip
+            None,
+            allow_threshold=False,
+            need_truth=True,
+        )
         values = [evaluate_coco(files.ground_truth, table).metrics["AP"] for table in files.tables]
         np.testing.assert_allclose(row.values, values, atol=1e-12)
         assert row.metrics["AP"] == pytest.approx(np.mean(values))
@@ -47,8 +49,10 @@ def test_the_interval_is_that_of_the_mean_over_seeds_on_the_same_resamples(measu
     )
     tables = [match(files.ground_truth, table) for table in files.tables]
     samples = bootstrap(files.ground_truth, tables, metrics=("AP",), resamples=200).samples["AP"]
-    where = {name: [i for i, trial in enumerate(trials) if trial.system == name]
-             for name in ("base", "mosaic")}  # fmt: skip
+    where = {
+        name: [i for i, trial in enumerate(trials) if trial.system == name]
+        for name in ("base", "mosaic")
+    }
     drawn = samples[where["mosaic"]].mean(0) - samples[where["base"]].mean(0)
     delta = outcome.row("mosaic").delta
     assert (delta.low, delta.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
@@ -149,9 +153,14 @@ def test_reports_hold_the_same_figures(measured):
     folder, _, outcome = measured
     written = report.write_report(folder, outcome)
     assert {path.name for path in written} == {
-        "ablation.json", "ablation.csv", "ablation.html", "differences.png", "differences.svg",
-        "ap_against_time.png", "ap_against_time.svg",
-    }  # fmt: skip
+        "ablation.json",
+        "ablation.csv",
+        "ablation.html",
+        "differences.png",
+        "differences.svg",
+        "ap_against_time.png",
+        "ap_against_time.svg",
+    }
     document = json.loads((folder / "ablation.json").read_text())
     assert [row["trick"] for row in document["rows"]] == ["ema", "mosaic"]
     assert document["base"]["AP"] == outcome.rows[0].metrics["AP"]

@@ -19,8 +19,10 @@ def names(made):
 def test_add_one_holds_each_trick_against_the_base(tmp_path):
     made = plan(write_tiny(tmp_path), "ema", "mosaic")
     assert names(made) == [
-        ("base", (), None), ("ema", ("ema",), "base"), ("mosaic", ("mosaic",), "base"),
-    ]  # fmt: skip
+        ("base", (), None),
+        ("ema", ("ema",), "base"),
+        ("mosaic", ("mosaic",), "base"),
+    ]
     base, ema, mosaic = (system.recipe for system in made.systems)
     assert base.train.ema is None
     assert ema.train.ema is not None
@@ -42,9 +44,13 @@ def test_leave_one_out_holds_the_rest_against_all(tmp_path):
 def test_all_does_both_and_holds_all_tricks_against_none(tmp_path):
     made = plan(write_tiny(tmp_path), "ema", "mosaic", mode="all")
     assert [(system.name, system.against) for system in made.systems] == [
-        ("base", None), ("ema", "base"), ("mosaic", "base"),
-        ("all", "base"), ("all-but-ema", "all"), ("all-but-mosaic", "all"),
-    ]  # fmt: skip
+        ("base", None),
+        ("ema", "base"),
+        ("mosaic", "base"),
+        ("all", "base"),
+        ("all-but-ema", "all"),
+        ("all-but-mosaic", "all"),
+    ]
 
 
 def test_seeds_count_from_the_recipes(tmp_path):

@@ -27,15 +27,19 @@ def arguments(recipe: Path, folder: Path, *more: str) -> list[str]:
 def start(*words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "detcli", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def ended(folder: Path) -> dict[str, int]:
     """When each trial that has ended did so."""
-    return {str(path.parent.relative_to(folder)): path.stat().st_mtime_ns
-            for path in folder.glob("*/*/result.json")}  # fmt: skip
+    return {
+        str(path.parent.relative_to(folder)): path.stat().st_mtime_ns
+        for path in folder.glob("*/*/result.json")
+    }
 
 
 def wait_for(happened, process: subprocess.Popen) -> None:
@@ -161,10 +165,20 @@ def test_ray_trains_on_two_nodes(tmp_path, capsys, monkeypatch):
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         cluster.add_node(**node)
-        done = run(capsys, *arguments(
-            write_tiny(tmp_path), tmp_path / "out", "--tricks", "ema,oversample", "--json",
-            "--executor", "ray", "--address", cluster.address,
-        ))  # fmt: skip
+        done = run(
+            capsys,
+            *arguments(
+                write_tiny(tmp_path),
+                tmp_path / "out",
+                "--tricks",
+                "ema,oversample",
+                "--json",
+                "--executor",
+                "ray",
+                "--address",
+                cluster.address,
+            ),
+        )
     finally:
         cluster.shutdown()
     ema, oversample = json.loads(done.out)["rows"]

@@ -11,9 +11,11 @@ def candidates(count, extra=None):
     corners = torch.rand(count, 2, generator=generator) * 50
     boxes = torch.cat([corners, corners + 1 + 40 * torch.rand(count, 2, generator=generator)], 1)
     return Candidates(
-        boxes, torch.rand(count, generator=generator), torch.zeros(count, dtype=torch.int64),
+        boxes,
+        torch.rand(count, generator=generator),
+        torch.zeros(count, dtype=torch.int64),
         extra or {},
-    )  # fmt: skip
+    )
 
 
 def test_crossing_scales_each_axis_by_its_own_factor():

@@ -42,18 +42,26 @@ class BrightBox(nn.Module):
             return Candidates(nothing, nothing[:, 0], nothing[:, 0].long(), {"sigma": nothing})
         box = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         return Candidates(
-            box[None].float(), torch.ones(1), torch.zeros(1, dtype=torch.int64),
+            box[None].float(),
+            torch.ones(1),
+            torch.zeros(1, dtype=torch.int64),
             {"sigma": torch.tensor([[1.0, 2, 3, 4]])},
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture
 def trained(tmp_path):
     recipe = load_recipe(
         write_tiny(tmp_path),
-        ["data.resize.short=[160]", "data.resize.long=320", "data.mean=[128,128,128]",
-         "data.std=[255,255,255]", "eval.batch_per_rank=3", "data.augment.flip.horizontal=0.5"],
-    ).recipe  # fmt: skip
+        [
+            "data.resize.short=[160]",
+            "data.resize.long=320",
+            "data.mean=[128,128,128]",
+            "data.std=[255,255,255]",
+            "eval.batch_per_rank=3",
+            "data.augment.flip.horizontal=0.5",
+        ],
+    ).recipe
     return Trained(recipe, BrightBox(), tmp_path, ("bright",), (1,))
 
 
@@ -114,8 +122,11 @@ def test_mirroring_twice_is_nothing_and_padding_stays():
 
 def test_which_views():
     assert choose_views([0.8, 1.0], True, None, 0.2) == [
-        View(0.8), View(1.0), View(0.8, True), View(1.0, True)
-    ]  # fmt: skip
+        View(0.8),
+        View(1.0),
+        View(0.8, True),
+        View(1.0, True),
+    ]
     assert choose_views([1.0], False, 640, 0.2) == [PLAIN, View(1.0, False, 640, 0.2)]
 
 

@@ -90,8 +90,9 @@ def test_patches_show_what_they_were_cut_out_of(records: Records) -> None:
     assert cat.sample.labels.tolist() == [1]
     assert cat.source == records.path(0)
     for patch, index, (left, top) in (
-        (patches.negatives[0], 1, (50, 50)), (cat, 0, (20, 20)),
-    ):  # fmt: skip
+        (patches.negatives[0], 1, (50, 50)),
+        (cat, 0, (20, 20)),
+    ):
         x1, y1, x2, y2 = patch.core
         pixels = read_image(records.path(index))[top : top + y2 - y1, left : left + x2 - x1]
         core = patch.sample.image.permute(1, 2, 0).numpy()[y1:y2, x1:x2]
@@ -108,9 +109,13 @@ def patches(records: Records) -> Patches:
 
 def settings(**changes: object) -> Settings:
     values = {
-        "false_positives": 2, "objects": 1, "places": 5, "threshold": 0.0, "blend": "poisson",
+        "false_positives": 2,
+        "objects": 1,
+        "places": 5,
+        "threshold": 0.0,
+        "blend": "poisson",
         "seed": 3,
-    }  # fmt: skip
+    }
     return Settings(**(values | changes))
 
 
@@ -137,9 +142,11 @@ def test_the_data_set_is_coco_with_the_ids_of_the_run(
     assert document["placed"] == {"false_positives": 4, "objects": 2}
     assert document["no_room"] == {"false_positives": 2, "objects": 1}
     again = read_records(
-        format="coco", root=str(out), name="train",
+        format="coco",
+        root=str(out),
+        name="train",
         split={"annotations": "annotations.json", "images": "images"},
-    )  # fmt: skip
+    )
     assert (again.class_names, again.category_ids) == (("dog", "cat"), (3, 7))
     assert again.labels.tolist() == [1, 1]
     assert np.diff(again.offsets).tolist() == [1, 1, 0]
@@ -157,8 +164,9 @@ def test_every_try_is_written_down(patches: Patches, empties: list[Path], tmp_pa
             )
     lines = [json.loads(line) for line in (tmp_path / "a/tries.jsonl").read_text().splitlines()]
     assert Counter(line["kind"] for line in lines if line["placed"]) == {
-        "false_positive": 4, "object": 2,
-    }  # fmt: skip
+        "false_positive": 4,
+        "object": 2,
+    }
     tries = Counter((line["image"], line["left"] is None) for line in lines)
     assert sorted(tries.values()) == [3, 15, 15]  # no place in the small image, five in the others
     for image in {line["image"] for line in lines if line["placed"]}:

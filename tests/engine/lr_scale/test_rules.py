@@ -59,9 +59,14 @@ def test_rules_by_hand_and_in_the_engine(lr, base_batch, gpus, per_gpu, accumula
         base = SGD._replace(lr=lr, batch=base_batch, rule=rule)
         found = scale(base, StepBatch(gpus, per_gpu, accumulate), None)
         engine = effective_learning_rate(
-            lr=lr, lr_batch=base_batch, lr_rule=rule, batch_per_rank=per_gpu, world_size=gpus,
-            accumulate=accumulate, explicit=False,
-        )  # fmt: skip
+            lr=lr,
+            lr_batch=base_batch,
+            lr_rule=rule,
+            batch_per_rank=per_gpu,
+            world_size=gpus,
+            accumulate=accumulate,
+            explicit=False,
+        )
         assert found.lr == engine.lr == expected
 
 
@@ -112,9 +117,13 @@ def number_after(text, word):
 @pytest.mark.parametrize("batch", [2, 64])
 @pytest.mark.parametrize(
     ("base", "rule", "word"),
-    [(SGD, "sqrt", "same with"), (SGD, "none", "same with"), (ADAMW, "none", "same with"),
-     (ADAMW, "sqrt", "(Wang and Aitchison 2024) would be")],
-)  # fmt: skip
+    [
+        (SGD, "sqrt", "same with"),
+        (SGD, "none", "same with"),
+        (ADAMW, "none", "same with"),
+        (ADAMW, "sqrt", "(Wang and Aitchison 2024) would be"),
+    ],
+)
 def test_the_named_weight_decay_shrinks_weights_alike_in_an_epoch(base, rule, word, batch):
     base = base._replace(rule=rule, weight_decay=0.05)
     found = scale(base, step_of(batch), None)
@@ -136,8 +145,9 @@ def test_betas_of_malladi_are_named_where_they_exist():
     assert "too much" in noted(scale(ADAMW, step_of(256), None), "optim.betas").why
     linear = scale(ADAMW._replace(rule="linear"), step_of(32), None)
     assert [each.key for each in linear.adjustments] == [
-        "schedule.warmup_steps", "optim.weight_decay",
-    ]  # fmt: skip
+        "schedule.warmup_steps",
+        "optim.weight_decay",
+    ]
 
 
 def test_nothing_changes_at_the_base():
@@ -197,11 +207,14 @@ def test_every_recipe_is_its_own_base(loaded):
 
 @pytest.mark.parametrize(
     ("overrides", "stats"),
-    [((), None), (("model.backbone.norm_eval=false",), "bn"),
-     (("model.backbone.norm_eval=false", "model.backbone.norm=frozen_bn"), None),
-     (("model.backbone.norm_eval=false", "model.backbone.norm=sync_bn"), "sync_bn"),
-     (("model.backbone.norm_eval=false", "model.backbone.frozen_stages=4"), None)],
-)  # fmt: skip
+    [
+        ((), None),
+        (("model.backbone.norm_eval=false",), "bn"),
+        (("model.backbone.norm_eval=false", "model.backbone.norm=frozen_bn"), None),
+        (("model.backbone.norm_eval=false", "model.backbone.norm=sync_bn"), "sync_bn"),
+        (("model.backbone.norm_eval=false", "model.backbone.frozen_stages=4"), None),
+    ],
+)
 def test_what_counts_as_batch_statistics(overrides, stats):
     assert base_of(load_recipe("atss_r50", overrides).recipe).batch_stats == stats
 

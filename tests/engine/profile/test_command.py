@@ -48,9 +48,16 @@ def document(capsys, *arguments):
 def test_everything_in_tables_and_words(recipe, capsys):
     done = run(capsys, "profile", recipe, *FAST)
     assert done.code == 0, done.err
-    for words in ("tiny: 4 classes, images of 64 x 64", "forward pass: cpu, 1 thread, float32",
-                  "loading", "step: batch 2", "post-processing: ", "-bound: ", "network: ",
-                  "suppression (nms): "):  # fmt: skip
+    for words in (
+        "tiny: 4 classes, images of 64 x 64",
+        "forward pass: cpu, 1 thread, float32",
+        "loading",
+        "step: batch 2",
+        "post-processing: ",
+        "-bound: ",
+        "network: ",
+        "suppression (nms): ",
+    ):
         assert words in done.out, words
 
 
@@ -167,7 +174,7 @@ def test_a_network_needs_no_data(recipe, tmp_path, capsys):
         (["RECIPE", "--what", "model", "--weights", "w.pt"], 3, "w.pt"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)  # fmt: skip
+)
 def test_mistakes_are_one_clear_line(arguments, code, words, recipe, capsys):
     done = run(capsys, "profile", *(recipe if word == "RECIPE" else word for word in arguments))
     assert done.code == code, done.err

@@ -147,8 +147,11 @@ def check_document(found: LoaderProfile) -> None:
     assert document["recommended"]["workers"] == 2
     assert document["current"]["images_per_s"] > 0
     assert {each["factor"] for each in document["settings"]} == {
-        "recipe", "workers", "prefetch_factor", "recommended",
-    }  # fmt: skip
+        "recipe",
+        "workers",
+        "prefetch_factor",
+        "recommended",
+    }
     assert document["images"] == 8
     assert {len(row) for row in setting_rows(found)} == {len(SETTING_HEADER)}
     assert setting_rows(found)[0][-1] == "1.00"

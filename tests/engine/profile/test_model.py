@@ -127,9 +127,13 @@ def test_lists_of_modules_are_no_level():
 
     found = {part.name: (part.depth, part.parameters) for part in parts_of(Net(), {}, {})}
     assert found == {
-        "trunk": (1, 21), "trunk.0": (2, 9), "trunk.1": (2, 12),
-        "heads.0": (1, 16), "heads.0.0": (2, 16), "heads.1": (1, 20),
-    }  # fmt: skip
+        "trunk": (1, 21),
+        "trunk.0": (2, 9),
+        "trunk.1": (2, 12),
+        "heads.0": (1, 16),
+        "heads.0.0": (2, 16),
+        "heads.1": (1, 20),
+    }
 
 
 def test_rates_and_percentiles():
@@ -181,9 +185,12 @@ def test_precision_is_the_recipes(monkeypatch):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA"), MemoryError(),
-     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")],
-)  # fmt: skip
+    [
+        torch.OutOfMemoryError("CUDA"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_too_little_memory_is_one_clear_line(error):
     made = network(tiny())
     wanted = "64 images of 64 x 96 do not fit into the memory of cpu"

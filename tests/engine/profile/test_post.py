@@ -63,9 +63,13 @@ def test_a_checkpoint_keeps_the_recipes_threshold(tmp_path):
     model = build_model(recipe, len(CLASSES))
     torch.nn.init.constant_(model.head.class_logits.bias, -0.5)  # some scores pass 0.05
     content = {
-        "kind": "training", "recipe": recipe.model_dump(mode="json"), "class_names": list(CLASSES),
-        "category_ids": [1, 2, 3, 4], "model": model.state_dict(), "ema": None,
-    }  # fmt: skip
+        "kind": "training",
+        "recipe": recipe.model_dump(mode="json"),
+        "class_names": list(CLASSES),
+        "category_ids": [1, 2, 3, 4],
+        "model": model.state_dict(),
+        "ema": None,
+    }
     checkpoint.save(tmp_path / "w.pt", content)
     case = Case(recipe, CLASSES, tmp_path / "w.pt")
     (found,) = measure_posts([case], ALONE, QUIET, seconds=5)

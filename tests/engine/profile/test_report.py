@@ -42,10 +42,15 @@ def test_parts_that_were_not_asked_for_are_null():
 def test_every_row_of_a_table_fits_its_header():
     shown = list(report.tables(whole(), "cpu"))
     assert [table.title.split(":")[0] for table in shown] == [
-        "tiny", "forward pass", "the columns of the notes' tables", "loading",
-        "one image in the process itself", "step", "the same batches with other settings, in turn",
+        "tiny",
+        "forward pass",
+        "the columns of the notes' tables",
+        "loading",
+        "one image in the process itself",
+        "step",
+        "the same batches with other settings, in turn",
         "post-processing",
-    ]  # fmt: skip
+    ]
     for table in shown:
         assert table.rows
         assert all(len(row) == len(table.columns) for row in table.rows)
@@ -61,8 +66,12 @@ def test_small_parts_have_no_row_but_are_in_the_document():
     model = type(model)(**{**vars(model), "parts": (*model.parts, *parts)})
     shown = next(report.tables(made(model=model), "cpu")).rows
     assert [row[0].strip() for row in shown] == [
-        "network", "backbone", "head", "head.big", "head.many",
-    ]  # fmt: skip
+        "network",
+        "backbone",
+        "head",
+        "head.big",
+        "head.many",
+    ]
     names = [part["name"] for part in report.to_json(made(model=model), "cpu")["model"]["parts"]]
     assert "head.tiny" in names
 

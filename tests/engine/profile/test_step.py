@@ -50,9 +50,17 @@ from tests.recipes import write_tiny
 __all__ = ["thin_network"]  # a fixture of every test here
 
 ALWAYS = {
-    "data wait", "transfer", "forward", "assignment", "loss", "check", "backward", "optimiser",
-    "logging", "other",
-}  # fmt: skip
+    "data wait",
+    "transfer",
+    "forward",
+    "assignment",
+    "loss",
+    "check",
+    "backward",
+    "optimiser",
+    "logging",
+    "other",
+}
 
 
 def test_inner_phases_count_for_themselves_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +171,11 @@ def test_a_profile_has_every_number(tmp_path: Path) -> None:
     assert next(iter(rows)) == "base"
     assert rows["channels last"]["ratio"]["median"] > 0
     assert rows["fp16"] == {
-        "name": "fp16", "ratio": None, "step_memory_gib": None, "note": "needs CUDA",
-    }  # fmt: skip
+        "name": "fp16",
+        "ratio": None,
+        "step_memory_gib": None,
+        "note": "needs CUDA",
+    }
     assert "--compile" in rows["compiled"]["note"]
     assert document["largest_batch"] is None
     assert document["cudnn_benchmark"] is None

@@ -28,11 +28,16 @@ __all__ = ["thin_network"]  # a fixture of every test here
 
 CUDA = torch.device("cuda")
 CHANGED = {
-    "float32": "train.amp", "bf16": "train.amp", "fp16": "train.amp",
-    "channels last": "train.channels_last", "channels first": "train.channels_last",
-    "cudnn.benchmark on": "train.cudnn_benchmark", "cudnn.benchmark off": "train.cudnn_benchmark",
-    "compiled": "train.compile", "not compiled": "train.compile",
-}  # fmt: skip
+    "float32": "train.amp",
+    "bf16": "train.amp",
+    "fp16": "train.amp",
+    "channels last": "train.channels_last",
+    "channels first": "train.channels_last",
+    "cudnn.benchmark on": "train.cudnn_benchmark",
+    "cudnn.benchmark off": "train.cudnn_benchmark",
+    "compiled": "train.compile",
+    "not compiled": "train.compile",
+}
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
@@ -105,7 +110,7 @@ def test_variants_that_fail_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if self.name == "bf16":
             raise DivergedError("nan")
 
-    monkeypatch.setattr("detcli.engine.train.loop.build.compiled", no_compiler)
+    monkeypatch.setattr("detcli.engine.train.build.compiled", no_compiler)
     monkeypatch.setattr(Subject, "warm_up", diverges)
     rows = measure_variants(
         held_of(trial(tmp_path)),
@@ -120,9 +125,12 @@ def test_variants_that_fail_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     assert [row.name for row in rows] == ["base", "compiled", "bf16", "channels last", "fp16"]
     assert [row.note for row in rows] == [
-        None, "train.compile: there is no compiler", "the loss of random weights is not finite",
-        None, "needs CUDA",
-    ]  # fmt: skip
+        None,
+        "train.compile: there is no compiler",
+        "the loss of random weights is not finite",
+        None,
+        "needs CUDA",
+    ]
     for row in rows:
         assert (row.ratio is None) == (row.step_memory_gib is None) == (row.note is not None)
 

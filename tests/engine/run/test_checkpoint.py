@@ -55,8 +55,18 @@ def broken_files(folder):
     torch.save({"format": 99}, folder / "future.pt")
     torch.save({"format": 1}, folder / "hollow.pt")
     torch.save(torch.zeros(2), folder / "tensor.pt")
-    return ["truncated", "empty", "text", "foreign", "evil", "pickle", "future", "hollow",
-            "tensor", "absent"]  # fmt: skip
+    return [
+        "truncated",
+        "empty",
+        "text",
+        "foreign",
+        "evil",
+        "pickle",
+        "future",
+        "hollow",
+        "tensor",
+        "absent",
+    ]
 
 
 def test_anything_else_is_one_clear_line(tmp_path):

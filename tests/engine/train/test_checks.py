@@ -32,14 +32,22 @@ def records(sides: list[list[float]], labels: list[list[int]], **flags: Any) -> 
     ignored = np.zeros(len(flat), bool)
     ignored[flags.get("crowd", [])] = True
     return Records(
-        folder="", packed_names=packed, name_offsets=name_offsets,
-        image_ids=np.arange(len(sides)), sizes=np.array([[100, 200]] * len(sides)),
+        folder="",
+        packed_names=packed,
+        name_offsets=name_offsets,
+        image_ids=np.arange(len(sides)),
+        sizes=np.array([[100, 200]] * len(sides)),
         apply_exif=np.zeros(len(sides), bool),
         offsets=np.concatenate([[0], np.cumsum([len(image) for image in sides])]),
-        boxes_xywh=boxes, labels=np.array([label for image in labels for label in image], np.int64),
-        area=flat**2, crowd=ignored, difficult=np.zeros(len(flat), bool),
-        class_names=NAMES, category_ids=(1, 2, 3), notes=Notes(len(sides), len(flat)),
-    )  # fmt: skip
+        boxes_xywh=boxes,
+        labels=np.array([label for image in labels for label in image], np.int64),
+        area=flat**2,
+        crowd=ignored,
+        difficult=np.zeros(len(flat), bool),
+        class_names=NAMES,
+        category_ids=(1, 2, 3),
+        notes=Notes(len(sides), len(flat)),
+    )
 
 
 THREE_TO_ONE = records([[20, 20], [40, 8, 8]], [[0, 0], [0, 1, 1]], crowd=[4])

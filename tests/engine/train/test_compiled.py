@@ -87,14 +87,29 @@ def test_a_trainer_keeps_plain_names_and_evaluates_the_detector(
 def test_without_a_compiler_it_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     path = write_tiny(tmp_path, data={"shapes": {"num_train": 2, "num_val": 2}})
     environment = os.environ | {
-        "CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "CXX": str(tmp_path / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "detcli", "train", str(path), "train.compile=true", "--dry-run",
-         "--device", "cpu", "--quiet"],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "detcli",
+            "train",
+            str(path),
+            "train.compile=true",
+            "--dry-run",
+            "--device",
+            "cpu",
+            "--quiet",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(lines) == 1, done.stderr

@@ -86,7 +86,12 @@ def test_the_most_boxes_of_an_image(tmp_path, augment, most):
     table = records(tmp_path, (64, 64), (64, 64))
     boxes = np.tile([[1.0, 1, 9, 9]], (9, 1))
     table = replace(
-        table, offsets=np.array([0, 2, 9]), boxes_xywh=boxes, labels=np.zeros(9, np.int64),
-        area=np.full(9, 81.0), crowd=np.zeros(9, bool), difficult=np.zeros(9, bool),
-    )  # fmt: skip
+        table,
+        offsets=np.array([0, 2, 9]),
+        boxes_xywh=boxes,
+        labels=np.zeros(9, np.int64),
+        area=np.full(9, 81.0),
+        crowd=np.zeros(9, bool),
+        difficult=np.zeros(9, bool),
+    )
     assert most_boxes(recipe(augment=augment), table) == most

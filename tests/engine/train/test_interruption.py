@@ -21,8 +21,11 @@ def start(*arguments: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "detcli", "train", *arguments, "--device", "cpu", "--quiet"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -57,10 +60,12 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
         tmp_path,
         schedule={"epochs": 4},
         train={
-            "save_every": 1, "accumulate": 1, "ema": {"decay": 0.9, "warmup_steps": 2},
+            "save_every": 1,
+            "accumulate": 1,
+            "ema": {"decay": 0.9, "warmup_steps": 2},
         },
         data={"augment": {"photometric": {"prob": 0.5}}},
-    )  # fmt: skip
+    )
     finish(start(str(recipe), "--out", str(tmp_path / "whole")))
 
     run, chance = tmp_path / "killed", random.Random(0)

@@ -5,9 +5,14 @@ from detcli.engine.train.learning_rate import effective_learning_rate
 
 def rate(**changes):
     values = {
-        "lr": 0.01, "lr_batch": 16, "lr_rule": "linear", "batch_per_rank": 2,
-        "world_size": 1, "accumulate": 1, "explicit": False,
-    }  # fmt: skip
+        "lr": 0.01,
+        "lr_batch": 16,
+        "lr_rule": "linear",
+        "batch_per_rank": 2,
+        "world_size": 1,
+        "accumulate": 1,
+        "explicit": False,
+    }
     return effective_learning_rate(**(values | changes))
 
 

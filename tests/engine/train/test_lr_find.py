@@ -145,10 +145,14 @@ def found_with(steepest, diverged_at):
 
 @pytest.mark.parametrize(
     ("steepest", "diverged_at", "suggestion", "said"),
-    [(0.003, 0.5, 0.003, "steepest descent) at 4"), (0.2, 0.5, 0.05, "divergence point) at 4"),
-     (None, 0.5, 0.05, "0.05"), (0.003, None, 0.003, "divergence point none"),
-     (None, None, None, "widen the range")],
-)  # fmt: skip
+    [
+        (0.003, 0.5, 0.003, "steepest descent) at 4"),
+        (0.2, 0.5, 0.05, "divergence point) at 4"),
+        (None, 0.5, 0.05, "0.05"),
+        (0.003, None, 0.003, "divergence point none"),
+        (None, None, None, "widen the range"),
+    ],
+)
 def test_the_suggestion_is_the_smaller_reading(steepest, diverged_at, suggestion, said):
     found = found_with(steepest, diverged_at)
     assert found.suggestion == suggestion

@@ -22,8 +22,10 @@ def trainer(tmp_path):
 def test_worst_batch_is_the_largest_shape_with_the_most_boxes(trainer):
     images, targets = worst_batch(trainer)
     assert images.shape == (2, 3, 64, 64)
-    most = max(trainer.train_records.rows(i).stop - trainer.train_records.rows(i).start
-               for i in range(len(trainer.train_records)))  # fmt: skip
+    most = max(
+        trainer.train_records.rows(i).stop - trainer.train_records.rows(i).start
+        for i in range(len(trainer.train_records))
+    )
     assert [len(target.labels) for target in targets] == [most, most]
     for target in targets:
         assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()

@@ -10,8 +10,11 @@ from detcli.layers.deform import DeformConv2d
 from detcli.layers.norm import NORMS, build_norm
 
 ALL = {
-    "backbone_lr_mult": 1.0, "norm_decay": True, "bias_decay": True, "bias_lr_mult": 1.0,
-}  # fmt: skip
+    "backbone_lr_mult": 1.0,
+    "norm_decay": True,
+    "bias_decay": True,
+    "bias_lr_mult": 1.0,
+}
 
 
 class Net(nn.Module):
@@ -81,8 +84,11 @@ def test_norms_inside_attention_are_norms(name, num_norms):
 def test_frozen_parameters_are_left_out():
     net = Net()
     net.backbone.requires_grad_(False)
-    members = [p for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **ALL)
-               for p in group["params"]]  # fmt: skip
+    members = [
+        p
+        for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **ALL)
+        for p in group["params"]
+    ]
     assert len(members) == 4
     assert all(isinstance(member, torch.Tensor) and member.requires_grad for member in members)
 

@@ -19,8 +19,9 @@ def test_every_recipe_has_an_overfit_check(loaded):
     steps = recipe.schedule.num_epochs * steps_per_epoch
     assert overfit.STEPS <= steps * recipe.train.accumulate < 2 * overfit.STEPS
     values = recipe.schedule.model_dump() | {
-        "epochs": recipe.schedule.num_epochs, "milestones": recipe.schedule.milestone_epochs,
-    }  # fmt: skip
+        "epochs": recipe.schedule.num_epochs,
+        "milestones": recipe.schedule.milestone_epochs,
+    }
     schedule = Schedule(steps_per_epoch=steps_per_epoch, **values)
     assert {schedule.factor(step) for step in range(steps // 2, steps)} == {1.0}
 

@@ -8,10 +8,19 @@ from detcli.engine.train.schedule import Schedule
 
 def schedule(**changes):
     values = {
-        "name": "step", "epochs": 12, "steps_per_epoch": 10, "milestones": (8, 11), "gamma": 0.1,
-        "min_lr_ratio": 0.0, "restarts": 1, "patience": 2, "monitor": "AP", "warmup": "none",
-        "warmup_steps": 0, "warmup_ratio": 0.001,
-    }  # fmt: skip
+        "name": "step",
+        "epochs": 12,
+        "steps_per_epoch": 10,
+        "milestones": (8, 11),
+        "gamma": 0.1,
+        "min_lr_ratio": 0.0,
+        "restarts": 1,
+        "patience": 2,
+        "monitor": "AP",
+        "warmup": "none",
+        "warmup_steps": 0,
+        "warmup_ratio": 0.001,
+    }
     return Schedule(**(values | changes))
 
 

@@ -78,8 +78,10 @@ def test_plateau_with_the_large_rate_of_the_notes(trick: str, monitor: str, tmp_
     optim, schedule = recipe.optim, recipe.schedule
     assert (optim.lr, optim.lr_batch, optim.clip_norm) == (0.02, 16, 20.0)
     assert (schedule.name, schedule.monitor, recipe.train.val_loss) == (
-        "plateau", monitor, monitor == "loss",
-    )  # fmt: skip
+        "plateau",
+        monitor,
+        monitor == "loss",
+    )
     plan = schedule_of(recipe, 10)
     worse = {"AP": 0.1, "loss": 5.0}
     assert [plan.end_epoch(worse, epoch) is None for epoch in range(1, 6)] == [True] * 4 + [False]
@@ -89,11 +91,17 @@ def test_plateau_with_the_large_rate_of_the_notes(trick: str, monitor: str, tmp_
 @pytest.mark.parametrize(
     "pair",
     [
-        ("cosine", "cosine-restarts"), ("plateau", "plateau-loss"), ("cosine-restarts", "plateau"),
-        ("1x", "3x"), ("sgd", "adam"), ("sgd", "large-lr"), ("grad-clip", "grad-clip-value"),
-        ("swa", "ema"), ("low-precision", "low-precision-fp16"),
+        ("cosine", "cosine-restarts"),
+        ("plateau", "plateau-loss"),
+        ("cosine-restarts", "plateau"),
+        ("1x", "3x"),
+        ("sgd", "adam"),
+        ("sgd", "large-lr"),
+        ("grad-clip", "grad-clip-value"),
+        ("swa", "ema"),
+        ("low-precision", "low-precision-fp16"),
     ],
-)  # fmt: skip
+)
 def test_two_choices_of_one_thing_exclude_each_other(pair: tuple[str, str], tmp_path: Path) -> None:
     for first, second in (pair, pair[::-1]):
         with pytest.raises(RecipeError, match=f"tricks {first} and {second} exclude each other"):

@@ -28,10 +28,13 @@ MAPS = [(8, 12), (4, 6)]
 RULES = {
     "atss": {"name": "atss", "topk": 4},
     "max_iou": {
-        "name": "max_iou", "positive_iou": 0.5, "negative_iou": 0.4, "min_positive_iou": 0.0,
+        "name": "max_iou",
+        "positive_iou": 0.5,
+        "negative_iou": 0.4,
+        "min_positive_iou": 0.0,
     },
     "fcos": {"name": "fcos", "center_radius": 1.0},
-}  # fmt: skip
+}
 
 
 def priors_of() -> Priors:
@@ -120,9 +123,13 @@ def test_a_good_lead_head_opens_the_coarse_assignment() -> None:
         boxes = tuple(part.T.reshape(1, 4, *size) for part, size in zip(parts, MAPS, strict=True))
         auxiliary = Auxiliary(nn.Identity(), weight=1.0, relax=3.0, topk=20)
         got = auxiliary.assign(
-            assigner, priors, targets, fine=fine, lead=Lead(logits, boxes, CLASSES, DeltaCoder()),
+            assigner,
+            priors,
+            targets,
+            fine=fine,
+            lead=Lead(logits, boxes, CLASSES, DeltaCoder()),
             padding="seen",
-        )  # fmt: skip
+        )
         if wanted is None:
             assert ((got >= 0) & (fine < 0)).sum() <= 1
         else:

@@ -71,9 +71,13 @@ def test_densities_are_the_largest_iou_with_another_of_the_class(found: list[Any
 
 def test_the_loss_is_smooth_l1_of_the_positives() -> None:
     matches = Matches(
-        torch.tensor([[1, 3, 2], [3, 3, 3]]), torch.tensor([0, 2]), torch.tensor([1, 2]),
-        torch.zeros(2, 4), torch.ones(2), torch.tensor([2, 0]),
-    )  # fmt: skip
+        torch.tensor([[1, 3, 2], [3, 3, 3]]),
+        torch.tensor([0, 2]),
+        torch.tensor([1, 2]),
+        torch.zeros(2, 4),
+        torch.ones(2),
+        torch.tensor([2, 0]),
+    )
     maps = torch.tensor([[0.6, 9.0, 1.5], [9.0, 9.0, 9.0]], requires_grad=True)
     got = DensityBranch(weight=2.0).loss((maps.view(2, 1, 1, 3),), matches, crowd())
     assert got.item() == pytest.approx(2 * ((0.6 - 1 / 3) ** 2 / 2 + 1.5 - 0.5))  # 0 of class 2

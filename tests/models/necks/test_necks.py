@@ -20,8 +20,12 @@ WIDTHS = (6, 8, 10, 12)
 LEVELS = {"out_channels": 4, "min_level": 3, "max_level": 7}
 EXTRA = {"extra_from": "p5", "extra_relu": False}
 FPN_KEYS: dict[str, Any] = {
-    **LEVELS, **EXTRA, "upsample": "nearest", "conv": "plain", "aspp": None,
-}  # fmt: skip
+    **LEVELS,
+    **EXTRA,
+    "upsample": "nearest",
+    "conv": "plain",
+    "aspp": None,
+}
 KEYS: dict[str, dict[str, Any]] = {
     "fpn": FPN_KEYS,
     "pan": FPN_KEYS,
@@ -151,9 +155,14 @@ def test_shares_never_decay() -> None:
 
     part = Node(2, 8, norm="bn")
     groups = parameter_groups(
-        part, lr=0.1, weight_decay=0.5, backbone_lr_mult=1.0, norm_decay=True, bias_decay=True,
+        part,
+        lr=0.1,
+        weight_decay=0.5,
+        backbone_lr_mult=1.0,
+        norm_decay=True,
+        bias_decay=True,
         bias_lr_mult=1.0,
-    )  # fmt: skip
+    )
     (free,) = [group for group in groups if group["weight_decay"] == 0]
     assert len(free["params"]) == 1
     assert free["params"][0] is part.shares

@@ -106,5 +106,10 @@ def test_names_of_layers() -> None:
     terms = {"class": torch.tensor([1.0, 2.0, 3.0]), "box": torch.tensor([4.0, 5.0, 6.0])}
     named = by_layer(terms)
     assert {name: value.item() for name, value in named.items()} == {
-        "class": 3, "box": 6, "class_2": 2, "box_2": 5, "class_1": 1, "box_1": 4,
-    }  # fmt: skip
+        "class": 3,
+        "box": 6,
+        "class_2": 2,
+        "box_2": 5,
+        "class_1": 1,
+        "box_1": 4,
+    }

@@ -85,8 +85,9 @@ def approximations_of(cell: Cell) -> list[list[float]]:
         for octave in range(3):
             scale = cell.side * 2 ** (octave / 3)
             width, height = scale / math.sqrt(ratio), scale * math.sqrt(ratio)
-            boxes.append([cell.x - width / 2, cell.y - height / 2,
-                          cell.x + width / 2, cell.y + height / 2])  # fmt: skip
+            boxes.append(
+                [cell.x - width / 2, cell.y - height / 2, cell.x + width / 2, cell.y + height / 2]
+            )
     return boxes
 
 
@@ -243,9 +244,11 @@ def proposals_of(outputs: GuidedRPNOutputs, image: int, *, filtered: bool) -> li
             )
             x, y, w, h = x + dx * w, y + dy * h, w * math.exp(dw), h * math.exp(dh)
             box = [
-                min(max(x - w / 2, 0), width), min(max(y - h / 2, 0), height),
-                min(max(x + w / 2, 0), width), min(max(y + h / 2, 0), height),
-            ]  # fmt: skip
+                min(max(x - w / 2, 0), width),
+                min(max(y - h / 2, 0), height),
+                min(max(x + w / 2, 0), width),
+                min(max(y + h / 2, 0), height),
+            ]
             found.append((logit, box))
         kept: list[list[float]] = []
         for logit, box in sorted(found, key=lambda pair: -pair[0])[:60]:

@@ -71,9 +71,12 @@ def test_regions_and_what_they_learn() -> None:
         [[10, 12, 40, 60], [30, 20, 90, 80]], [2, 0], CANVAS, ignore=[[60, 60, 128, 96]]
     )
     samples = sample_regions(
-        [proposals, random_boxes(5)], [wanted, target([], [], CANVAS)],
-        assigner=MaxIoUAssigner(0.5, 0.5, None), sampler=RandomSampler(None, 0.25), num_classes=3,
-    )  # fmt: skip
+        [proposals, random_boxes(5)],
+        [wanted, target([], [], CANVAS)],
+        assigner=MaxIoUAssigner(0.5, 0.5, None),
+        sampler=RandomSampler(None, 0.25),
+        num_classes=3,
+    )
     iou = box_iou(proposals, wanted.boxes)
     best, box = iou.max(dim=1)
     center = (proposals[:, :2] + proposals[:, 2:]) / 2
@@ -178,8 +181,12 @@ def test_rounded_pooling() -> None:
 
 def test_what_surrounds_a_region_is_pooled_beside_it() -> None:
     options = {
-        "name": "roi_align", "side": 3, "scale": 4.0, "sampling_ratio": 2, "aligned": True,
-    }  # fmt: skip
+        "name": "roi_align",
+        "side": 3,
+        "scale": 4.0,
+        "sampling_ratio": 2,
+        "aligned": True,
+    }
     plain = RegionPooler((8, 16), context=None, **options)
     pooler = RegionPooler((8, 16), context=2.0, **options)
     maps = [torch.randn(1, 5, 12, 16), torch.randn(1, 5, 6, 8)]
@@ -258,9 +265,12 @@ def region_case(targets: list[Target], **changes: Any) -> tuple[Any, Any]:
     keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
     criterion = build_criterion(**{key: keywords[key] for key in keys})
     samples = sample_regions(
-        [random_boxes(60, seed=image) for image in range(len(targets))], targets,
-        assigner=criterion.assigner, sampler=RandomSampler(None, 0.25), num_classes=3,
-    )  # fmt: skip
+        [random_boxes(60, seed=image) for image in range(len(targets))],
+        targets,
+        assigner=criterion.assigner,
+        sampler=RandomSampler(None, 0.25),
+        num_classes=3,
+    )
     return criterion, samples
 
 
@@ -311,9 +321,14 @@ def test_candidates_of_regions() -> None:
     deltas[1, 4:] = torch.tensor([1.0, 0, 0, 0])  # class 1 of the second: a tenth of its width
     columns = {"sigma": torch.arange(24).view(3, 8) / 8, "density": torch.tensor([0.1, 0.2, 0.3])}
     found = image_candidates(
-        scores, deltas, regions, coder=DeltaCoder((0.1, 0.1, 0.2, 0.2)), score_threshold=0.05,
-        size=(100, 62), columns=columns,
-    )  # fmt: skip
+        scores,
+        deltas,
+        regions,
+        coder=DeltaCoder((0.1, 0.1, 0.2, 0.2)),
+        score_threshold=0.05,
+        size=(100, 62),
+        columns=columns,
+    )
     torch.testing.assert_close(found.scores, torch.tensor([0.7, 0.6, 0.3, 0.3]))
     assert found.labels.tolist() == [1, 0, 1, 0]
     want = torch.tensor([[24.0, 20, 62, 60], [0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 9, 100]])

@@ -30,9 +30,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_proposals_are_those_of_a_plain_loop() -> None:
     """Level by level: sort, decode, cut, drop thin ones, suppress one by one; then the best."""
     grid = build_anchors(
-        (8, 16), base_scale=3.0, scales_per_octave=1, ratios=(0.5, 1, 2), sizes=None,
-        round_corners=False, fit_grid=False,
-    )  # fmt: skip
+        (8, 16),
+        base_scale=3.0,
+        scales_per_octave=1,
+        ratios=(0.5, 1, 2),
+        sizes=None,
+        round_corners=False,
+        fit_grid=False,
+    )
     maps = [torch.zeros(1, 3, 12, 16), torch.zeros(1, 3, 6, 8)]
     priors = grid(maps, CANVAS).split()
     generator = torch.Generator().manual_seed(1)
@@ -90,9 +95,14 @@ def test_limits_of_training_and_evaluation() -> None:
 def test_boxes_of_two_levels_do_not_suppress_each_other() -> None:
     box = torch.tensor([[10.0, 10, 40, 40]])
     grid = build_anchors(
-        (8, 16), base_scale=3.0, scales_per_octave=1, ratios=(1,), sizes=None,
-        round_corners=False, fit_grid=False,
-    )  # fmt: skip
+        (8, 16),
+        base_scale=3.0,
+        scales_per_octave=1,
+        ratios=(1,),
+        sizes=None,
+        round_corners=False,
+        fit_grid=False,
+    )
     priors = grid([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 1)], CANVAS).split()
     deltas = [DeltaCoder().encode(box.expand(len(level), 4), level) for level in priors]
     scores = [torch.tensor([0.1, 0.9, 0.2, 0.3]), torch.tensor([0.8])]

@@ -87,9 +87,13 @@ def shapes_of(detector: nn.Module, side_px: int, device: torch.device) -> Shapes
 
 
 def build_student(
-    forward: nn.Module, detector: nn.Module, recipe: Recipe, teacher: nn.Module,
-    teacher_recipe: Recipe, device: torch.device,
-) -> Student:  # fmt: skip
+    forward: nn.Module,
+    detector: nn.Module,
+    recipe: Recipe,
+    teacher: nn.Module,
+    teacher_recipe: Recipe,
+    device: torch.device,
+) -> Student:
     """The student of a recipe; `forward` is the detector or its compiled form.
 
     Raises UsageError for a teacher that cannot be compared with it as the recipe asks.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -21,6 +21,9 @@ from detcli.models.retinanet import build_retinanet
 from detcli.models.ssd import build_ssd
 from detcli.models.vfnet import build_vfnet
 from detcli.models.yolov4 import build_yolov4
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.table import Model
 
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "retinanet": build_retinanet,
@@ -40,6 +43,6 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_detector(name: str, *, num_classes: int, **keywords: Any) -> nn.Module:
-    """The detector of this name; keywords are the rest of a recipe's model section."""
-    return DETECTORS[name](num_classes=num_classes, **keywords)
+def build_detector(options: Model, *, num_classes: int) -> nn.Module:
+    """The detector of the model section of a recipe."""
+    return DETECTORS[options.name](options, num_classes=num_classes)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from detcli.assign import Assigner, build_assigner
+from detcli.assign import Assigner
 from detcli.ops.priors import Priors, grid_priors, priors_inside
 from tests.paths import SHARED, needs_shared
+from tests.sections import assigner_of
 
 PARITY = SHARED / "parity"
 STRIDES = (8, 16, 32, 64, 128)
@@ -39,10 +40,10 @@ MODELS = {
     "mm_retinanet_r50": (
         retinanet_anchors,
         0.0,
-        build_assigner("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0),
+        assigner_of("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0),
     ),
-    "mm_atss_r50": (square_anchors, 0.0, build_assigner("atss", topk=9)),
-    "mm_fcos_r50_caffe": (square_anchors, 0.5, build_assigner("fcos", center_radius=None)),
+    "mm_atss_r50": (square_anchors, 0.0, assigner_of("atss", topk=9)),
+    "mm_fcos_r50_caffe": (square_anchors, 0.5, assigner_of("fcos", center_radius=None)),
 }
 
 

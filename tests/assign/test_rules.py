@@ -7,10 +7,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from detcli.assign import ASSIGNERS, ATSSAssigner, build_assigner, ignore_inside
+from detcli.assign import ATSSAssigner, ignore_inside
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 from tests.assign import loops
 from tests.assign.strategies import Case, box_lists, cases, eighths
+from tests.sections import ASSIGNERS, assigner_of
 
 shares = st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.3, 0.5, 0.7])
 BUILDS = {
@@ -30,7 +31,7 @@ def one_level(boxes: list[list[float]], stride: float = 8.0) -> Priors:
 @given(cases(), shares, shares, shares)
 def test_max_iou_equals_the_loop(case: Case, a: float, b: float, lowest: float) -> None:
     positive, negative = max(a, b, 0.05), min(a, b)
-    assigner = build_assigner(
+    assigner = assigner_of(
         "max_iou", positive_iou=positive, negative_iou=negative, min_positive_iou=lowest
     )
     want = loops.max_iou(case.priors, case.boxes, positive, negative, lowest)
@@ -42,7 +43,7 @@ def test_max_iou_equals_the_loop(case: Case, a: float, b: float, lowest: float) 
 def test_atss_equals_the_loop(case: Case, topk: int) -> None:
     want, margin = loops.atss(case.priors, case.boxes, topk, case.anchors)
     assume(margin > 1e-9)  # below, the order of the sums decides
-    got = build_assigner("atss", topk=topk)(case.priors, case.boxes)
+    got = assigner_of("atss", topk=topk)(case.priors, case.boxes)
     assert got.tolist() == want.tolist()
 
 
@@ -72,7 +73,7 @@ def test_atss_takes_the_earlier_of_equally_near_cells(center: tuple[float, float
 @given(cases(), st.sampled_from([None, 0.5, 1.0, 1.5]))
 def test_fcos_equals_the_loop(case: Case, center_radius: float | None) -> None:
     want = loops.fcos(case.priors, case.boxes, center_radius)
-    got = build_assigner("fcos", center_radius=center_radius)(case.priors, case.boxes)
+    got = assigner_of("fcos", center_radius=center_radius)(case.priors, case.boxes)
     assert got.tolist() == want.tolist()
 
 
@@ -90,7 +91,7 @@ def test_ignored_regions_equal_the_loop(rows: list[tuple[float, float, int]], bo
 
 @pytest.mark.parametrize("name", ASSIGNERS)
 def test_shape_type_and_empty_inputs(name: str) -> None:
-    assigner = build_assigner(name, **BUILDS[name])
+    assigner = assigner_of(name, **BUILDS[name])
     priors = grid_priors([(4, 6), (2, 3)], [8, 16], [anchor_shapes([32.0], [1.0])] * 2)
     nothing = priors.select(torch.zeros(len(priors), dtype=torch.bool))
     boxes = torch.tensor([[4.0, 4.0, 30.0, 28.0], [10.0, 2.0, 14.0, 9.0]])
@@ -113,19 +114,19 @@ def test_max_iou_thresholds_are_met_from_their_own_value_on() -> None:
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     # IoU with the box: 1, 0.5, 0.4, 0.3
     priors = one_level([[0, 0, 10, height] for height in (10, 5, 4, 3)])
-    assigner = build_assigner("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0)
+    assigner = assigner_of("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0)
     assert assigner(priors, box).tolist() == [0, 0, -2, -1]
 
 
 def test_max_iou_best_priors_all_count_and_the_later_box_keeps_them() -> None:
-    assigner = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.0)
+    assigner = assigner_of("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.0)
     priors = one_level([[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]])
     # IoU 1 with box 0 and 0.4 with box 1, whose best they are as well
     assert assigner(priors, boxes).tolist() == [1, 1, -1]
-    strict = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.5)
+    strict = assigner_of("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.5)
     assert strict(priors, boxes).tolist() == [0, 0, -1]
-    exact = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.4)
+    exact = assigner_of("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.4)
     assert exact(priors, boxes).tolist() == [1, 1, -1]
 
 
@@ -146,14 +147,14 @@ def test_atss_worked_example() -> None:
         torch.tensor([8.0, 16.0, 32.0]),
         (1, 1, 1),
     )
-    assert build_assigner("atss", topk=9)(priors, box).tolist() == [0, -1, -1]
+    assert assigner_of("atss", topk=9)(priors, box).tolist() == [0, -1, -1]
     # outside by the centre rule: 0.01 from a side is not inside
     near = Priors(priors.boxes, torch.tensor([[0.01, 4.0]] * 3), priors.strides, priors.level_sizes)
-    assert build_assigner("atss", topk=9)(near, box).tolist() == [-1, -1, -1]
+    assert assigner_of("atss", topk=9)(near, box).tolist() == [-1, -1, -1]
 
 
 def test_fcos_ranges_and_smallest_area() -> None:
-    assigner = build_assigner("fcos", center_radius=None)
+    assigner = assigner_of("fcos", center_radius=None)
     # one point in the middle of each of three levels
     priors = Priors(
         torch.zeros(3, 4), torch.full((3, 2), 256.0), torch.tensor([8.0, 16.0, 32.0]), (1, 1, 1)

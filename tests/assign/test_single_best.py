@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detcli.assign import build_assigner
 from detcli.ops.priors import Priors
 from tests.assign.loops import iou_of
 from tests.assign.strategies import Case, cases
+from tests.sections import assigner_of
 
 
 def plain_loop(priors: Priors, boxes: Tensor, threshold: float) -> Tensor:
@@ -32,7 +32,7 @@ def plain_loop(priors: Priors, boxes: Tensor, threshold: float) -> Tensor:
 @settings(max_examples=80, deadline=None)
 @given(cases(), st.sampled_from([0.25, 0.5]))
 def test_equals_a_plain_loop(case: Case, threshold: float) -> None:
-    assigner = build_assigner(
+    assigner = assigner_of(
         "max_iou",
         positive_iou=threshold,
         negative_iou=threshold,

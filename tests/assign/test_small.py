@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detcli.assign import EnlargedBoxes, MaxIoUAssigner, SmallThresholds, build_assigner
+from detcli.assign import EnlargedBoxes, MaxIoUAssigner, SmallThresholds, enlarging
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
+from detcli.recipe.sections.priors import EnlargedObjects
 from tests.assign import loops
 from tests.assign.strategies import Case, cases
+from tests.sections import assigner_of, section
 
 F = np.float32
 CASES = settings(max_examples=80, deadline=None)
@@ -88,22 +90,20 @@ def test_enlarging_is_assigning_larger_boxes(case: Case, name: str, side: float)
         grow = (x2 - x1) * (y2 - y1) < side**2
         half_width, half_height = ((x2 - x1) * grow / 2, (y2 - y1) * grow / 2)
         larger.append([x1 - half_width, y1 - half_height, x2 + half_width, y2 + half_height])
-    enlarged = build_assigner(
-        name, **ASSIGNERS[name], enlarge_small={"max_side_px": side, "factor": 2.0}
-    )
+    plain = assigner_of(name, **ASSIGNERS[name])
+    enlarged = enlarging(plain, section(EnlargedObjects, max_side_px=side, factor=2.0))
     assert isinstance(enlarged, EnlargedBoxes)
     wanted = torch.tensor(larger).reshape(-1, 4)
     torch.testing.assert_close(enlarged.enlarge(case.boxes), wanted, rtol=0, atol=0)
-    plain = build_assigner(name, **ASSIGNERS[name])
     assert torch.equal(enlarged(case.priors, case.boxes), plain(case.priors, wanted))
 
 
 def test_an_object_between_all_points_is_found_when_enlarged() -> None:
     priors = grid_priors([(4, 4)], [8], [anchor_shapes([32.0], [1.0])])
     tiny = torch.tensor([[9.0, 9, 15, 15]])
-    assert (build_assigner("fcos", center_radius=None)(priors, tiny) == -1).all()
-    enlarge = {"max_side_px": 16.0, "factor": 1.5}
-    found = build_assigner("fcos", center_radius=None, enlarge_small=enlarge)(priors, tiny)
+    plain = assigner_of("fcos", center_radius=None)
+    assert (plain(priors, tiny) == -1).all()
+    found = enlarging(plain, section(EnlargedObjects, max_side_px=16.0, factor=1.5))(priors, tiny)
     assert found.view(4, 4)[1:3, 1:3].tolist() == [[0, 0], [0, 0]]
     assert (found == 0).sum() == 4
 
@@ -127,8 +127,8 @@ def test_relaxed_rules_give_more_priors_to_objects(name: str) -> None:
     }[name]
     shapes = [anchor_shapes([4.0 * stride], [1.0]) for stride in (8, 16, 32)]
     priors = grid_priors([(32, 32), (16, 16), (8, 8)], [8, 16, 32], shapes)
-    for enlarge in (None, {"max_side_px": 40.0, "factor": 1.5}):
-        rule = build_assigner(**{"name": name} | keywords, enlarge_small=enlarge)
+    for enlarge in (None, section(EnlargedObjects, max_side_px=40.0, factor=1.5)):
+        rule = enlarging(assigner_of(**{"name": name} | keywords), enlarge)
         fine, coarse = (r(priors, objects()) >= 0 for r in (rule, rule.relaxed(2.0)))
         assert coarse.sum() >= 1.2 * fine.sum()
 
@@ -136,7 +136,7 @@ def test_relaxed_rules_give_more_priors_to_objects(name: str) -> None:
 def test_relaxed_thresholds() -> None:
     rule = MaxIoUAssigner(0.5, 0.4, 0.1, SmallThresholds(32.0, 0.4, 0.2)).relaxed(2.0)
     assert rule == MaxIoUAssigner(0.25, 0.2, 0.1, SmallThresholds(32.0, 0.2, 0.1))
-    assert build_assigner("atss", topk=9).relaxed(1.5).topk == 14  # 13.5, to even
-    assert build_assigner("fcos", center_radius=1.5).relaxed(2.0).center_radius == 3.0
-    whole = build_assigner("fcos", center_radius=None).relaxed(2.0)
+    assert assigner_of("atss", topk=9).relaxed(1.5).topk == 14  # 13.5, to even
+    assert assigner_of("fcos", center_radius=1.5).relaxed(2.0).center_radius == 3.0
+    whole = assigner_of("fcos", center_radius=None).relaxed(2.0)
     assert whole.range_strides == (2.0, 16.0)

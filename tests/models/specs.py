@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -210,9 +211,10 @@ SMALL_OF: dict[str, dict[str, Any]] = {
 }
 
 
-def thin_vgg(*, frozen_stages: int, weights: None) -> VGG16:
+def thin_vgg(options: Any) -> VGG16:
     """A VGG-16 with few channels, in the place of the real one."""
-    return VGG16(channels=(16, 16, 32, 64, 64), fc_channels=64, frozen_stages=frozen_stages)
+    frozen = options.frozen_stages
+    return VGG16(channels=(16, 16, 32, 64, 64), fc_channels=64, frozen_stages=frozen)
 
 
 FPN_DETECTORS = tuple(name for name, small in SMALL_OF.items() if small is SMALL)
@@ -222,14 +224,12 @@ BRANCHED_DETECTORS = tuple(name for name in SECTIONS if "auxiliary" in SECTIONS[
 DENSE_DETECTORS = tuple(name for name in SECTIONS if "regression" in SECTIONS[name].model_fields)
 
 
-def section(name: str, *changes: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of a builder: the schema's defaults, random weights, then the changes."""
+def section(name: str, *changes: dict[str, Any]) -> Any:
+    """What a builder is given: the schema's defaults, random weights, then the changes."""
     merged: dict[str, Any] = {"name": name, "backbone": {"weights": None}}
     for change in changes:
         merged = _merge(merged, change)
-    keywords = SECTIONS[name].model_validate(merged).model_dump()
-    keywords.pop("name")
-    return keywords
+    return SECTIONS[name].model_validate(merged)
 
 
 def tiny(name: str) -> dict[str, Any]:
@@ -240,7 +240,20 @@ def tiny(name: str) -> dict[str, Any]:
 def detector(name: str, *changes: dict[str, Any], num_classes: int = 80) -> nn.Module:
     """A detector with random weights, always the same ones."""
     torch.manual_seed(0)
-    return build_detector(name, num_classes=num_classes, **section(name, *changes))
+    return build_detector(section(name, *changes), num_classes=num_classes)
+
+
+def criterion_of(model: Any) -> Any:
+    """How a detector with priors learns."""
+    return getattr(model, "learning", model).criterion
+
+
+def learn_by(model: Any, criterion: Any) -> None:
+    """Gives it another criterion."""
+    if hasattr(model, "learning"):
+        model.learning = replace(model.learning, criterion=criterion)
+    else:
+        model.criterion = criterion
 
 
 def target(

@@ -25,6 +25,7 @@ from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.models.fuse import fuse
 from detcli.models.necks.fpn import FPN
 from detcli.recipe import diff_recipes, load_recipe
+from detcli.recipe.sections.network import Neck
 from tests.models.specs import SMALL, detector, target
 from tests.recipes import write_tiny
 
@@ -183,7 +184,7 @@ def pyramid(*, sizes: Sequence[tuple[int, int]], **changes: Any) -> tuple[FPN, l
         "conv": "plain",
         "aspp": None,
     }
-    neck = FPN([4, 5, 6, 7], **(keywords | changes))
+    neck = FPN([4, 5, 6, 7], Neck(**(keywords | changes)))
     maps = [torch.randn(2, width, *size) for width, size in zip((4, 5, 6, 7), sizes, strict=True)]
     return neck, maps
 
@@ -237,7 +238,7 @@ def test_p2_takes_the_range_below_p3() -> None:
 @each_detector
 def test_p2_has_anchors_and_scales_of_its_own(name: str) -> None:
     model = detector(name, SMALL, CHANGES["p2"], num_classes=5)
-    grid = model.points if name == "fcos" else model.anchors
+    grid = model.priors
     assert grid.strides == (4, 8, 16, 32, 64, 128)
     side = grid.shapes[:, 0, 2] - grid.shapes[:, 0, 0]
     torch.testing.assert_close(side[1:], side[:-1] * 2)

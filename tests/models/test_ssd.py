@@ -18,6 +18,7 @@ from detcli.models import ssd
 from detcli.models.backbones.vgg import build_vgg16
 from detcli.models.dense.matching import match_batch
 from detcli.models.ssd import SSDAnchors, SSDNeck
+from detcli.recipe.sections.models.ssd import SsdAnchors, SsdNeck, VggBackbone
 from detcli.types import Target
 from tests.models.specs import SMALL_SSD, detector, target, thin_vgg
 
@@ -84,7 +85,7 @@ def test_conv4_3_is_torchvisions(prefix: str, tmp_path: Path) -> None:
         state["classifier.0.weight"] = torch.full((4, 4), torch.nan)  # as torchvision leaves it
     file = tmp_path / "vgg.pth"
     torch.save(state, file)
-    backbone = build_vgg16(frozen_stages=0, weights=str(file))
+    backbone = build_vgg16(VggBackbone(weights=str(file)))
     if has_fc:
         assert torch.equal(backbone.fc6.weight, state["31.weight"])
         assert torch.equal(backbone.fc7.bias, state["33.bias"])
@@ -101,7 +102,7 @@ def test_a_file_without_vgg_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, file)
     with pytest.raises(CheckpointError, match=r"stages\.0\.0\.bias \[64\] is missing"):
-        build_vgg16(frozen_stages=0, weights=str(file))
+        build_vgg16(VggBackbone(weights=str(file)))
 
 
 @pytest.mark.usefixtures("thin")
@@ -129,7 +130,7 @@ def test_shapes_are_as_documented() -> None:
 
 def test_the_fine_level_has_a_length_of_its_own() -> None:
     torch.manual_seed(0)
-    neck = SSDNeck((8, 6), out_channels=(4,), strides=(2,), paddings=(1,), last_kernel=3)
+    neck = SSDNeck((8, 6), SsdNeck(out_channels=(4,), strides=(2,), paddings=(1,)))
     fine = torch.randn(2, 8, 4, 5).relu()
     fine[0, :, 1, 2] = 0  # nothing there: no direction
     fine.requires_grad_()
@@ -164,7 +165,7 @@ def test_anchors_are_torchvisions(clip: bool) -> None:
     maps = [torch.zeros(1, 1, side, side) for side in SSD300_MAPS]
     images = ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)])
     (want,) = peer(images, maps)
-    got = SSDAnchors(**SSD300_ANCHORS, clip=clip)(maps, (300, 300))
+    got = SSDAnchors(SsdAnchors(**SSD300_ANCHORS, clip=clip))(maps, (300, 300))
     torch.testing.assert_close(got.boxes, want, rtol=0, atol=1e-3)
     assert got.level_sizes == (5776, 2166, 600, 150, 36, 4)
 
@@ -177,7 +178,7 @@ def test_class_loss_of_the_hardest_three_per_positive_in_each_image() -> None:
     with torch.no_grad():
         outputs = model(batch())
         losses = model.loss(outputs, targets)
-    priors = model.anchors(outputs.boxes, outputs.canvas)
+    priors = model.priors(outputs.boxes, outputs.canvas)
     labels = match_batch(
         model.criterion.assigner, priors, targets, num_classes=NUM_CLASSES, padding="seen"
     ).labels

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detcli.models.cascade_rcnn import CascadeRCNNOutputs
 from detcli.models.necks.fpn_carafe import CarafeFPN
 from detcli.models.two_stage.regions import region_priors, sample_regions
+from detcli.recipe.sections.models.two_stage import CarafeNeck
 from tests.models.specs import GA_FASTER_MM, detector, target
 from tests.models.two_stage.small import (
     CANVAS,
@@ -204,7 +205,7 @@ def test_scores_are_the_mean_of_the_stages() -> None:
 
 def test_every_level_is_enlarged() -> None:
     torch.manual_seed(0)
-    neck = CarafeFPN((8, 16, 24, 32), out_channels=16)
+    neck = CarafeFPN((8, 16, 24, 32), CarafeNeck(name="fpn_carafe", out_channels=16))
     maps = [torch.randn(2, c, 56 // s, 72 // s) for c, s in ((8, 1), (16, 2), (24, 4), (32, 8))]
     levels = neck(maps)
     assert neck.strides == (4, 8, 16, 32, 64)

@@ -15,6 +15,8 @@ from detcli.models.necks.fpn import FPN
 from detcli.models.necks.pan import PAN
 from detcli.models.necks.unet_pp import UNetPP
 from detcli.models.pyramid import NECKS
+from detcli.recipe.sections.network import AnyNeck, Neck
+from tests.sections import section
 
 WIDTHS = (6, 8, 10, 12)
 LEVELS = {"out_channels": 4, "min_level": 3, "max_level": 7}
@@ -36,7 +38,7 @@ KEYS: dict[str, dict[str, Any]] = {
 
 def neck(name: str, **changes: Any) -> Any:
     torch.manual_seed(0)
-    return NECKS[name](WIDTHS, **{**KEYS[name], **changes}).double()
+    return NECKS[name](WIDTHS, section(AnyNeck, **{"name": name, **KEYS[name], **changes})).double()
 
 
 def backbone_maps(height: int = 50, width: int = 70, images: int = 2) -> list[Tensor]:
@@ -211,7 +213,7 @@ def test_aspp_stands_before_the_lateral_of_c5(kind: type[FPN]) -> None:
     levels = part(maps)
     torch.testing.assert_close(seen[0], part.aspp(maps[-1]))
     torch.testing.assert_close(levels[3], part.extra[0](maps[-1]))
-    plain = FPN((*WIDTHS[:-1], 64), **FPN_KEYS).double()
+    plain = FPN((*WIDTHS[:-1], 64), Neck(**FPN_KEYS)).double()
     plain.lateral.load_state_dict(part.lateral.state_dict())
     plain.output.load_state_dict(part.output.state_dict())
     want = plain.own_levels([*maps[:-1], part.aspp(maps[-1])])

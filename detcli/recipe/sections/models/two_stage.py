@@ -50,6 +50,7 @@ class PooledNested(PooledExtra, Nested):
     """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
 
     name: Literal["unet_pp"] = Field(description="Family of the neck")
+    deep_supervision: ClassVar[bool] = False  # regions are looked up in one pyramid
 
 
 class CarafeNeck(Section):

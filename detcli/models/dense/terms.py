@@ -58,7 +58,7 @@ class Criterion:
         return assigner.enlarge(boxes) if isinstance(assigner, EnlargedBoxes) else boxes
 
 
-class Learning(Protocol):
+class LearningOptions(Protocol):
     """The part of a model section that says how a head learns."""
 
     @property
@@ -69,7 +69,7 @@ class Learning(Protocol):
     def box_loss(self) -> RegressionLoss: ...
 
 
-def build_criterion(options: Learning, assigner: Assigner) -> Criterion:
+def build_criterion(options: LearningOptions, assigner: Assigner) -> Criterion:
     """The criterion of a model section. class_loss.class_weights: {label: number}, or None; how
     numbers come about is the engine's business."""
     class_loss, box_loss = options.class_loss, options.box_loss

@@ -6,19 +6,19 @@ Letters: B images, r regions of one image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from detcli.assign import MaxIoUAssigner, RandomSampler
-from detcli.models.dense.terms import Criterion, build_criterion
+from detcli.models.dense.terms import build_criterion
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.first_stage import FirstStage, first_stage
 from detcli.models.two_stage.regions import (
     RegionHead,
     RegionOutputs,
+    Stage,
     look_at_regions,
     region_candidates,
     region_losses,
@@ -39,15 +39,6 @@ class CascadeRCNNOutputs(NamedTuple):
 
     first: FirstStage
     stages: tuple[RegionOutputs, ...]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How one stage learns, and the factor of its losses."""
-
-    criterion: Criterion
-    coder: DeltaCoder
-    weight: float
 
 
 class CascadeRCNN(nn.Module):

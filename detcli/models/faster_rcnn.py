@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from detcli.assign import RandomSampler, build_assigner
 from detcli.losses import KL
 from detcli.models.dense.density_branch import DensityBranch
-from detcli.models.dense.terms import Criterion, build_criterion
+from detcli.models.dense.terms import build_criterion
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.first_stage import FirstStage, first_stage
 from detcli.models.two_stage.guided_rpn import GuidedRPN
 from detcli.models.two_stage.regions import (
     RegionHead,
     RegionOutputs,
+    Stage,
     look_at_regions,
     region_candidates,
     region_losses,
 )
 from detcli.models.two_stage.roi_pool import RegionPooler
 from detcli.models.two_stage.rpn import RPN, build_rpn
-from detcli.ops.coders import BoxCoder, DeltaCoder
+from detcli.ops.coders import DeltaCoder
 from detcli.types import Candidates, Target
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class FasterRCNN(nn.Module):
         head: RegionHead,
         *,
         pooler: RegionPooler,
-        coder: BoxCoder,
-        criterion: Criterion,
+        stage: Stage,
         sampler: RandomSampler,
         score_threshold: float,
     ) -> None:
@@ -70,8 +70,7 @@ class FasterRCNN(nn.Module):
         self.rpn = rpn
         self.head = head
         self.pooler = pooler
-        self.coder = coder
-        self.criterion = criterion
+        self.stage = stage
         self.sampler = sampler
         self.score_threshold = score_threshold
 
@@ -94,7 +93,7 @@ class FasterRCNN(nn.Module):
     def loss(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms of the first stage, such as "rpn_class" and "rpn_box", and "class" and "box",
         float32 scalars with their weights, for outputs of a forward pass with the same targets."""
-        classes, box = region_losses(self.criterion, self.coder, outputs.second)
+        classes, box = region_losses(self.stage.criterion, self.stage.coder, outputs.second)
         losses = self.rpn.loss(outputs.first.rpn, targets, outputs.first.canvas)
         return losses | {"class": classes, "box": box}
 
@@ -110,7 +109,7 @@ class FasterRCNN(nn.Module):
         return region_candidates(
             second,
             second.class_logits,
-            self.coder,
+            self.stage.coder,
             score_threshold=self.score_threshold,
             sizes=image_sizes,
         )
@@ -123,7 +122,7 @@ class FasterRCNN(nn.Module):
             first.maps,
             self.rpn.propose(first.rpn, first.canvas, first.sizes),
             targets,
-            assigner=self.criterion.assigner,
+            assigner=self.stage.criterion.assigner,
             sampler=self.sampler,
         )
         return FasterRCNNOutputs(first, second)
@@ -151,8 +150,10 @@ def build_with(
             sigma=options.box_loss.name == KL,
         ),
         pooler=pooler,
-        coder=DeltaCoder(options.delta_stds),
-        criterion=build_criterion(options, build_assigner(options.assigner)),
+        stage=Stage(
+            build_criterion(options, build_assigner(options.assigner)),
+            DeltaCoder(options.delta_stds),
+        ),
         sampler=RandomSampler(options.sampler.num, options.sampler.positive_share),
         score_threshold=options.score_threshold,
     )

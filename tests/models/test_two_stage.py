@@ -12,7 +12,7 @@ from detcli.models.cascade_rcnn import CascadeRCNNOutputs
 from detcli.models.necks.fpn_carafe import CarafeFPN
 from detcli.models.two_stage.regions import region_priors, sample_regions
 from detcli.recipe.sections.models.two_stage import CarafeNeck
-from tests.models.specs import GA_FASTER_MM, detector, target
+from tests.models.specs import GA_FASTER_MM, criterion_of, detector, target
 from tests.models.two_stage.small import (
     CANVAS,
     batch,
@@ -130,7 +130,7 @@ def test_enlarged_boxes_are_for_the_assigners_only() -> None:
         samples = sample_regions(
             [around],
             wanted,
-            assigner=model.criterion.assigner,
+            assigner=criterion_of(model).assigner,
             sampler=model.sampler,
             num_classes=3,
         )

@@ -7,6 +7,7 @@ C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,7 @@ from detcli.models.dense.terms import Criterion, box_term, object_factors
 from detcli.models.two_stage.roi_pool import RegionPooler
 from detcli.models.two_stage.rpn import Proposals
 from detcli.ops.boxes import box_area, box_centers, clip_boxes
-from detcli.ops.coders import BoxCoder
+from detcli.ops.coders import BoxCoder, DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
@@ -58,6 +59,16 @@ class RegionOutputs(NamedTuple):
     sigma: Tensor | None
     densities: tuple[Tensor, ...]
     samples: Samples | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How regions learn in one look at them: its criterion, the code of the boxes, and the factor
+    of its losses."""
+
+    criterion: Criterion
+    coder: DeltaCoder
+    weight: float = 1.0
 
 
 class RegionHead(nn.Module):

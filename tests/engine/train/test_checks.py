@@ -156,7 +156,7 @@ def test_weights_by_name_in_a_recipe_and_on_the_command_line(tmp_path: Any) -> N
 
 def test_evaluation_builds_the_detector_without_them() -> None:
     recipe = recipe_with(model={"class_loss": {"name": "focal", "class_weights": "inverse"}})
-    assert build_model(recipe, 3).criterion.class_weights is None
+    assert criterion_of(build_model(recipe, 3)).class_weights is None
     model = build_model(recipe, 3, class_weights=(0.5, 2.0, 1.0))
     assert criterion_of(model).class_weights == (0.5, 2.0, 1.0)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from detcli.data.formats.assemble import Progress
 from detcli.data.formats.coco import read_coco
-from detcli.data.formats.problems import one_line
 from detcli.data.formats.shapes import write_shapes
 from detcli.data.formats.voc import read_voc
 from detcli.data.formats.yolo import read_yolo
 from detcli.data.records import Records
 from detcli.errors import DataError
+from detcli.text import one_line
 
 SPLIT_KEYS = {"coco": ("annotations",), "voc": ("split",), "yolo": ("images", "labels")}
 

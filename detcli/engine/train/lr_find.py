@@ -22,7 +22,7 @@ import torch
 
 from detcli.engine.run import distributed, run_folder
 from detcli.engine.run.batch import network_input
-from detcli.engine.run.log import RunLog, write_atomically
+from detcli.engine.run.log import RunLog
 from detcli.engine.train.build import optimizer_of, prepare
 from detcli.engine.train.loop import (
     Position,
@@ -35,6 +35,7 @@ from detcli.engine.train.loop import (
     take_step,
 )
 from detcli.errors import DivergedError, UsageError
+from detcli.files import write_atomically
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
 

@@ -100,7 +100,7 @@ def test_a_choice_of_classes_keeps_the_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"), [(["catt"], "nearest name is 'cat'"), ("cat", "list of names"), ([], "[]")]
+    ("classes", "said"), [(["catt"], "did you mean cat"), ("cat", "list of names"), ([], "[]")]
 )
 def test_class_slips_are_refused(tmp_path: Path, classes: Any, said: str) -> None:
     write_coco(tmp_path)

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-import functools
-import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from detcli.engine.run.batch import autocast, network_input
-from detcli.engine.train.swa import Swa, reestimate_norms
-from detcli.types import Batch
-
-if TYPE_CHECKING:
-    from detcli.engine.train.loop import Trainer
+from detcli.engine.train.ema import Ema
+from detcli.engine.train.swa import Swa
 
 
-def average_weights(trainer: Trainer, swa: Swa) -> None:
-    """Take the weights into the mean, and make its batch norms fit it with a pass over the images
-    of the coming epoch."""
-    started, position = time.perf_counter(), trainer.position
-    swa.update(trainer.detector)
-    batches = trainer.train_loader.start(position.epoch)
-    count = reestimate_norms(swa.model, batches, functools.partial(forward_only, trainer))
-    seconds = time.perf_counter() - started
-    done = f"{count} batch norms re-estimated over the training images ({seconds:.1f} s)"
-    trainer.log.say(
-        f"epoch {position.epoch}: {swa.holds(position.epoch)} is evaluated and saved; "
-        f"{done if count else 'no batch norm trains, so none is re-estimated'}"
-    )
+@dataclass(frozen=True)
+class Averages:
+    """The averages of the weights that a recipe asks for, one at most."""
 
+    ema: Ema | None = None
+    swa: Swa | None = None
 
-def forward_only(trainer: Trainer, model: nn.Module, batch: Batch) -> None:
-    """A forward pass of `model` in the recipe's precision, for what it leaves in buffers."""
-    images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
-    with autocast(trainer.recipe, trainer.ranks.device):
-        model(images, targets)
+    def evaluated(self, detector: nn.Module) -> nn.Module:
+        """The detector with the weights that count: averaged ones where there are any."""
+        if self.ema is not None:
+            return self.ema.model
+        if self.swa is not None and self.swa.count:
+            return self.swa.model
+        return detector
 
+    def holds(self, epoch: int) -> str:
+        """Which weights are evaluated after this many epochs, and used by whoever reads a
+        checkpoint, in words."""
+        if self.ema is not None:
+            return "the moving average of the weights"
+        return "the last weights" if self.swa is None else self.swa.holds(epoch)
 
-def evaluated(trainer: Trainer) -> nn.Module:
-    """The detector with the weights that count: averaged ones where there are any."""
-    if trainer.ema is not None:
-        return trainer.ema.model
-    if trainer.swa is not None and trainer.swa.count:
-        return trainer.swa.model
-    return trainer.detector
+    def state_dict(self) -> dict[str, Any]:
+        """Entries "ema" and "swa" of a checkpoint, None for one that there is not."""
+        return {
+            "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "swa": None if self.swa is None else self.swa.state_dict(),
+        }
 
-
-def holds(trainer: Trainer) -> str:
-    """Which weights are evaluated, and used by whoever reads a checkpoint, in words."""
-    if trainer.ema is not None:
-        return "the moving average of the weights"
-    return "the last weights" if trainer.swa is None else trainer.swa.holds(trainer.position.epoch)
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Take the averages out of a whole checkpoint."""
+        if self.ema is not None:
+            self.ema.model.load_state_dict(content["ema"])
+        if self.swa is not None:
+            self.swa.load_state_dict(content["swa"])

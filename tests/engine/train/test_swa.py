@@ -191,9 +191,14 @@ def test_the_checkpoint_says_and_gives_the_mean(whole: tuple[Path, Path]) -> Non
     # What was logged for the last epoch is what these weights score.
     loaded = load_recipe(recipe).recipe
     trainer = prepare(loaded, folder, CPU, session.RunLog(quiet=True), explicit_lr=False)
-    trainer.detector.load_state_dict(weights)
+    trainer.network.detector.load_state_dict(weights)
     again = evaluate(
-        trainer.detector, loaded, trainer.eval_records, trainer.eval_loader, CPU, trainer.log
+        trainer.network.detector,
+        loaded,
+        trainer.data.eval_records,
+        trainer.data.eval_loader,
+        CPU,
+        trainer.run.log,
     )
     logged = [line for line in history(folder) if line["kind"] == "eval"][-1]
     assert again is not None

@@ -300,39 +300,18 @@ def optimizer_of(
     recipe: Recipe, detector: nn.Module, lr: float, distill: Distillation | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser of a recipe over a detector, and over its adapters to a teacher."""
-    optim = recipe.optim
-    optimizer = build_optimizer(
-        detector,
-        name=optim.name,
-        lr=lr,
-        weight_decay=optim.weight_decay,
-        groups={
-            "backbone_lr_mult": optim.backbone_lr_mult,
-            "sampling_lr_mult": optim.sampling_lr_mult,
-            "norm_decay": optim.norm_decay,
-            "bias_decay": optim.bias_decay,
-            "bias_lr_mult": optim.bias_lr_mult,
-        },
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        betas=optim.betas,
-    )
+    optimizer = build_optimizer(detector, recipe.optim, lr)
     adapters = [] if distill is None else list(distill.student.adapters.parameters())
     if adapters:
-        optimizer.add_param_group(
-            {"params": adapters, "lr": lr, "lr_mult": 1.0, "weight_decay": optim.weight_decay}
-        )
+        decay = recipe.optim.weight_decay
+        group = {"params": adapters, "lr": lr, "lr_mult": 1.0, "weight_decay": decay}
+        optimizer.add_param_group(group)
     return optimizer
 
 
 def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
     """The schedule of a recipe for this many batches per epoch."""
     steps = math.ceil(batches_per_epoch / recipe.train.accumulate)
-    values = recipe.schedule.model_dump()
-    values |= {
-        "epochs": recipe.schedule.num_epochs,
-        "milestones": recipe.schedule.milestone_epochs,
-    }
     swa, averaging = recipe.train.swa, None
     if swa is not None:
         averaging = AveragingRate(
@@ -341,4 +320,4 @@ def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
             high=swa.lr_ratio,
             low=swa.min_lr_ratio if swa.course == "cyclic" else swa.lr_ratio,
         )
-    return Schedule(steps_per_epoch=steps, averaging=averaging, **values)
+    return Schedule(recipe.schedule, steps, averaging)

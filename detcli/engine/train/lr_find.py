@@ -150,13 +150,14 @@ def _trial(trainer: Trainer) -> Trainer:
     recipe, ranks = trainer.run.recipe, trainer.run.ranks
     detector = copy.deepcopy(trainer.network.detector).train()
     optimizer = optimizer_of(recipe, detector, trainer.learning_rate.lr)
-    constant = replace(trainer.schedule, name="step", milestones=(), warmup="none", averaging=None)
+    constant = {"name": "step", "milestones": (), "warmup": "none"}
+    options = recipe.schedule.model_copy(update=constant)
     return replace(
         trainer,
         # Without a teacher: the rate is sought for the detector's own losses.
         network=Network(detector, detector, None, optimizer, scaler_of(recipe, ranks)),
         averages=Averages(),
-        schedule=constant,
+        schedule=replace(trainer.schedule, options=options, averaging=None),
         position=Position(),
     )
 

@@ -20,21 +20,19 @@ from detcli.engine.run.log import RunLog
 from detcli.engine.run.start_weights import load_weights
 from detcli.engine.train.allocation import map_large_blocks
 from detcli.engine.train.announce import announce_blocks
-from detcli.engine.train.averaging import Averages
+from detcli.engine.train.averaging import Averages, Ema, Swa
 from detcli.engine.train.caching import build_caches
 from detcli.engine.train.checks import announce_density, announce_small_objects
 from detcli.engine.train.class_weights import decide_class_weights
 from detcli.engine.train.compiled import compiled
 from detcli.engine.train.distill.student import build_student
 from detcli.engine.train.distill.teacher import Distillation, load_teacher
-from detcli.engine.train.ema import Ema
 from detcli.engine.train.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.train.learning_rate import LearningRate, effective_learning_rate
 from detcli.engine.train.matching_stability import stability_of
 from detcli.engine.train.meter import Meter
 from detcli.engine.train.optim import build_optimizer
 from detcli.engine.train.schedule import AveragingRate, Schedule
-from detcli.engine.train.swa import Swa
 from detcli.engine.train.trainer import Data, Network, Position, Run, Trainer
 from detcli.errors import DataError
 from detcli.recipe import Recipe
@@ -71,7 +69,13 @@ def prepare(
     detector.to(ranks.device)
     train_cache, eval_cache = build_caches(recipe, (train_records, eval_records), log)
     train_loader = build_train_loader(recipe, train_records, ranks, train_cache)
-    rate = learning_rate(recipe, ranks, explicit_lr)
+    rate = effective_learning_rate(
+        recipe.optim,
+        batch_per_rank=recipe.data.batch_per_rank,
+        world_size=ranks.world_size,
+        accumulate=recipe.train.accumulate,
+        explicit=explicit_lr,
+    )
     announce(recipe, detector, ranks, log, train_loader, rate)
     decide_cudnn_benchmark(recipe, train_records, ranks, log)
     eval_loader = build_eval_loader(recipe, eval_records, ranks, cache=eval_cache)
@@ -128,19 +132,6 @@ def read_both(recipe: Recipe, log: RunLog, subset: Subset | None) -> tuple[Recor
         for sentence in records.notes.sentences():
             log.say(f"{split}: {sentence}")
     return train_records, eval_records
-
-
-def learning_rate(recipe: Recipe, ranks: Ranks, explicit: bool) -> LearningRate:
-    """The effective learning rate of this run."""
-    return effective_learning_rate(
-        lr=recipe.optim.lr,
-        lr_batch=recipe.optim.lr_batch,
-        lr_rule=recipe.optim.lr_rule,
-        batch_per_rank=recipe.data.batch_per_rank,
-        world_size=ranks.world_size,
-        accumulate=recipe.train.accumulate,
-        explicit=explicit,
-    )
 
 
 def announce(

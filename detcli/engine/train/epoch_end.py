@@ -12,11 +12,11 @@ from detcli.engine.detect.evaluate import Evaluation, evaluate
 from detcli.engine.run import distributed
 from detcli.engine.run.batch import forward
 from detcli.engine.run.predictions import write_measured
+from detcli.engine.train.averaging import reestimate_norms
 from detcli.engine.train.matching_stability import NUM_IMAGES, matched_queries
 from detcli.engine.train.meter import Meter, mean_losses, peak_memory_gib
 from detcli.engine.train.state import save
 from detcli.engine.train.step import seed_step
-from detcli.engine.train.swa import reestimate_norms
 from detcli.engine.train.trainer import Trainer
 from detcli.types import Batch
 

@@ -121,20 +121,6 @@ class Averages:
             return "the moving average of the weights"
         return "the last weights" if self.swa is None else self.swa.holds(epoch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Entries "ema" and "swa" of a checkpoint, None for one that there is not."""
-        return {
-            "ema": None if self.ema is None else self.ema.model.state_dict(),
-            "swa": None if self.swa is None else self.swa.state_dict(),
-        }
-
-    def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Take the averages out of a whole checkpoint."""
-        if self.ema is not None:
-            self.ema.model.load_state_dict(content["ema"])
-        if self.swa is not None:
-            self.swa.load_state_dict(content["swa"])
-
 
 @torch.no_grad()
 def reestimate_norms(

@@ -19,25 +19,38 @@ def identity(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def stateful(trainer: Trainer) -> dict[str, Any]:
+    """The parts that a checkpoint remembers, by their keys in it; None for those that a run does
+    not have."""
+    network, averages = trainer.network, trainer.averages
+    return {
+        "model": network.detector,
+        "ema": None if averages.ema is None else averages.ema.model,
+        "swa": averages.swa,
+        "distill": network.distill,
+        "stability": trainer.stability,
+        "optimizer": network.optimizer,
+        "schedule": trainer.schedule,
+        "scaler": network.scaler,
+        "meter": trainer.meter,
+    }
+
+
 def save(trainer: Trainer, name: str) -> None:
     """Write a checkpoint from which the run goes on exactly."""
-    run, network = trainer.run, trainer.network
+    run = trainer.run
     if not run.ranks.is_main:
         return
+    states = {
+        key: None if part is None else part.state_dict() for key, part in stateful(trainer).items()
+    }
     checkpoint.save(
         run.folder / name,
         {
             **identity(trainer),
+            **states,
             "kind": "training",
-            "model": network.detector.state_dict(),
-            **trainer.averages.state_dict(),
             "holds": trainer.averages.holds(trainer.position.epoch),
-            "distill": None if network.distill is None else network.distill.state_dict(),
-            "stability": None if trainer.stability is None else trainer.stability.state_dict(),
-            "optimizer": network.optimizer.state_dict(),
-            "schedule": trainer.schedule.state_dict(),
-            "scaler": network.scaler.state_dict(),
-            "meter": trainer.meter.state_dict(),
             "position": vars(trainer.position).copy(),
             "world_size": run.ranks.world_size,
             "explicit_lr": trainer.learning_rate.explicit,
@@ -48,17 +61,8 @@ def save(trainer: Trainer, name: str) -> None:
 
 def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     """Put a trainer back to where a checkpoint stands."""
-    network = trainer.network
-    network.detector.load_state_dict(content["model"])
-    trainer.averages.load_state_dict(content)
-    if network.distill is not None:
-        network.distill.load_state_dict(content["distill"])
-    if trainer.stability is not None:
-        trainer.stability.load_state_dict(content["stability"])
-    network.optimizer.load_state_dict(content["optimizer"])
-    trainer.schedule.load_state_dict(content["schedule"])
-    trainer.meter.load_state_dict(content["meter"])
-    if content["scaler"]:
-        network.scaler.load_state_dict(content["scaler"])
+    for key, part in stateful(trainer).items():
+        if part is not None:
+            part.load_state_dict(content[key])
     trainer.position = Position(**content["position"])
     trainer.run.log.cut(content["metrics_bytes"])

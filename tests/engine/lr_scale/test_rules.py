@@ -22,6 +22,7 @@ from detcli.engine.lr_scale.rules import (
 )
 from detcli.engine.train.learning_rate import effective_learning_rate
 from detcli.recipe import list_recipes, load_recipe
+from detcli.recipe.sections.optim import Optim
 
 SGD, ADAMW = COMMON["sgd"], COMMON["adamw"]
 SIZES = st.integers(1, 64)
@@ -59,9 +60,7 @@ def test_rules_by_hand_and_in_the_engine(lr, base_batch, gpus, per_gpu, accumula
         base = SGD._replace(lr=lr, batch=base_batch, rule=rule)
         found = scale(base, StepBatch(gpus, per_gpu, accumulate), None)
         engine = effective_learning_rate(
-            lr=lr,
-            lr_batch=base_batch,
-            lr_rule=rule,
+            Optim(lr=lr, lr_batch=base_batch, lr_rule=rule),
             batch_per_rank=per_gpu,
             world_size=gpus,
             accumulate=accumulate,

@@ -1,11 +1,11 @@
 """What a detector can be given beside its plain layers, each with a switch of its own."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Integers, Section
+from detcli.recipe.sections.section import Integers, Named, Section
 
 STAGE_CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions of a ResNet's stages
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -24,6 +24,11 @@ class StageBlocks(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.stages)) != len(self.stages):
             yield "stages", f"expected each stage once, got {list(self.stages)}"
+
+    @property
+    def where(self) -> str:
+        """The stages, for the log."""
+        return f"stage{'s' if len(self.stages) > 1 else ''} {', '.join(map(str, self.stages))}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for every rule that a backbone breaks."""
@@ -44,6 +49,9 @@ class Attention(StageBlocks):
     )
     acts_with: ClassVar = {"fusion": ("gc",)}
 
+    def announce(self, named: Named) -> Iterator[str]:
+        yield f"attention {self.name}: {self.where}, {_fresh(*named('attention'))}"
+
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
         expansion = EXPANSION if depth in BOTTLENECK_DEPTHS else 1
@@ -57,6 +65,10 @@ class Deformable(StageBlocks):
 
     version: Literal[1, 2] = Field(2, description="1: taps move; 2: taps move and are weighted")
     groups: int = Field(1, gt=0, description="Groups of channels with offsets of their own")
+
+    def announce(self, named: Named) -> Iterator[str]:
+        fresh = _fresh(*named("conv_offset"))
+        yield f"deformable convolutions v{self.version}: {self.where}, {fresh}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
@@ -72,6 +84,10 @@ class Dilation(StageBlocks):
     rates: Integers = Field(
         (1, 2, 5), min_length=1, description="Dilations of the blocks of a stage, in turn"
     )
+
+    def announce(self, named: Named) -> Iterator[str]:
+        rates = ", ".join(map(str, self.rates))
+        yield f"dilation: {self.where}, {rates} in turn; strides stay as they are"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -101,6 +117,32 @@ class Aspp(Section):
         if reason := misgrouped(self.norm, self.channels):
             yield "channels", reason
 
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        return batch_norm_problems(self.norm, recipe, f"{key}.norm")
+
+    def announce(self, named: Named) -> Iterator[str]:
+        rates = ", ".join(map(str, self.rates))
+        yield f"neck: ASPP of the backbone's last map, dilations {rates}, norm {self.norm}"
+
+
+def batch_norm_problems(norm: str, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with a norm at `key` whose statistics are those of a training batch."""
+    if norm == "bn" and recipe.data.batch_per_rank == 1:
+        yield (
+            key,
+            "bn takes its statistics from the images of a rank, but data.batch_per_rank is 1; "
+            "take gn, or sync_bn on several ranks",
+        )
+
+
+def rep_problems(conv: str, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with a kind of convolution at `key` that may have batch norms of its own."""
+    if conv == "rep" and recipe.data.batch_per_rank == 1:
+        yield (
+            key,
+            "rep has batch norms, which need several images per rank, but data.batch_per_rank is 1",
+        )
+
 
 def misgrouped(norm: str, channels: int) -> str | None:
     """Why a group norm cannot have this many channels; None where it can, and of other norms."""
@@ -123,3 +165,11 @@ class Dropout(Section):
     )
     beta: float = Field(0.1, gt=0, le=1, description="uniform: values are 1 - beta to 1 + beta")
     acts_with: ClassVar = {"rate": ("bernoulli", "gaussian"), "beta": ("uniform",)}
+
+    def announce(self, named: Named) -> Iterator[str]:
+        how = f"beta {self.beta}" if self.name == "uniform" else f"rate {self.rate}"
+        yield f"dropout {self.name}, {how}: on the features before each prediction, in training"
+
+
+def _fresh(count: int, parameters: int) -> str:
+    return f"{count} of them; their {parameters} parameters start fresh"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from detcli.data.formats.read import read_records
+from detcli.data.formats.read import READERS, read_records
 from detcli.errors import DataError
+from detcli.recipe.sections.data import SPLIT_KEYS, Data
 from tests.data.reading import COCO, fails
+
+
+def test_recipes_know_every_format_and_its_keys() -> None:
+    assert {name: reader.keys for name, reader in READERS.items()} == SPLIT_KEYS
+    assert get_args(Data.model_fields["format"].annotation) == tuple(READERS)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detcli.data.plan import training_plan
+from detcli.engine.lr_scale.base import COMMON, StepBatch, base_of
 from detcli.engine.lr_scale.rules import (
-    COMMON,
     RULES,
-    StepBatch,
-    base_of,
     epochs_of,
     scale,
     scaled_decay,

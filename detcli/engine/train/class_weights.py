@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detcli.data.records import Records
 from detcli.errors import UsageError
 from detcli.recipe import Recipe
+from detcli.recipe.sections.losses import ClassLoss
 
 if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
@@ -27,8 +28,8 @@ def decide_class_weights(
     must_act: raise UsageError where all objects come out with the same weight. Raises UsageError
     for names that are no classes of the data.
     """
-    loss: Any = getattr(recipe.model, "class_loss", None)
-    if getattr(loss, "class_weights", None) is None:
+    loss = getattr(recipe.model, "class_loss", None)
+    if not isinstance(loss, ClassLoss) or loss.class_weights is None:
         return None
     counts = np.bincount(records.labels[records.learned], minlength=records.num_classes)
     if isinstance(loss.class_weights, str):

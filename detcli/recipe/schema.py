@@ -12,6 +12,11 @@ from detcli.recipe.sections.run import Eval, Postprocess, Train
 from detcli.recipe.sections.schedule import Schedule
 from detcli.recipe.sections.section import Section, variants, walk
 
+BATCH_NORMS = {
+    "bn": "takes its statistics from the images of a rank, but data.batch_per_rank is 1; take gn, "
+    "or sync_bn on several ranks",
+    "rep": "has batch norms, which need several images per rank, but data.batch_per_rank is 1",
+}
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -47,8 +52,10 @@ class Recipe(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from self._enabled_problems()
         for key, section in walk(self):
-            if section is not self:
-                yield from section.recipe_problems(self, key)
+            yield from section.recipe_problems(self, key)
+            for name in section.batch_norms if self.data.batch_per_rank == 1 else ():
+                if (kind := getattr(section, name)) in BATCH_NORMS:
+                    yield f"{key}.{name}", f"{kind} {BATCH_NORMS[kind]}"
         yield from self._column_problems()
 
     def _enabled_problems(self) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,8 @@ def announce_small_objects(
 
     must_act: raise UsageError where there are none, unless an augmentation shrinks objects.
     """
-    shrinking = [name for name, each in recipe.data.augment.chosen().items() if each.shrinks]
+    augment = recipe.data.augment.chosen()
+    shrinking = [name for name, each in augment.items() if each.effects.shrinks]
     for key, setting in walk(recipe.model, "model"):
         if not isinstance(setting, EnlargedObjects | SmallObjects):
             continue
@@ -59,7 +60,8 @@ def announce_density(
     if not any(isinstance(section, DensityBranch) for _, section in walk(recipe.model)):
         return
     densities = object_densities(_targets(records))
-    mixing = [name for name, each in recipe.data.augment.chosen().items() if each.crowds]
+    augment = recipe.data.augment.chosen()
+    mixing = [name for name, each in augment.items() if each.effects.crowds]
     if must_act and not (densities > 0).any() and not mixing:
         raise UsageError(
             "model.density_branch cannot act: none of the "

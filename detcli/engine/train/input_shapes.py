@@ -50,7 +50,7 @@ def largest_shape(recipe: Recipe, records: Records) -> tuple[int, int]:
 def has_fixed_shape(recipe: Recipe, records: Records) -> bool:
     """Whether every training batch has the same shape."""
     data = recipe.data
-    changes = any(each.reshapes for each in data.augment.chosen().values())
+    changes = any(each.effects.reshapes for each in data.augment.chosen().values())
     return len(input_shapes(recipe, records)) == 1 and not (changes and data.resize.keep_aspect)
 
 

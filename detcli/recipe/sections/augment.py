@@ -1,25 +1,31 @@
 """The `data.augment` section: what happens to training images."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from detcli.recipe.sections.section import Integers, Numbers, Pair, Probability, Section
 
 
-class Augmentation(Section):
-    """One augmentation, and what others must know about it.
+class Effects(NamedTuple):
+    """What an augmentation can do that others must know about.
 
-    shrinks: an object can become smaller than the resize alone makes it; crowds: it can lay an
-    object over others; reshapes: images of one size can leave with different sizes; whole_image:
-    it changes which part of an image is seen, which chips choose.
+    shrinks: objects become smaller than the resize alone makes them; crowds: an object lies over
+    others; reshapes: images of one size leave with different sizes; whole_image: another part of
+    the image is seen, which is for chips to choose.
     """
 
-    shrinks: ClassVar[bool] = False
-    crowds: ClassVar[bool] = False
-    reshapes: ClassVar[bool] = False
-    whole_image: ClassVar[bool] = False
+    shrinks: bool = False
+    crowds: bool = False
+    reshapes: bool = False
+    whole_image: bool = False
+
+
+class Augmentation(Section):
+    """What happens to training images, and what others must know about it."""
+
+    effects: ClassVar[Effects] = Effects()
 
     def more_boxes(self, densest: int) -> int:
         """How many boxes it adds to an image at most, where no image has more than `densest`."""
@@ -42,9 +48,7 @@ class Photometric(Augmentation):
 class ZoomOut(Augmentation):
     """The image on a larger canvas, so that its objects become small (SSD)."""
 
-    shrinks: ClassVar[bool] = True
-    reshapes: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image is changed")
     max_scale: float = Field(4.0, gt=1, description="Largest side of the canvas, in image sides")
@@ -53,8 +57,7 @@ class ZoomOut(Augmentation):
 class IouCrop(Augmentation):
     """A random crop that keeps a minimum IoU with some object (SSD)."""
 
-    reshapes: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image is changed")
 
@@ -62,8 +65,7 @@ class IouCrop(Augmentation):
 class Crop(Augmentation):
     """A random crop that holds all objects, or a drawn one, whole."""
 
-    reshapes: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image is changed")
     min_side: float = Field(
@@ -77,9 +79,7 @@ class Crop(Augmentation):
 class CenterCrop(Augmentation):
     """A square window around a drawn point, filled beyond the image (CornerNet, Law 2018)."""
 
-    shrinks: ClassVar[bool] = True
-    reshapes: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
     prob: Probability = Field(1.0, description="Probability that an image is changed")
     side_px: int | None = Field(
@@ -102,9 +102,7 @@ class CenterCrop(Augmentation):
 class ResizeCrop(Augmentation):
     """A crop that is resized before and after (DETR, Carion et al. 2020)."""
 
-    shrinks: ClassVar[bool] = True
-    reshapes: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image is changed")
     short: Integers = Field(
@@ -157,8 +155,7 @@ class Cutout(Augmentation):
 class Mosaic(Augmentation):
     """Four images in one (YOLOv4, Bochkovskiy et al. 2020)."""
 
-    shrinks: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image becomes one of four")
     scale: Pair = Field(
@@ -175,9 +172,7 @@ class Mosaic(Augmentation):
 class Mixup(Augmentation):
     """A blend with another image, objects of both (Zhang et al. 2019)."""
 
-    shrinks: ClassVar[bool] = True
-    crowds: ClassVar[bool] = True
-    whole_image: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, crowds=True, whole_image=True)
 
     prob: Probability = Field(0.3, description="Probability that an image is blended")
     alpha: float = Field(1.5, gt=0, description="Shares are drawn from Beta(alpha, alpha)")
@@ -249,8 +244,7 @@ class Oversample(Augmentation):
 class Chips(Augmentation):
     """A square window in place of the image, for objects of a range of sizes (SNIPER)."""
 
-    shrinks: ClassVar[bool] = True
-    reshapes: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
     sides_px: Integers = Field(
         (256, 512), min_length=1, description="Sides of chips, in pixels of the stored image"
@@ -269,7 +263,7 @@ class Chips(Augmentation):
 class AutoAugment(Augmentation):
     """A learned policy of geometric and colour operations (Zoph et al. 2019)."""
 
-    shrinks: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True)
 
     policy: Literal["v0", "v1", "v2", "v3"] = Field(
         "v0", description="Which of the published policies; v0 is the paper's"
@@ -279,8 +273,7 @@ class AutoAugment(Augmentation):
 class Albumentations(Augmentation):
     """Transforms of the albumentations library: pip install 'detcli[albumentations]'."""
 
-    shrinks: ClassVar[bool] = True
-    reshapes: ClassVar[bool] = True
+    effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
     transforms: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)] = Field(
         description="One entry each: {name: CLAHE, p: 0.5, ...}"
@@ -322,7 +315,7 @@ class Augment(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, augmentation in self.chosen().items():
-            if self.chips is not None and augmentation.whole_image:
+            if self.chips is not None and augmentation.effects.whole_image:
                 yield name, "would undo chips, which choose what an image shows; set one to null"
 
 

@@ -1,7 +1,7 @@
 """What a detector can be given beside its plain layers, each with a switch of its own."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -110,6 +110,7 @@ class Aspp(Section):
     )
     channels: int = Field(256, gt=0, description="Channels of each branch and of their fusion")
     norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.rates) < 1:
@@ -117,31 +118,9 @@ class Aspp(Section):
         if reason := misgrouped(self.norm, self.channels):
             yield "channels", reason
 
-    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        return batch_norm_problems(self.norm, recipe, f"{key}.norm")
-
     def announce(self, named: Named) -> Iterator[str]:
         rates = ", ".join(map(str, self.rates))
         yield f"neck: ASPP of the backbone's last map, dilations {rates}, norm {self.norm}"
-
-
-def batch_norm_problems(norm: str, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with a norm at `key` whose statistics are those of a training batch."""
-    if norm == "bn" and recipe.data.batch_per_rank == 1:
-        yield (
-            key,
-            "bn takes its statistics from the images of a rank, but data.batch_per_rank is 1; "
-            "take gn, or sync_bn on several ranks",
-        )
-
-
-def rep_problems(conv: str, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with a kind of convolution at `key` that may have batch norms of its own."""
-    if conv == "rep" and recipe.data.batch_per_rank == 1:
-        yield (
-            key,
-            "rep has batch norms, which need several images per rank, but data.batch_per_rank is 1",
-        )
 
 
 def misgrouped(norm: str, channels: int) -> str | None:

@@ -1,7 +1,7 @@
 """The parts of a detector's network: backbone, neck and head."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,9 +11,7 @@ from detcli.recipe.sections.blocks import (
     Deformable,
     Dilation,
     Dropout,
-    batch_norm_problems,
     misgrouped,
-    rep_problems,
 )
 from detcli.recipe.sections.section import Named, Section
 
@@ -159,6 +157,7 @@ class TopDown(ExtraLevels):
     aspp: Aspp | None = Field(
         None, description="Context of several ranges for the backbone's last map; null: off"
     )
+    batch_norms: ClassVar = ("conv",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.upsample != "nearest" and self.min_level == 5:
@@ -170,9 +169,6 @@ class TopDown(ExtraLevels):
                 f"got {self.out_channels}",
             )
         yield from super().problems()
-
-    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        return rep_problems(self.conv, recipe, f"{key}.conv")
 
     def announce(self, named: Named) -> Iterator[str]:
         if self.conv != "plain":
@@ -208,6 +204,7 @@ class BifpnNeck(Levels):
     name: Literal["bifpn"] = Field(description="Family of the neck")
     repeats: int = Field(3, gt=0, description="How often they are fused down and up")
     norm: Literal["bn", "sync_bn", "gn"] = Field("bn", description="Norm after every convolution")
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -215,9 +212,6 @@ class BifpnNeck(Levels):
             yield "min_level", "bifpn fuses two or more levels, got 1"
         if reason := misgrouped(self.norm, self.out_channels):
             yield "out_channels", reason
-
-    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        return batch_norm_problems(self.norm, recipe, f"{key}.norm")
 
     def announce(self, named: Named) -> Iterator[str]:
         levels = f"{self.num_levels} levels fused {self.repeats} times"
@@ -230,6 +224,7 @@ class Nested(ExtraLevels):
     norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
         "gn", description="Norm after the convolution of every node"
     )
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -237,9 +232,6 @@ class Nested(ExtraLevels):
             yield "min_level", "unet_pp fuses two or more of C2 to C5, got C5 alone"
         if reason := misgrouped(self.norm, self.out_channels):
             yield "out_channels", reason
-
-    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        return batch_norm_problems(self.norm, recipe, f"{key}.norm")
 
     def announce(self, named: Named) -> Iterator[str]:
         yield f"neck unet_pp: {self.num_steps} columns of nested nodes, norm {self.norm}"
@@ -264,7 +256,6 @@ class NestedNeck(Nested):
             )
 
     def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        yield from super().recipe_problems(recipe, key)
         if self.deep_supervision and recipe.train.distill is not None:
             yield (
                 f"{key}.deep_supervision",
@@ -304,16 +295,13 @@ class Head(Section):
     dropout: Dropout | None = Field(
         None, description="Noise after the last norm, before the predictions; null: none"
     )
+    batch_norms: ClassVar = ("norm", "conv")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.conv != "plain" and self.num_convs == 0:
             yield "conv", "there is no such convolution with num_convs 0; remove it"
         if self.conv == "rep" and self.norm != "none":
             yield "norm", f"conv rep has batch norms of its own: expected none, got {self.norm}"
-
-    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        yield from batch_norm_problems(self.norm, recipe, f"{key}.norm")
-        yield from rep_problems(self.conv, recipe, f"{key}.conv")
 
     def announce(self, named: Named) -> Iterator[str]:
         yield from _announce_branches(self, named)
@@ -366,9 +354,7 @@ class SearchedHead(Section):
     dropout: Dropout | None = Field(
         None, description="Noise after the last norm, before the predictions; null: none"
     )
-
-    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
-        return batch_norm_problems(self.norm, recipe, f"{key}.norm")
+    batch_norms: ClassVar = ("norm",)
 
     def announce(self, named: Named) -> Iterator[str]:
         return _announce_branches(self, named)

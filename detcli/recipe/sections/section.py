@@ -34,7 +34,8 @@ class Section(BaseModel):
     `acts_with` names, for a key that only some choices of `name` (or of the key in `chooser`) use,
     those choices: setting such a key to anything but its default under another choice is an
     error, because it would do nothing. `enables` names the keys of other sections, dotted, that
-    act only with a model of this class or of others that say so.
+    act only with a model of this class or of others that say so. `batch_norms` names the keys that
+    can ask for batch norms with statistics of the training images.
     """
 
     # Built when first used, not when defined: most sections only as a part of the whole recipe.
@@ -44,6 +45,7 @@ class Section(BaseModel):
     chooser: ClassVar[str] = "name"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     enables: ClassVar[tuple[str, ...]] = ()
+    batch_norms: ClassVar[tuple[str, ...]] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for every broken rule that involves more than one key."""

@@ -17,7 +17,7 @@ from detcli.data.formats.read import read_records
 from detcli.data.loader import build_loader
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms, check_augmentations
-from detcli.data.transforms.build import BEFORE_RESIZE
+from detcli.data.transforms.build import AUGMENTATIONS
 from detcli.data.transforms.colour import Blur, ColourJitter
 from detcli.data.transforms.cutout import Cutout, hide
 from detcli.data.transforms.policy import POLICIES, AutoAugment
@@ -77,9 +77,17 @@ def dataset_of(records: Records, augment: dict[str, Any], seed: int = 3) -> Dete
     return DetectionDataset(records, transforms, seed)
 
 
-def test_keys_of_the_recipe_are_the_augmentations_in_their_order() -> None:
-    order = ["oversample", *BEFORE_RESIZE, "flip", "cutout"]
-    assert list(Augment.model_fields) == order
+def test_each_key_of_the_recipe_is_an_augmentation_and_those_after_the_resize_are_last() -> None:
+    assert set(Augment.model_fields) == set(AUGMENTATIONS)
+    late = [AUGMENTATIONS[name].late for name in Augment.model_fields]
+    assert late == sorted(late)
+
+
+def test_augmentations_act_in_the_order_in_which_they_are_given() -> None:
+    given = {name: EVERYTHING[name] for name in ("mixup", "flip", "mosaic", "blur", "cutout")}
+    steps = build_transforms(resize=RESIZE, augment=given, train=True).steps
+    names = [type(step).__name__ for step in steps]
+    assert names == ["Mixup", "Mosaic", "Blur", "Resize", "Flip", "Cutout"]
 
 
 @pytest.mark.parametrize("augment", [EVERYTHING, {"chips": CHIPS}], ids=["everything", "chips"])

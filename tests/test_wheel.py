@@ -1,9 +1,10 @@
-"""What an installed copy brings along."""
+"""What an installed copy contains: code, recipes, the mark that it is typed, and the version."""
 
 import subprocess
 import sys
 import zipfile
 
+from detcli import __version__
 from tests.paths import ROOT
 
 
@@ -15,8 +16,10 @@ def test_the_wheel_holds_code_and_recipes(tmp_path):
         capture_output=True,
     )
     wheel = next(tmp_path.glob("*.whl"))
+    assert wheel.name.startswith(f"detcli-{__version__}-")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
+    assert (tmp_path / "installed" / "detcli" / "py.typed").is_file()
     shipped = tmp_path / "installed" / "detcli" / "_recipes"
     names = {path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*.yaml")}
     assert {path.relative_to(shipped) for path in shipped.rglob("*.yaml")} == names

@@ -1,21 +1,33 @@
-"""What an installed copy brings along."""
+"""What an installed copy and the source archive bring along."""
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 
-from tests.paths import ROOT
+from tests.paths import FIXTURES, ROOT
 
 
-def test_the_wheel_holds_code_and_recipes(tmp_path):
+def build(kind, folder):
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)],
         cwd=ROOT,
         check=True,
         capture_output=True,
     )
-    wheel = next(tmp_path.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
+    return next(folder.iterdir())
+
+
+def test_the_source_archive_holds_every_fixture(tmp_path):
+    with tarfile.open(build("sdist", tmp_path)) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path for path in FIXTURES.rglob("*") if path.suffix not in ("", ".pyc")]
+    assert len(files) > 50
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= inside
+
+
+def test_the_wheel_holds_code_and_recipes(tmp_path):
+    with zipfile.ZipFile(build("wheel", tmp_path)) as archive:
         archive.extractall(tmp_path / "installed")
     shipped = tmp_path / "installed" / "detcli" / "_recipes"
     names = {path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*.yaml")}

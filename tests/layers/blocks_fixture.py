@@ -1,4 +1,4 @@
-"""Numbers of public building blocks: ../shared/parity/blocks.*"""
+"""Numbers of public building blocks: tests/fixtures/parity/blocks.*"""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.models.fixtures import PARITY, relative_error, weights_module
+from tests.fixtures import name_seeded
+from tests.models.fixtures import relative_error
+from tests.paths import PARITY
 
 
 class BlockFixture:
     """One block: its checkpoint, the input, and what the reference made of it."""
 
     def __init__(self, name: str) -> None:
-        rules = weights_module()
-        tensors = rules.state_dict(PARITY / "blocks.keys.txt")
+        tensors = name_seeded.state_dict(PARITY / "blocks.keys.txt")
         stored = dict(np.load(PARITY / "blocks.npz"))
-        assert rules.crc(tensors) == int(stored["state_crc32"])
+        assert name_seeded.crc(tensors) == int(stored["state_crc32"])
         prefix = f"{name}/"
         self.input = torch.from_numpy(stored["input"])
         self.state = {
@@ -31,7 +32,7 @@ class BlockFixture:
             for key, value in stored.items()
             if key.startswith(prefix)
         }
-        numbers = rules.uniform(f"blocks/{name}/cotangent", self.arrays["output"].size)
+        numbers = name_seeded.uniform(f"blocks/{name}/cotangent", self.arrays["output"].size)
         self.cotangent = torch.from_numpy(numbers).view(self.arrays["output"].shape)
 
     def error(self, name: str, mine: Tensor) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,35 +12,24 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from detcli.types import Candidates, Target
-from tests.paths import SHARED
+from tests.fixtures import name_seeded
+from tests.paths import PARITY
 
-PARITY = SHARED / "parity"
 # of the largest value, and relative; those of the fixtures' own README
 RAW_LIMIT, LOSS_LIMIT, GRADIENT_LIMIT = 1e-4, 1e-4, 1e-3
-
-
-def weights_module() -> ModuleType:
-    """The fixtures' own rules for weights and images."""
-    spec = importlib.util.spec_from_file_location("parity_weights", PARITY / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Fixture:
     """One reference model's numbers."""
 
     def __init__(self, name: str) -> None:
-        rules = weights_module()
-        arrays = rules.state_dict(PARITY / f"{name}.keys.txt")
+        arrays = name_seeded.state_dict(PARITY / f"{name}.keys.txt")
         self.arrays = dict(np.load(PARITY / f"{name}.npz"))
-        assert rules.crc(arrays) == int(self.arrays["state_crc32"])
+        assert name_seeded.crc(arrays) == int(self.arrays["state_crc32"])
         self.state = {key: torch.from_numpy(value) for key, value in arrays.items()}
         sizes = [tuple(map(int, size)) for size in self.arrays["valid_hw"]]
         self.sizes: list[tuple[int, int]] = sizes  # type: ignore[assignment]
-        self.images = torch.from_numpy(rules.images(sizes))
+        self.images = torch.from_numpy(name_seeded.images(sizes))
         self.targets = [
             Target(
                 torch.from_numpy(self.arrays[f"gt/{image}/boxes"]).float().reshape(-1, 4),

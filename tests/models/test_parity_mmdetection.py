@@ -22,9 +22,6 @@ from tests.models.specs import (
     RETINANET_MM,
     detector,
 )
-from tests.paths import needs_shared
-
-pytestmark = needs_shared
 
 # No chance: every cell that was assigned a shape learns it.
 GA_RETINANET_ALL = {

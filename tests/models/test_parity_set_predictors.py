@@ -25,9 +25,6 @@ from detcli.weights import (
 )
 from tests.models.fixtures import GRADIENT_LIMIT, LOSS_LIMIT, Fixture, num_agreeing
 from tests.models.specs import detector
-from tests.paths import needs_shared
-
-pytestmark = needs_shared
 
 PARTS = {"backbone": "backbone", "class_embed": "head", "bbox_embed": "head"}
 NUM_IDS = 91  # all of COCO's category ids, as in the checkpoint

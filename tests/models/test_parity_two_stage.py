@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetection
 from tests.models.fixtures import RAW_LIMIT, Fixture
 from tests.models.specs import CASCADE_MM, KEEP_ALL, detector
-from tests.paths import needs_shared
-
-pytestmark = needs_shared
 
 STAGES = 3
 TERMS = {

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the published models (../shared/parity/MODELS.md)."""
+"""Parameters and multiply-adds of the published models."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from detcli.ops.boxes import pairwise_iou
 from detcli.weights import convert_tianxiaomo
 from tests.models.fixtures import Fixture, num_agreeing
 from tests.models.specs import SMALL_OF, detector, target
-from tests.paths import needs_shared
 
 LIMIT = 1e-4  # those of the fixtures' README
 GRADIENT_LIMIT = 1e-3
@@ -53,14 +52,12 @@ def run() -> Run:
     return Run(fixture, model, names, outputs, losses)
 
 
-@needs_shared
 def test_raw_outputs_and_size(run: Run) -> None:
     assert sum(p.numel() for p in run.model.parameters()) == 64363101
     for index, level in enumerate(run.outputs.raw):
         assert run.fixture.error(f"raw/{index}", level) < LIMIT
 
 
-@needs_shared
 def test_decoded_boxes(run: Run) -> None:
     def boxes(form: str) -> Tensor:
         levels = zip(run.outputs.raw, run.model.levels, strict=True)
@@ -81,7 +78,6 @@ def test_decoded_boxes(run: Run) -> None:
     assert run.fixture.error("wky/decoded_cxcywh_obj_cls", decoded) < LIMIT
 
 
-@needs_shared
 def test_final_boxes(run: Run) -> None:
     for image, found in enumerate(run.model.decode(run.outputs, run.fixture.sizes)):
         keep = batched_nms(found.boxes, found.scores, found.labels, 0.6)[:100]
@@ -95,7 +91,6 @@ def test_final_boxes(run: Run) -> None:
         assert num_agreeing((boxes, scores, labels), got) >= 0.98 * len(scores)
 
 
-@needs_shared
 def test_losses_of_wongkinyiu(run: Run) -> None:
     for name, theirs in {"box": "box", "objectness": "obj", "class": "cls"}.items():
         want = float(run.fixture.arrays[f"wky/loss/{theirs}"])
@@ -104,7 +99,6 @@ def test_losses_of_wongkinyiu(run: Run) -> None:
     assert total == pytest.approx(float(run.fixture.arrays["wky/loss/total_times_batch"]), rel=1e-4)
 
 
-@needs_shared
 def test_gradient_norms_of_wongkinyiu(run: Run) -> None:
     parameters = dict(run.model.named_parameters())
     for part in ("backbone", "neck", "head"):

@@ -36,7 +36,7 @@ def network(recipe, classes=("a", "b"), size=(64, 96)):
 
 
 # Parameters and trainable parameters in millions and multiply-adds of 800 x 1280 in billions as
-# published (../shared/parity/MODELS.md); "Mem" of the table in note 001.
+# published; "Mem" of the table in the notes.
 @pytest.mark.parametrize(
     ("name", "total", "trainable", "gmacs", "noted"),
     [

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP as Peer
 
 from detcli.layers.aspp import ASPP
-from tests.layers.blocks_fixture import BlockFixture
+from tests.fixtures.blocks import BlockFixture
 
 RATES = (2, 4, 6)
 

@@ -14,7 +14,7 @@ from detcli.layers.attention import (
     SqueezeExcitation,
     build_attention,
 )
-from tests.layers.blocks_fixture import BlockFixture
+from tests.fixtures.blocks import BlockFixture
 
 NAMES = (
     (r"^conv_mask\.", "mask."),

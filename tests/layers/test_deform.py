@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.layers.deform import DeformConv2d
-from tests.layers.blocks_fixture import BlockFixture
+from tests.fixtures.blocks import BlockFixture
 
 BLOCKS = [  # 32 to 16 channels
     ("dcnv1", {"modulated": False, "bias": False}),

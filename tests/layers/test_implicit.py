@@ -9,7 +9,7 @@ from torch import nn
 
 from detcli.layers.conv import Conv2d
 from detcli.layers.implicit import ImplicitConv2d
-from tests.layers.blocks_fixture import BlockFixture
+from tests.fixtures.blocks import BlockFixture
 
 
 def copies(channels: int) -> ImplicitConv2d:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detcli.layers.rep import RepConv
-from tests.layers.blocks_fixture import BlockFixture
+from tests.fixtures.blocks import BlockFixture
 
 NAMES = {
     "rbr_dense.0": "wide.conv",

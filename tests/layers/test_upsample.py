@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detcli.layers.upsample import COMPRESSED, DUC, SIDE, Carafe
-from tests.layers.blocks_fixture import BlockFixture
+from tests.fixtures.blocks import BlockFixture
 
 NAMES = {"channel_compressor": "compress", "content_encoder": "encode"}
 

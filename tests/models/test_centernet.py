@@ -24,7 +24,7 @@ from detcli.weights import (
     recognise_centernet,
     recognise_mmdetection,
 )
-from tests.models.fixtures import Fixture, num_agreeing
+from tests.fixtures.reference import Fixture, num_agreeing
 from tests.models.plain_centernet import Weights, plain_dla, plain_dla_34, plain_resdcn
 from tests.models.specs import (
     CENTERNET_AUTHORS,

@@ -19,7 +19,7 @@ from detcli.models.yolo_loss import ScaledLoss
 from detcli.models.yolov4 import YOLOv4Outputs
 from detcli.ops.boxes import pairwise_iou
 from detcli.weights import convert_tianxiaomo
-from tests.models.fixtures import Fixture, num_agreeing
+from tests.fixtures.reference import Fixture, num_agreeing
 from tests.models.specs import SMALL_OF, detector, target
 
 LIMIT = 1e-4  # those of the fixtures' README

@@ -1,5 +1,5 @@
 """Parameters, state and fusing of recipes' networks; multiply-adds of any network are in
-tests/models/test_macs.py, those of the published ones in tests/models/test_size.py, too."""
+tests/models/test_macs.py, those of the published ones in tests/contracts/test_size.py, too."""
 
 import json
 import math

@@ -33,6 +33,7 @@ from detcli.engine.train.loop import endless_batches, train_batch
 from detcli.errors import UsageError
 from detcli.phases import listening, phase
 from detcli.recipe import load_recipe
+from tests.contracts.test_detectors import batch, some_targets
 from tests.engine.profile.trials import (
     CPU,
     QUIET,
@@ -44,7 +45,6 @@ from tests.engine.profile.trials import (
 )
 from tests.engine.train.interrupt import assert_same_state
 from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector
-from tests.models.test_contract import batch, some_targets
 from tests.recipes import write_tiny
 
 __all__ = ["thin_network"]  # a fixture of every test here

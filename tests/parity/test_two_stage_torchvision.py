@@ -13,7 +13,7 @@ from torchvision.ops import batched_nms
 
 from detcli.errors import CheckpointError
 from detcli.weights import PublicWeights, convert_torchvision, recognise_torchvision
-from tests.models.fixtures import num_agreeing
+from tests.fixtures.reference import num_agreeing
 from tests.models.specs import FASTER_TORCHVISION, KEEP_ALL, detector, target
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetection
-from tests.models.fixtures import RAW_LIMIT, Fixture
+from tests.fixtures.reference import RAW_LIMIT, Fixture
 from tests.models.specs import CASCADE_MM, KEEP_ALL, detector
 
 STAGES = 3

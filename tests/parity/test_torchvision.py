@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from detcli.weights import convert_torchvision, recognise_torchvision
-from tests.models.fixtures import num_agreeing
+from tests.fixtures.reference import num_agreeing
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector
 
 SIZES = [(160, 224), (192, 200)]  # in one batch of 192 x 224: P7 is 2 x 2, so its step is no stride

@@ -23,7 +23,7 @@ from detcli.weights import (
     recognise_deformable_detr,
     recognise_detr,
 )
-from tests.models.fixtures import GRADIENT_LIMIT, LOSS_LIMIT, Fixture, num_agreeing
+from tests.fixtures.reference import GRADIENT_LIMIT, LOSS_LIMIT, Fixture, num_agreeing
 from tests.models.specs import detector
 
 PARTS = {"backbone": "backbone", "class_embed": "head", "bbox_embed": "head"}

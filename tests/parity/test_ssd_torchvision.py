@@ -15,7 +15,7 @@ from detcli.errors import CheckpointError
 from detcli.models.dense.decode import Selection
 from detcli.weights import PublicWeights, convert_torchvision, recognise_torchvision
 from detcli.weights.torchvision import coco_ids
-from tests.models.fixtures import num_agreeing
+from tests.fixtures.reference import num_agreeing
 from tests.models.specs import detector, target
 
 SIZE = (300, 300)

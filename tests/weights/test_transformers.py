@@ -20,7 +20,7 @@ from detcli.weights import (
     recognise_transformers,
 )
 from tests.models.specs import TWO_LAYERS, detector, target
-from tests.models.transformers_peer import deformable_config, detr_config, transformers
+from tests.weights.transformers_peer import deformable_config, detr_config, transformers
 
 SIZES = [(64, 96), (96, 64)]
 SMALL = {

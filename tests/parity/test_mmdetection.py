@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detcli.layers.norm import use_running_statistics
 from detcli.models.dense.matching import Padding, match_batch
 from detcli.weights import convert_mmdetection
-from tests.models.fixtures import LOSS_LIMIT, Fixture
+from tests.fixtures.reference import LOSS_LIMIT, Fixture
 from tests.models.specs import (
     ATSS_MM,
     FCOS_MM,

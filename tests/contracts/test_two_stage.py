@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from detcli.models.cascade_rcnn import CascadeRCNNOutputs
-from detcli.models.necks.fpn_carafe import CarafeFPN
-from detcli.models.two_stage.regions import region_priors, sample_regions
+from detcli.models.two_stage.regions import sample_regions
 from tests.models.specs import GA_FASTER_MM, detector, target
 from tests.models.two_stage.small import (
     CANVAS,
@@ -22,9 +20,6 @@ from tests.models.two_stage.small import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-# Whole detectors
 
 
 @each_detector
@@ -138,94 +133,18 @@ def test_enlarged_boxes_are_for_the_assigners_only() -> None:
     torch.testing.assert_close(samples.matches.boxes, wanted[0].boxes.repeat(2, 1))
 
 
-# Cascade
-
-
-def test_stages_start_from_the_boxes_before() -> None:
-    model = wide_awake(small("cascade_rcnn"))
-    outputs: CascadeRCNNOutputs = model(batch(), some_targets())
-    for before, after, stage in zip(outputs.stages, outputs.stages[1:], model.stages, strict=False):
-        refined = stage.coder.decode(before.boxes.float(), region_priors(torch.cat(before.regions)))
-        start = 0
-        for image, wanted in enumerate(some_targets()):
-            height, width = wanted.size
-            boxes = refined[start : start + len(before.regions[image])]
-            boxes = boxes[~before.samples.is_object[image]]
-            limits = torch.tensor([width, height, width, height])
-            want = torch.cat([wanted.boxes, boxes.clamp(min=0).minimum(limits)])
-            torch.testing.assert_close(after.regions[image], want)
-            start += len(before.regions[image])
-        assert not after.regions[0].requires_grad
-
-
-def test_stages_ask_for_more_and_more_overlap() -> None:
-    model = small("cascade_rcnn")
-    wanted = [target([[0, 0, 40, 40]], [1], CANVAS)]
-    around = torch.tensor([[0.0, 0, 40, 22], [0, 0, 40, 26], [0, 0, 40, 30]])  # 0.55, 0.65, 0.75
-    counts = [
-        len(
-            sample_regions(
-                [around],
-                wanted,
-                assigner=stage.criterion.assigner,
-                sampler=model.sampler,
-                num_classes=3,
-            ).matches.positive
-        )
-        for stage in model.stages
-    ]
-    assert counts == [4, 3, 2]  # with the object itself
-
-
-def test_stage_weights() -> None:
-    plain = small("cascade_rcnn", {"stage_weights": [1.0, 1.0, 1.0]})
-    weighted = small("cascade_rcnn", {"stage_weights": [1.0, 0.5, 0.25]})
-    weighted.load_state_dict(plain.state_dict())
-    losses = [m.loss(m(batch(), some_targets()), some_targets()) for m in (plain, weighted)]
-    for term, factor in zip(["1", "2", "3"], [1, 0.5, 0.25], strict=True):
-        for kind in ("class", "box"):
-            torch.testing.assert_close(
-                losses[1][f"{kind}_{term}"], losses[0][f"{kind}_{term}"] * factor
-            )
-
-
-def test_scores_are_the_mean_of_the_stages() -> None:
-    model = wide_awake(small("cascade_rcnn", {"score_threshold": 0.0})).eval()
-    with torch.no_grad():
-        outputs = model(batch(1))
-        (found,) = model.decode(outputs, [CANVAS])
-    logits = sum(stage.class_logits for stage in outputs.stages) / 3
-    want = logits.softmax(dim=1)[:, :-1].flatten().sort(descending=True)[0]
-    torch.testing.assert_close(found.scores, want)
-
-
-# CARAFE in the neck
-
-
-def test_every_level_is_enlarged() -> None:
-    torch.manual_seed(0)
-    neck = CarafeFPN((8, 16, 24, 32), out_channels=16)
-    maps = [torch.randn(2, c, 56 // s, 72 // s) for c, s in ((8, 1), (16, 2), (24, 4), (32, 8))]
-    levels = neck(maps)
-    assert neck.strides == (4, 8, 16, 32, 64)
-    sides = [tuple(level.shape[2:]) for level in levels]
-    assert sides == [(56, 72), (28, 36), (14, 18), (7, 9), (4, 5)]
-    tops = [lateral(x) for lateral, x in zip(neck.lateral, [*maps, maps[-1]], strict=True)]
-    merged = tops[4]
-    torch.testing.assert_close(levels[4], neck.output[4](merged))
-    for level in (3, 2, 1, 0):
-        fine = neck.upsample[level](merged)
-        height, width = sides[level]
-        merged = tops[level] + fine[:, :, :height, :width]
-        torch.testing.assert_close(levels[level], neck.output[level](merged))
-    sum(level.sum() for level in levels).backward()
-    assert all(parameter.grad is not None for parameter in neck.parameters())
-
-
 RESNET = {"backbone": {"name": "resnet"}}
+
+
 FPN = {**RESNET, "neck": {"name": "fpn"}}
+
+
 DCN = {**FPN, "backbone": {"name": "resnet", "dcn": {}}}
+
+
 CARAFE = {**RESNET, "neck": {"name": "fpn_carafe"}}
+
+
 HRNET = {"backbone": {"name": "hrnet"}, "neck": {"name": "hrfpn"}}
 
 

@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from detcli.engine.ablate.local import slots
-from detcli.engine.ablate.trial import why_failed
-from detcli.errors import UsageError
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
@@ -135,25 +132,6 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert done.code == 0
     assert "2 trials" in done.err
     assert not folder.exists()
-
-
-def test_slots_share_the_processor_or_split_the_devices(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert slots(0, 4) == [{"OMP_NUM_THREADS": "2"}] * 4
-    monkeypatch.setattr("detcli.engine.ablate.local.cuda_devices", lambda: ["0", "1", "2", "3"])
-    assert slots(None, None) == [{"CUDA_VISIBLE_DEVICES": name} for name in "0123"]
-    assert slots(2, None) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
-    with pytest.raises(UsageError, match="this machine has 4 devices"):
-        slots(3, 2)
-
-
-def test_why_failed(tmp_path):
-    console = tmp_path / "console.txt"
-    console.write_text("loading\nerror: rank 0: no such file\nbye\n")
-    assert why_failed(3, console) == "rank 0: no such file"
-    assert why_failed(-signal.SIGKILL, console) == "killed by SIGKILL (out of memory?)"
-    assert why_failed(1, tmp_path / "none").startswith("exit code 1; see")
 
 
 def test_ray_trains_on_two_nodes(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""What augmentations do to pixels and labels, and when they must not act."""
+"""What augmentations do together, and when they must not act."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageOps
-from torchvision.transforms.v2 import functional as F
 
 from detcli.data.dataset import DetectionDataset
 from detcli.data.formats.read import read_records
@@ -18,16 +15,13 @@ from detcli.data.loader import build_loader
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms, check_augmentations
 from detcli.data.transforms.build import BEFORE_RESIZE
-from detcli.data.transforms.colour import Blur, ColourJitter
-from detcli.data.transforms.cutout import Cutout, hide
-from detcli.data.transforms.policy import POLICIES, AutoAugment
-from detcli.data.transforms.policy_ops import EACH_OBJECT, WHOLE_IMAGE
 from detcli.errors import UsageError
 from detcli.recipe.sections.augment import Augment
 from tests.data.build import coco_content, write_coco
-from tests.data.transforms.augmenting import painted, seeded
 
 RESIZE: dict[str, Any] = {"short": [40], "long": 80, "pick": "choice", "eval_short": None}
+
+
 EVERYTHING: dict[str, Any] = {
     "oversample": {"ratio": 3, "max_side_px": 12.5},
     "poisson": {"prob": 0.5, "objects": 1},
@@ -51,12 +45,9 @@ EVERYTHING: dict[str, Any] = {
     "flip": {"horizontal": 0.5, "vertical": 0.5},
     "cutout": {"prob": 0.5, "num": 2, "side": 0.25},
 }
+
+
 CHIPS = {"sides_px": (24, 32), "valid": (0.05, 0.9), "negative": 0.3}
-
-
-def noise(height: int = 40, width: int = 60, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -255,143 +246,3 @@ def test_copy_paste_takes_from_other_images_where_there_is_nothing_small(records
     dataset = dataset_of(records, augment)
     counts = [len(dataset[epoch, 6].boxes) for epoch in range(10)]
     assert min(counts) >= 1  # the image itself has no object
-
-
-def test_hidden_objects_become_ignored() -> None:
-    sample = painted((40, 40), [[0, 0, 10, 10], [10, 0, 20, 10], [20, 0, 30, 10]], [False] * 3)
-    out = hide(sample, [(0, 0, 14, 40)])
-    assert out.ignore.tolist() == [True, False, False]  # 100 %, 40 % and 0 % hidden
-    assert torch.equal(out.boxes, sample.boxes)
-    assert (out.image[:, :, :14].float().std(dim=(1, 2)) == 0).all()
-    assert torch.equal(out.image[:, :, 14:], sample.image[:, :, 14:])
-    assert not sample.ignore.any()  # the input is as it was
-
-
-def test_cutout_hides_at_most_what_it_says() -> None:
-    sample = painted((40, 60), [], []).changed(image=noise())
-    for seed in range(40):
-        out = seeded(seed, Cutout(1.0, 1, 0.25), sample)
-        changed = (out.image != sample.image).any(dim=0)
-        rows, columns = torch.nonzero(changed, as_tuple=True)
-        assert rows.max() - rows.min() < 10
-        assert columns.max() - columns.min() < 10
-
-
-def test_blur_keeps_the_mean_and_lowers_the_contrast() -> None:
-    sample = painted((40, 60), [], []).changed(image=noise())
-    for seed in range(10):
-        out = seeded(seed, Blur(1.0, (1.0, 2.0)), sample)
-        assert out.fired == ("blur",)
-        assert abs(out.image.float().mean() - sample.image.float().mean()) < 2
-        assert out.image.float().std() < 0.5 * sample.image.float().std()
-
-
-def test_blur_equals_torchvision_at_its_sigma() -> None:
-    sample = painted((40, 60), [], []).changed(image=noise())
-    out = seeded(0, Blur(1.0, (1.5, 1.5)), sample)
-    expected = F.gaussian_blur(sample.image, [11, 11], [1.5, 1.5])
-    assert (out.image.int() - expected.int()).abs().max() <= 1
-
-
-def test_colour_jitter_of_strength_zero_is_no_change() -> None:
-    sample = painted((40, 60), [], []).changed(image=noise())
-    still = seeded(0, ColourJitter(1.0, 0.0, 0.0, 0.0, 0.0), sample)
-    assert torch.equal(still.image, sample.image)
-    brighter = [
-        seeded(seed, ColourJitter(1.0, 0.5, 0.0, 0.0, 0.0), sample).image for seed in range(30)
-    ]
-    ratios = torch.stack([image.float().mean() for image in brighter]) / sample.image.float().mean()
-    assert 0.45 < ratios.min() < 0.75
-    assert 1.05 < ratios.max() < 1.5
-
-
-def pillow(change: Any) -> torch.Tensor:
-    """noise() after a change by Pillow, the paper's first implementation of these operations."""
-    image = Image.fromarray(noise().permute(1, 2, 0).numpy())
-    return torch.from_numpy(np.array(change(image))).permute(2, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("equalize", ImageOps.equalize),
-        ("autocontrast", ImageOps.autocontrast),
-        ("posterize", lambda image: ImageOps.posterize(image, 2)),
-        ("solarize", lambda image: ImageOps.solarize(image, 128)),
-        ("color", lambda image: ImageEnhance.Color(image).enhance(1.0)),
-        ("brightness", lambda image: ImageEnhance.Brightness(image).enhance(1.0)),
-    ],
-)
-def test_colour_operations_equal_pillow_at_half_level(name: str, change: Any) -> None:
-    """Level 0.5: two bits, threshold 128, and factor 1.0 of the enhancements."""
-    sample = painted((40, 60), [], []).changed(image=noise())
-    out = WHOLE_IMAGE[name](sample, 0.5)
-    assert (out.image.int() - pillow(change).int()).abs().max() <= 1
-
-
-@pytest.mark.parametrize(("level", "factor"), [(0.0, 0.1), (1.0, 1.9)])
-def test_enhancements_reach_the_papers_factors(level: float, factor: float) -> None:
-    sample = painted((40, 60), [], []).changed(image=noise())
-    for name, kind in (("color", ImageEnhance.Color), ("brightness", ImageEnhance.Brightness)):
-        expected = pillow(lambda image, kind=kind: kind(image).enhance(factor))
-        got = WHOLE_IMAGE[name](sample, level).image
-        assert (got.int() - expected.int()).abs().max() <= 2
-
-
-def test_solarize_add_brightens_the_dark_half() -> None:
-    ramp = torch.arange(256, dtype=torch.uint8).repeat(3, 1, 1)
-    out = WHOLE_IMAGE["solarize_add"](painted((1, 256), [], []).changed(image=ramp), 1.0)
-    assert out.image[0, 0, :128].tolist() == list(range(110, 238))
-    assert out.image[0, 0, 128:].tolist() == list(range(128, 256))
-
-
-def test_policies_name_operations_that_exist() -> None:
-    names = {name for policy in POLICIES.values() for steps in policy for name, _, _ in steps}
-    assert names == set(WHOLE_IMAGE) | set(EACH_OBJECT)
-    assert {name: len(policy) for name, policy in POLICIES.items()} == {
-        "v0": 5,
-        "v1": 20,
-        "v2": 15,
-        "v3": 15,
-    }
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_policies_act_and_count_only_when_they_acted(policy: str) -> None:
-    sample = painted((40, 60), [[5, 5, 25, 20], [30, 10, 50, 35]], [False, True])
-    sample = sample.changed(image=noise())
-    outs = [seeded(seed, AutoAugment(policy), sample) for seed in range(60)]
-    assert any(out.fired == ("auto_augment",) for out in outs)
-    for out in outs:
-        if not out.fired:
-            assert out is sample
-
-
-def test_policies_act_with_their_probability() -> None:
-    sample = painted((40, 60), [[5, 5, 25, 20]], [False])
-    augment = AutoAugment("v0")
-    augment.policy = ((("translate_x", 0.3, 5),),)
-    fired = [len(seeded(seed, augment, sample).fired) for seed in range(400)]
-    assert 90 < sum(fired) < 150
-
-
-@pytest.mark.parametrize("name", EACH_OBJECT)
-def test_operations_on_objects_change_nothing_outside_their_boxes(name: str) -> None:
-    sample = painted((40, 60), [[5, 5, 25, 21], [30, 10, 50, 35]], [False, True])
-    sample = sample.changed(image=noise())
-    outs = [seeded(seed, EACH_OBJECT[name], sample, 0.6, 3.0) for seed in range(8)]
-    for out in outs:
-        assert torch.equal(out.boxes, sample.boxes)
-        outside = torch.ones(40, 60, dtype=torch.bool)
-        outside[5:21, 5:25] = False
-        assert torch.equal(out.image[:, outside], sample.image[:, outside])
-    assert any(not torch.equal(out.image, sample.image) for out in outs)
-
-
-def test_operations_on_objects_take_a_third_of_the_probability() -> None:
-    sample = painted((40, 60), [[5, 5, 25, 21]], [False]).changed(image=noise())
-    changed = [
-        seeded(seed, EACH_OBJECT["objects:flip"], sample, 0.6, 0.9) is not sample
-        for seed in range(400)
-    ]
-    assert 90 < sum(changed) < 150

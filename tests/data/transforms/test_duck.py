@@ -1,8 +1,7 @@
-"""Blending, patches, duck injection and Poisson blending of objects."""
+"""Duck injection, and what refuses blended objects."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,52 +15,26 @@ from detcli.data.loader import build_loader
 from detcli.data.mutual_information import mutual_information
 from detcli.data.records import Records
 from detcli.data.transforms import Sample, build_transforms, check_augmentations
-from detcli.data.transforms.blending import ROOM_PX, blend_in, pixels_of
+from detcli.data.transforms.blending import pixels_of
 from detcli.data.transforms.duck import DuckInjection, inject
 from detcli.data.transforms.paste import overlaps
 from detcli.data.transforms.patches import (
     INDEX,
-    Patch,
-    Patches,
-    cut_patch,
     is_whole,
-    read_patches,
     with_room,
-    write_patches,
 )
-from detcli.data.transforms.poisson import Poisson
-from detcli.errors import DataError, UsageError
-from tests.data.transforms.augmenting import FakePool, painted, seeded
-from tests.data.transforms.test_augment_boxes import SEEDS, SETTINGS, agree, scenes
-from tests.data.transforms.test_augment_effects import RESIZE, noise, records  # noqa: F401 (a fixture)
+from detcli.errors import UsageError
+from tests.data.transforms.augmenting import painted, seeded
+from tests.data.transforms.cut_patches import negative, patch_of
+from tests.data.transforms.scenes import FEW, SEEDS, agree, noise, scenes
+from tests.data.transforms.test_check import RESIZE, records  # noqa: F401 (a fixture)
 from tests.models.specs import SMALL, detector
 
 BLENDS = pytest.mark.parametrize("blend", ["poisson", "inpaint"])
 
 
-def patch_of(scene: Sample, row: int = 0, label: int | None = 0) -> Patch:
-    """A painted box cut out, as an object or, without a label, as a hard negative."""
-    return cut_patch(
-        scene,
-        scene.boxes[row],
-        label,
-        name="a.png",
-        path="scene.jpg",
-        score=0.5 if label is None else None,
-    )
-
-
-def negative(side: int = 12, level: int = 200) -> Patch:
-    """A grey square of the size of a box; it lies on black."""
-    image = torch.zeros(60, 60, 3, dtype=torch.uint8).permute(2, 0, 1).clone()
-    image[:, 20 : 20 + side, 20 : 20 + side] = level
-    bare = painted((60, 60), [], []).changed(image=image)
-    box = torch.tensor([20.0, 20, 20 + side, 20 + side])
-    return cut_patch(bare, box, None, name="wrong.png", path="a.jpg", score=0.7)
-
-
 @BLENDS
-@SETTINGS
+@FEW
 @given(sample=scenes(num_max=1), other=scenes(num_max=1, first=1), seed=SEEDS)
 def test_boxes_follow_injected_objects(
     sample: Sample, other: Sample, blend: str, seed: int
@@ -81,88 +54,6 @@ def test_boxes_follow_injected_objects(
         assert overlaps(result.boxes, box).sum() == 1
     assert result.ignore.tolist()[: len(sample.boxes)] == sample.ignore.tolist()
     assert not result.ignore[len(sample.boxes) :].any()
-
-
-@SETTINGS
-@given(sample=scenes(num_max=1), other=scenes(num_max=1, first=1), seed=SEEDS)
-def test_boxes_follow_poisson_blending(sample: Sample, other: Sample, seed: int) -> None:
-    out = seeded(seed, Poisson(1.0, 1), sample, FakePool([other]))
-    count = len(sample.boxes)
-    assert torch.equal(out.boxes[:count], sample.boxes)
-    assert (out.fired == ("poisson",)) == (len(out.boxes) == count + 1)
-    assert not out.ignore[count:].any()
-    agree(out, 1.0)
-    for box in out.boxes:
-        assert overlaps(out.boxes, box).sum() == 1
-
-
-def test_poisson_takes_as_many_as_it_says_of_one_image() -> None:
-    sample = painted((200, 200), [], [])
-    other = painted((60, 60), [[10, 10, 20, 20], [40, 40, 50, 50]], [False, True])
-    found = [seeded(seed, Poisson(1.0, 3), sample, FakePool([other])) for seed in range(20)]
-    assert max(len(out.boxes) for out in found) == 3
-    assert all(out.labels.tolist() == [0] * len(out.labels) for out in found)  # never the ignored
-    assert all(((out.boxes[:, 2:] - out.boxes[:, :2]) <= 12.01).all() for out in found)
-    assert seeded(0, Poisson(0.0, 3), sample, FakePool([other])) is sample
-    assert seeded(0, Poisson(1.0, 3), sample, FakePool([sample])) is sample
-
-
-def test_poisson_blending_keeps_gradients_and_meets_the_image() -> None:
-    """On a level image of another grey the whole patch is shifted: the equation's own solution."""
-    level = painted((80, 80), [], []).changed(
-        image=torch.full((80, 80, 3), 90, dtype=torch.uint8).permute(2, 0, 1)
-    )
-    patch = negative(level=150)
-    out = blend_in(level, patch.sample, patch.core, 30, 20, blend="poisson")
-    height, width = patch.sample.size
-    region = out.image[:, 30 : 30 + height, 20 : 20 + width].int()
-    expected = patch.sample.image.int() + 90
-    assert (region - expected).abs().max() <= 2
-    outside = torch.ones(80, 80, dtype=torch.bool)
-    outside[30 : 30 + height, 20 : 20 + width] = False
-    assert (out.image[:, outside] == 90).all()
-
-
-def test_inpainting_copies_the_core_and_hides_its_surroundings() -> None:
-    patch = negative(side=16, level=180)
-    level = painted((80, 80), [], []).changed(
-        image=torch.full((80, 80, 3), 90, dtype=torch.uint8).permute(2, 0, 1)
-    )
-    for top, left in ((0, 0), (30, 25), (80 - patch.sample.size[0], 80 - patch.sample.size[1])):
-        sample = level.changed(image=level.image.clone())
-        out = blend_in(sample, patch.sample, patch.core, top, left, blend="inpaint").image
-        x1, y1, x2, y2 = patch.core
-        assert (out[:, top + y1 : top + y2, left + x1 : left + x2] == 180).all()
-        # The black around the square was left behind: the ring lies between the two greys.
-        assert out.min() >= 88
-        assert out[0, top + y1 - 1, left + x1 + 8] > 95
-
-
-@pytest.mark.parametrize("box", [[0, 0, 9, 7], [51, 30, 60, 60], [20, 20, 21, 60]])
-def test_every_core_has_room(box: list[int]) -> None:
-    """Also at the edge of the image, where the border is repeated."""
-    scene = painted((60, 60), [box], [False])
-    patch = patch_of(scene)
-    height, width = patch.sample.size
-    x1, y1, x2, y2 = patch.core
-    assert min(x1, y1, width - x2, height - y2) >= ROOM_PX
-    assert patch.sample.boxes[0].tolist() == [x1, y1, x2, y2]
-    assert (patch.sample.image[0, y1:y2, x1:x2] == 255).all()
-
-
-def test_a_hard_negative_shows_nothing_of_an_object() -> None:
-    """Surroundings that reach into another box are left out, here into white paint."""
-    scene = painted((60, 60), [[30, 10, 50, 30]], [False])
-    patch = cut_patch(
-        scene, torch.tensor([8.0, 10, 28, 30]), None, name="a.png", path="a.jpg", score=0.9
-    )
-    assert patch.sample.image.max() == 0
-    assert not patch.is_object
-    assert patch.core == (ROOM_PX, ROOM_PX, ROOM_PX + 20, ROOM_PX + 20)
-    free = cut_patch(
-        scene, torch.tensor([2.0, 40, 22, 60]), None, name="a.png", path="a.jpg", score=0.9
-    )
-    assert free.core[1] == ROOM_PX  # a quarter of the side
 
 
 def test_the_best_of_several_places_is_taken() -> None:
@@ -214,55 +105,6 @@ def test_a_patch_larger_than_the_image_has_no_room() -> None:
     assert attempt.places == ()
     assert attempt.placed is None
     assert torch.equal(result.image, sample.image)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two hard negatives and an object of class cat, in a folder."""
-    scene = painted((60, 60), [[20, 20, 34, 30]], [False])
-    scene = scene.changed(image=noise(60, 60))
-    wrong = [dataclasses.replace(negative(side), name=f"wrong_{side}.png") for side in (8, 12)]
-    patches = Patches(tuple(wrong), (patch_of(scene),), ("cat", "dog", "cow"))
-    # The fixture's data set has its classes in ascending order of id: dog, cat, cow.
-    patches = dataclasses.replace(patches, class_names=("dog", "cat", "cow"))
-    write_patches(tmp_path / "patches", patches)
-    return tmp_path / "patches"
-
-
-def test_patches_come_back_as_they_were_written(folder: Path) -> None:
-    found = read_patches(str(folder))
-    assert [patch.name for patch in found.negatives] == ["wrong_8.png", "wrong_12.png"]
-    assert [patch.score for patch in found.negatives] == [0.7, 0.7]
-    (thing,) = found.objects
-    original = patch_of(painted((60, 60), [[20, 20, 34, 30]], [False]).changed(image=noise(60, 60)))
-    assert torch.equal(thing.sample.image, original.sample.image)
-    assert torch.equal(thing.sample.boxes, original.sample.boxes)
-    assert (thing.core, thing.source, thing.score) == (original.core, "scene.jpg", None)
-    assert thing.sample.labels.tolist() == [0]
-    for patch in found.negatives:
-        assert len(patch.sample.boxes) == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"core": [0, 0, 5, 5]}, "expected a core at least 5 pixels inside"),
-        ({"core": [8, 8, 8, 12]}, "expected a core at least 5 pixels inside"),
-        ({"category": "cow"}, "expected both box and category, or neither"),
-        ({"category": "cow boy", "box": [6, 6, 9, 9]}, "category 'cow boy' is not a class name"),
-        ({"file": "absent.png"}, "absent.png: cannot be read"),
-        ({"core": "none"}, "Expected"),
-    ],
-)
-def test_a_folder_that_was_changed_is_one_line(
-    change: dict[str, Any], error: str, folder: Path
-) -> None:
-    content = json.loads((folder / INDEX).read_text())
-    content["patches"][0] |= change
-    (folder / INDEX).write_text(json.dumps(content))
-    with pytest.raises(DataError, match=error) as caught:
-        read_patches(str(folder))
-    assert len(str(caught.value).splitlines()) == 1
 
 
 def settings_of(folder: Path, **changes: Any) -> dict[str, Any]:

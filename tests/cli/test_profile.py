@@ -2,13 +2,11 @@
 
 import json
 import re
-import time
 
 import pytest
 import torch
 
 from detcli.cli.profile import PARTS
-from detcli.data import dataset
 from detcli.engine.profile import session
 from detcli.engine.profile.spread import Spread
 from tests.cli.run_cli import run
@@ -124,18 +122,10 @@ def test_two_recipes(recipe, tmp_path, capsys, monkeypatch):
     assert "B: network: " in done.out
 
 
-def test_a_slow_decode_without_workers_is_called_data_bound(recipe, capsys, monkeypatch):
-    read = dataset.read_pixels
-
-    def slowly(*arguments, **keywords):
-        began = time.thread_time()  # not the clock: other programs slow the step down, too
-        while time.thread_time() - began < 0.25:
-            pixels = read(*arguments, **keywords)
-        return pixels
-
-    monkeypatch.setattr(dataset, "read_pixels", slowly)
+def test_a_slow_decode_without_workers_is_called_data_bound(recipe, capsys, ticks):
+    ticks.decoding_takes(0.25)
     found = document(capsys, recipe, "--what", "step")
-    assert found["step"]["data_wait_share"] > 0.5
+    assert found["step"]["data_wait_share"] > 0.9
     share = f"{found['step']['data_wait_share']:.0%}"
     assert found["verdict"].startswith(f"data-bound: the step waits {share} of the time for images")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ ODD: Any = st.one_of(
 )
 
 
-def survives(call: Any, where: str) -> None:
+def loads_or_says_where(call: Any, where: str) -> None:
     """The call works, or raises a DataError of one line that names the place."""
     try:
         call()
@@ -74,7 +75,7 @@ def coco_root() -> Any:
 
 @SETTINGS
 @given(data=st.data())
-def test_coco_with_spoiled_values(coco_root: Path, data: st.DataObject) -> None:
+def test_spoiled_coco_values_load_or_fail_in_one_line(coco_root: Path, data: st.DataObject) -> None:
     content = copy.deepcopy(coco_content())
     for _ in range(data.draw(st.integers(1, 3))):
         path = data.draw(st.sampled_from(spots(content)))
@@ -84,21 +85,22 @@ def test_coco_with_spoiled_values(coco_root: Path, data: st.DataObject) -> None:
     (coco_root / "bad.json").write_text(json.dumps(content))
     for on_error in ("fail", "skip"):
         split = {"annotations": "bad.json", "images": "images"}
-        survives(lambda: read_coco(str(coco_root), split, on_error=on_error), "bad.json")  # noqa: B023
+        read = partial(read_coco, str(coco_root), split, on_error=on_error)
+        loads_or_says_where(read, "bad.json")
 
 
 @SETTINGS
 @given(data=st.data())
-def test_coco_with_spoiled_bytes(coco_root: Path, data: st.DataObject) -> None:
+def test_spoiled_coco_bytes_load_or_fail_in_one_line(coco_root: Path, data: st.DataObject) -> None:
     text = bytearray(json.dumps(coco_content()).encode())
     for _ in range(data.draw(st.integers(0, 3))):
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
     (coco_root / "bad.json").write_bytes(text[: data.draw(st.integers(0, len(text)))])
     split = {"annotations": "bad.json", "images": "images"}
-    survives(lambda: read_coco(str(coco_root), split), "bad.json")
+    loads_or_says_where(lambda: read_coco(str(coco_root), split), "bad.json")
 
 
-def test_coco_nested_too_deeply(coco_root: Path) -> None:
+def test_coco_nested_too_deeply_fails_in_one_line(coco_root: Path) -> None:
     (coco_root / "bad.json").write_text('{"images": ' + "[" * 100_000)
     with pytest.raises(DataError, match=r"bad\.json"):
         read_coco(str(coco_root), {"annotations": "bad.json", "images": "images"})
@@ -113,26 +115,29 @@ def voc_root() -> Any:
 
 @SETTINGS
 @given(corners=st.tuples(ODD, ODD, ODD, ODD), difficult=ODD, size=st.tuples(ODD, ODD))
-def test_voc_with_spoiled_values(voc_root: Path, corners: Any, difficult: Any, size: Any) -> None:
+def test_spoiled_voc_values_load_or_fail_in_one_line(
+    voc_root: Path, corners: Any, difficult: Any, size: Any
+) -> None:
     text = voc_xml([("dog", corners, difficult)], size=size)
     (voc_root / "Annotations/a.xml").write_bytes(text.encode("utf-8", "surrogatepass"))
     for on_error in ("fail", "skip"):
-        survives(lambda: read_voc(str(voc_root), {"split": "train"}, on_error=on_error), "a")  # noqa: B023
+        read = partial(read_voc, str(voc_root), {"split": "train"}, on_error=on_error)
+        loads_or_says_where(read, "a")
 
 
 @SETTINGS
 @given(data=st.data())
-def test_voc_with_spoiled_bytes(data: st.DataObject) -> None:
+def test_spoiled_voc_bytes_load_or_fail_in_one_line(data: st.DataObject) -> None:
     text = bytearray(voc_xml([("dog", (1, 1, 5, 5), 0), ("cat", (3, 3, 9, 9), 1)]).encode())
     for _ in range(data.draw(st.integers(0, 4))):
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
-    survives(lambda: parse_voc(bytes(text[: data.draw(st.integers(0, len(text)))])), "")
+    loads_or_says_where(lambda: parse_voc(bytes(text[: data.draw(st.integers(0, len(text)))])), "")
 
 
 @SETTINGS
 @given(text=st.binary(max_size=60))
-def test_voc_with_random_bytes(text: bytes) -> None:
-    survives(lambda: parse_voc(text), "")
+def test_random_voc_bytes_load_or_fail_in_one_line(text: bytes) -> None:
+    loads_or_says_where(lambda: parse_voc(text), "")
 
 
 @SETTINGS
@@ -144,8 +149,8 @@ def test_voc_with_random_bytes(text: bytes) -> None:
         ),
     )
 )
-def test_yolo_rows(line: str) -> None:
-    survives(lambda: parse_row(line, 3), "expected")
+def test_odd_yolo_rows_load_or_fail_in_one_line(line: str) -> None:
+    loads_or_says_where(lambda: parse_row(line, 3), "expected")
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +166,11 @@ def yolo_root() -> Any:
     classes=st.binary(max_size=30),
     suffix=st.sampled_from(["txt", "yaml"]),
 )
-def test_yolo_with_random_bytes(yolo_root: Path, label: bytes, classes: bytes, suffix: str) -> None:
+def test_random_yolo_bytes_load_or_fail_in_one_line(
+    yolo_root: Path, label: bytes, classes: bytes, suffix: str
+) -> None:
     (yolo_root / "labels/train/a.txt").write_bytes(label)
     (yolo_root / f"names.{suffix}").write_bytes(b"names: " * (suffix == "yaml") + classes)
     split = {"images": "images/train", "labels": "labels/train"}
     call = lambda: read_yolo(str(yolo_root), split, class_file=f"names.{suffix}")  # noqa: E731
-    survives(call, str(yolo_root))
+    loads_or_says_where(call, str(yolo_root))

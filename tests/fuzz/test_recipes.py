@@ -48,7 +48,7 @@ VALUES = st.recursive(
 )
 
 
-def outcome(path: Path, *overrides: str) -> None:
+def loads_or_says_where(path: Path, *overrides: str) -> None:
     """Load; a failure must be lines that each begin with the file or an argument."""
     try:
         loaded = load_recipe(path, overrides)
@@ -93,13 +93,15 @@ def mutate(values: Any, value: Any, chance: random.Random) -> None:
 
 @FUZZ
 @given(st.sampled_from(TEXTS), st.lists(VALUES, min_size=1, max_size=3), st.randoms())
-def test_mutated_recipes(tmp_path: Path, text: str, new: list[Any], chance: random.Random) -> None:
+def test_mutated_recipes_load_or_fail_in_named_lines(
+    tmp_path: Path, text: str, new: list[Any], chance: random.Random
+) -> None:
     values = copy.deepcopy(yaml.safe_load(text))
     for value in new:
         mutate(values, value, chance)
     path = tmp_path / "fuzz.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=False), encoding="utf-8")
-    outcome(path)
+    loads_or_says_where(path)
     try:
         recipe_from_dict(values, "run/last.pt")
     except RecipeError as error:
@@ -112,25 +114,29 @@ def test_mutated_recipes(tmp_path: Path, text: str, new: list[Any], chance: rand
 
 @FUZZ
 @given(st.sampled_from(TEXTS), st.integers(0, 4000), st.integers(0, 40), st.binary(max_size=12))
-def test_damaged_text(tmp_path: Path, text: str, start: int, length: int, new: bytes) -> None:
+def test_damaged_text_loads_or_fails_in_named_lines(
+    tmp_path: Path, text: str, start: int, length: int, new: bytes
+) -> None:
     content = text.encode()
     start %= len(content)
     path = tmp_path / "fuzz.yaml"
     path.write_bytes(content[:start] + new + content[start + length :])
-    outcome(path)
+    loads_or_says_where(path)
 
 
 @FUZZ
 @given(st.sampled_from(TEXTS), st.floats(0, 1))
-def test_truncated_text(tmp_path: Path, text: str, share: float) -> None:
+def test_truncated_text_loads_or_fails_in_named_lines(
+    tmp_path: Path, text: str, share: float
+) -> None:
     path = tmp_path / "fuzz.yaml"
     path.write_text(text[: int(len(text) * share)], encoding="utf-8")
-    outcome(path)
+    loads_or_says_where(path)
 
 
 @FUZZ
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-def test_random_bytes(tmp_path: Path, content: bytes) -> None:
+def test_random_bytes_fail_in_lines_that_name_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "fuzz.yaml"
     path.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
@@ -151,15 +157,17 @@ ARGUMENTS = st.one_of(
 
 @FUZZ
 @given(st.sampled_from(TEXTS), st.lists(ARGUMENTS, min_size=1, max_size=4))
-def test_random_overrides(tmp_path: Path, text: str, arguments: list[str]) -> None:
+def test_random_overrides_load_or_fail_in_named_lines(
+    tmp_path: Path, text: str, arguments: list[str]
+) -> None:
     path = tmp_path / "fuzz.yaml"
     path.write_text(text, encoding="utf-8")
-    outcome(path, *arguments)
+    loads_or_says_where(path, *arguments)
 
 
 @FUZZ
 @given(st.text(max_size=300))
-def test_random_names(name: str) -> None:
+def test_random_names_fail_in_one_line(name: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(f"absent {name}")
     assert len(str(caught.value).splitlines()) == 1

@@ -13,6 +13,8 @@ from detcli.data.formats.read import read_records
 from tests.cli.run_cli import run
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (detcli .+)$", TEXT, re.MULTILINE)
 SHAPES = {"variant": "plain", "num_train": 4, "num_val": 4, "size": (64, 64), "seed": 0}

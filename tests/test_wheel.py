@@ -5,7 +5,11 @@ import sys
 import tarfile
 import zipfile
 
+import pytest
+
 from tests.paths import FIXTURES, ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def build(kind, folder):

@@ -16,6 +16,8 @@ import pytest
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 def arguments(recipe: Path, folder: Path, *more: str) -> list[str]:
     return ["ablate", str(recipe), "--out", str(folder), "--gpus", "0", "--bootstrap", "20", *more]

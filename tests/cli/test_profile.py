@@ -13,6 +13,8 @@ from tests.cli.run_cli import run
 from tests.engine.profile.made import made_loader, made_step
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 FAST = ("--seconds", "0.05", "--device", "cpu")
 MODEL_KEYS = {"params_total", "params_trainable", "gmacs", "latency_ms", "images_per_s"}
 

@@ -15,6 +15,8 @@ from tests.cli.run_cli import run
 from tests.fixtures import name_seeded
 from tests.paths import PARITY
 
+pytestmark = pytest.mark.slow
+
 
 def mmdetection_state(name):
     state = name_seeded.state_dict(PARITY / f"{name}.keys.txt")

@@ -20,6 +20,8 @@ from detcli.types import Target
 from tests.models.specs import target
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 CANVAS = (64, 64)
 DETECTORS = ("retinanet", "fcos", "atss")
 # What the trick puts into a detector of depth 18 with one convolution per tower: a kind of module,

@@ -28,6 +28,8 @@ from detcli.recipe import diff_recipes, load_recipe
 from tests.models.specs import SMALL, detector, target
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 CANVAS = (64, 96)
 SOME = [
     target([[10, 12, 40, 60], [50, 20, 94, 62], [8, 8, 14, 14]], [0, 4, 2], CANVAS),

@@ -14,6 +14,8 @@ from detcli.engine.run import checkpoint
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 TRICKS = (
     "iou-branch",
     "kl-loss",

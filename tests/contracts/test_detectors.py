@@ -124,6 +124,7 @@ def test_losses_are_finite_and_reach_every_parameter(name: str, targets: list[Ta
         assert all(value == 0 for value in without_boxes)
 
 
+@pytest.mark.slow
 @dense_detector
 @pytest.mark.parametrize("assigner", ASSIGNERS, ids=lambda spec: spec["name"])
 @pytest.mark.parametrize("regression", ["box", "point"])
@@ -232,6 +233,7 @@ def test_batched_equals_single_images(name: str) -> None:
                     torch.testing.assert_close(a[image : image + 1], b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_detector
 def test_same_seed_same_step(name: str) -> None:
     runs = []
@@ -282,6 +284,7 @@ def test_autocast_to_bfloat16_keeps_losses_in_float32(name: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 @each_detector
 def test_learns_two_images(name: str) -> None:
     """Two blocks on noise: the loss must fall to a fraction in at most two dozen steps."""

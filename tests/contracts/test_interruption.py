@@ -9,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from detcli.engine.run import checkpoint
 from tests.recipes import write_tiny
+
+pytestmark = pytest.mark.slow
 
 TIMING = {"images_per_s", "data_wait", "memory_gib", "seconds"}
 

@@ -111,6 +111,7 @@ def test_the_schema_has_every_loss() -> None:
         assert loaded.recipe.model.class_loss.ohem.name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "atss"])
 @pytest.mark.parametrize("trick", TRICKS)
 def test_the_loss_falls(trick: str, name: str, tmp_path: Path) -> None:

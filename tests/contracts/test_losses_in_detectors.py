@@ -28,6 +28,8 @@ from tests.models.specs import (
     thin_vgg,
 )
 
+pytestmark = pytest.mark.slow
+
 CANVAS = (64, 96)
 NUM_CLASSES = 3
 ONE = torch.ones(())

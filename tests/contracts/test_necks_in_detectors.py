@@ -18,6 +18,8 @@ from detcli.weights.mmdetection import _rename as mmdetection_key
 from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, target
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 SIZE = (70, 90)
 UNET = {"name": "unet_pp", "deep_supervision": True}
 PAIRS: list[tuple[str, dict[str, Any]]] = [

@@ -20,6 +20,8 @@ from tests.models.specs import (
     detector,
 )
 
+pytestmark = pytest.mark.slow
+
 SSD512 = {
     "neck": {
         "out_channels": [512, 256, 256, 256, 256],

@@ -18,6 +18,8 @@ from detcli.recipe import Recipe, load_recipe
 from tests.engine.train.interrupt import CPU
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "data": {"shapes": {"num_train": 4, "num_val": 2}},
     "model": {"head": {"num_convs": 0}},

@@ -19,7 +19,7 @@ from tests.models.two_stage.small import (
     wide_awake,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @each_detector

@@ -37,6 +37,8 @@ from tests.models.specs import (
     target,
 )
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1e-4  # those of the fixtures' README
 GRADIENT_LIMIT = 1e-3
 

@@ -19,6 +19,8 @@ from detcli.weights import convert_tianxiaomo
 from tests.fixtures.reference import Fixture, num_agreeing
 from tests.models.specs import SMALL_OF, detector, target
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1e-4  # those of the fixtures' README
 
 

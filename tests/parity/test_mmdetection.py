@@ -23,6 +23,8 @@ from tests.models.specs import (
     detector,
 )
 
+pytestmark = pytest.mark.slow
+
 # No chance: every cell that was assigned a shape learns it.
 GA_RETINANET_ALL = {
     **GA_RETINANET_MM,

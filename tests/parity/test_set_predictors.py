@@ -26,6 +26,8 @@ from detcli.weights import (
 from tests.fixtures.reference import GRADIENT_LIMIT, LOSS_LIMIT, Fixture, num_agreeing
 from tests.models.specs import detector
 
+pytestmark = pytest.mark.slow
+
 PARTS = {"backbone": "backbone", "class_embed": "head", "bbox_embed": "head"}
 NUM_IDS = 91  # all of COCO's category ids, as in the checkpoint
 NUM_NUDGES, NUDGE = 2, 3e-7  # relative, of every weight: a bit or two of its last

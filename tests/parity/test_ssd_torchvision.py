@@ -18,6 +18,8 @@ from detcli.weights.torchvision import coco_ids
 from tests.fixtures.reference import num_agreeing
 from tests.models.specs import detector, target
 
+pytestmark = pytest.mark.slow
+
 SIZE = (300, 300)
 NUM_CLASSES = 6
 TORCHVISION: dict[str, Any] = {"anchors": {"clip": True}, "backbone": {"frozen_stages": 1}}

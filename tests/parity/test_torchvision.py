@@ -15,6 +15,8 @@ from detcli.weights import convert_torchvision, recognise_torchvision
 from tests.fixtures.reference import num_agreeing
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(160, 224), (192, 200)]  # in one batch of 192 x 224: P7 is 2 x 2, so its step is no stride
 CASES = {
     "retinanet": (detection.retinanet_resnet50_fpn, RETINANET_TORCHVISION),

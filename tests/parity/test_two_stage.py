@@ -14,6 +14,8 @@ from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetec
 from tests.fixtures.reference import RAW_LIMIT, Fixture
 from tests.models.specs import CASCADE_MM, KEEP_ALL, detector
 
+pytestmark = pytest.mark.slow
+
 STAGES = 3
 TERMS = {
     "rpn_class": "loss_rpn_cls",

@@ -16,7 +16,7 @@ from detcli.weights import PublicWeights, convert_torchvision, recognise_torchvi
 from tests.fixtures.reference import num_agreeing
 from tests.models.specs import FASTER_TORCHVISION, KEEP_ALL, detector, target
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SIZES = [(160, 224), (192, 200)]  # in one batch of 192 x 224: P6 is 3 x 4, so its step is no stride
 FEW = {

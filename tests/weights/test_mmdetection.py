@@ -23,6 +23,8 @@ from tests.models.specs import (
 )
 from tests.weights.states import SMALLER, mmdetection_state, random_detector
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     ("retinanet", RETINANET_MM),
     ("retinanet", {"neck": {"min_level": 2, "max_level": 6}}),

@@ -29,6 +29,8 @@ from tests.engine.train.interrupt import CPU
 from tests.models.specs import SMALL, detector
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="traced")
 def _traced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from detcli.data.formats.read import read_records
 from tests.cli.run_cli import run
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (detcli .+)$", TEXT, re.MULTILINE)
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -269,6 +269,7 @@ def test_two_ranks_share_the_single_process_epoch(records: Records) -> None:
     assert seen == set(range(11))
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_epochs(records: Records) -> None:
     """Resident memory of this process and its workers after many epochs, within 8 MiB."""
 

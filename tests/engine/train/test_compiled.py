@@ -24,10 +24,12 @@ from detcli.engine.train.compiled import compiled
 from detcli.engine.train.step import compute_losses
 from detcli.errors import RecipeError
 from detcli.recipe import load_recipe
+from tests.contracts.test_detectors import batch, some_targets
 from tests.engine.train.interrupt import CPU
 from tests.models.specs import SMALL, detector
-from tests.models.test_contract import batch, some_targets
 from tests.recipes import write_tiny
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(name="traced")

@@ -37,6 +37,8 @@ from tests.engine.train.interrupt import (
 from tests.models.specs import target
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["circle", "square", "triangle", "cross"]
 SMALL_DATA = {"shapes": {"num_train": 4, "num_val": 2}}
 

@@ -19,7 +19,7 @@ Stages = Annotated[tuple[Literal[1, 2, 3, 4], ...], Field(strict=False, min_leng
 class StageBlocks(Section):
     """Something that some stages of a backbone have."""
 
-    stages: Stages = Field((2, 3, 4), description="Stages of the backbone, from 1 to 4")
+    stages: Stages = Field((2, 3, 4), description="Backbone stages, from 1 to 4")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.stages)) != len(self.stages):
@@ -36,11 +36,12 @@ class Attention(StageBlocks):
     """A block at the end of each residual branch, before the sum with the shortcut."""
 
     name: Literal["se", "cbam", "gc"] = Field(
-        description="se: squeeze and excitation; cbam: channel and cell gates; gc: global context"
+        description="se: squeeze-and-excitation; cbam: channel and spatial attention; gc: "
+        "global context"
     )
-    reduction: int = Field(16, gt=0, description="How many times fewer channels inside the block")
+    reduction: int = Field(16, gt=0, description="Channel reduction ratio inside the block")
     fusion: Literal["add", "mul_add"] = Field(
-        "add", description="gc: add the context, or multiply by a gate made from it before"
+        "add", description="gc: add the context, or also scale the channels by it before"
     )
     acts_with: ClassVar = {"fusion": ("gc",)}
 
@@ -55,8 +56,8 @@ class Attention(StageBlocks):
 class Deformable(StageBlocks):
     """Deformable 3x3 convolutions (Dai et al. 2017, Zhu et al. 2019)."""
 
-    version: Literal[1, 2] = Field(2, description="1: taps move; 2: taps move and are weighted")
-    groups: int = Field(1, gt=0, description="Groups of channels with offsets of their own")
+    version: Literal[1, 2] = Field(2, description="DCN 1: learned offsets; 2: and modulation")
+    groups: int = Field(1, gt=0, description="Groups of channels with their own offsets")
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
@@ -68,9 +69,9 @@ class Deformable(StageBlocks):
 class Dilation(StageBlocks):
     """Dilated 3x3 convolutions; the strides stay as they are."""
 
-    stages: Stages = Field((4,), description="Stages of the backbone, from 1 to 4")
+    stages: Stages = Field((4,), description="Backbone stages, from 1 to 4")
     rates: Integers = Field(
-        (1, 2, 5), min_length=1, description="Dilations of the blocks of a stage, in turn"
+        (1, 2, 5), min_length=1, description="Dilation rates of the blocks of a stage, in turn"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -90,9 +91,9 @@ class Aspp(Section):
     """Atrous spatial pyramid pooling of the coarsest map (Chen et al. 2017)."""
 
     rates: Integers = Field(
-        (6, 12, 18), min_length=1, description="Dilation of each 3x3 convolution, in cells"
+        (6, 12, 18), min_length=1, description="Dilation rate of each 3x3 (atrous) convolution"
     )
-    channels: int = Field(256, gt=0, description="Channels of each branch and of their fusion")
+    channels: int = Field(256, gt=0, description="Channels of each branch and of the fused output")
     norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -116,10 +117,11 @@ class Dropout(Section):
     """Noise on the features that the predictions are made from, in training."""
 
     name: Literal["bernoulli", "gaussian", "uniform"] = Field(
-        description="Zeros; normal noise of the same variance; uniform noise around 1"
+        description="bernoulli: zeros; gaussian: normal noise of the same variance; uniform: "
+        "around 1"
     )
     rate: float = Field(
-        0.1, gt=0, lt=1, description="bernoulli: share of zeros; gaussian: variance rate / (1-rate)"
+        0.1, gt=0, lt=1, description="bernoulli: drop probability; gaussian: variance rate/(1-rate)"
     )
     beta: float = Field(0.1, gt=0, le=1, description="uniform: values are 1 - beta to 1 + beta")
     acts_with: ClassVar = {"rate": ("bernoulli", "gaussian"), "beta": ("uniform",)}

@@ -19,22 +19,22 @@ ConvKind = Literal["plain", "rep", "depthwise", "grouped_shuffle", "bottleneck"]
 class Backbone(Section):
     """The network that reads the image."""
 
-    name: Literal["resnet"] = Field("resnet", description="Family of the backbone")
-    depth: Literal[18, 34, 50, 101] = Field(50, description="Number of weight layers")
+    name: Literal["resnet"] = Field("resnet", description="Backbone type")
+    depth: Literal[18, 34, 50, 101] = Field(50, description="Depth: number of weight layers")
     style: Literal["pytorch", "caffe"] = Field(
-        "pytorch", description="Stride in the 3x3 convolution, or in the first 1x1 of a block"
+        "pytorch", description="Stride in the 3x3 convolution of a block, or in its first 1x1"
     )
     norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
-        "bn", description="Norm layers; frozen_bn: statistics, scales and shifts are constants"
+        "bn", description="Normalisation layers; frozen_bn: constant statistics, scale and shift"
     )
     norm_eval: bool = Field(
-        True, description="Batch norms use their running statistics in training too"
+        True, description="Batch norms stay in eval mode (running statistics) in training"
     )
     norm_eps: float = Field(
-        1e-5, ge=0, description="Added to the variance; 0 for torchvision's published RetinaNet"
+        1e-5, ge=0, description="Epsilon of the norms; 0 for torchvision's published RetinaNet"
     )
     frozen_stages: int = Field(
-        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: everything"
+        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: all stages"
     )
     weights: str | None = Field(
         "imagenet", min_length=1, description="imagenet (torchvision's), a file, or null: random"
@@ -43,7 +43,7 @@ class Backbone(Section):
     dcn: Deformable | None = Field(None, description="Deformable convolutions; null: none")
     dilation: Dilation | None = Field(None, description="Dilated convolutions; null: none")
     units: Literal["post", "pre"] = Field(
-        "post", description="Residual units: norm and ReLU after each convolution, or before it"
+        "post", description="Norm and ReLU after each convolution, or before it (pre-activation)"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -74,16 +74,16 @@ class Backbone(Section):
 class TimmBackbone(Section):
     """A network of the timm library: pip install 'detcli[timm]'."""
 
-    name: Literal["timm"] = Field(description="Family of the backbone")
-    model: str = Field(min_length=1, description="Its name there, as in resnet50.a1_in1k")
+    name: Literal["timm"] = Field(description="Backbone type")
+    model: str = Field(min_length=1, description="Name in timm, such as resnet50.a1_in1k")
     norm_eval: bool = Field(
-        True, description="Batch norms use their running statistics in training too"
+        True, description="Batch norms stay in eval mode (running statistics) in training"
     )
     frozen_stages: int = Field(
         1,
         ge=0,
         le=4,
-        description="0: nothing is frozen; 1: all that the map at stride 4 is made from; 4: all",
+        description="0: nothing is frozen; 1: up to the feature map at stride 4; 4: all",
     )
     weights: str | None = Field(
         "imagenet", min_length=1, description="imagenet (timm's), a file, or null: random"
@@ -96,7 +96,7 @@ AnyBackbone = Annotated[Backbone | TimmBackbone, Field(discriminator="name")]
 class Levels(Section):
     """The levels of a feature pyramid. Level l has stride 2^l."""
 
-    name: str = Field(description="Family of the neck")
+    name: str = Field(description="Neck type")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     min_level: int = Field(3, ge=2, le=5, description="Finest level; 2 adds a head at stride 4")
     max_level: int = Field(7, ge=2, le=8, description="Coarsest level; above 5: extra convolutions")
@@ -119,7 +119,7 @@ class ExtraLevels(Levels):
     """A pyramid whose levels above 5 are made from its own or the backbone's coarsest map."""
 
     extra_from: Literal["c5", "p5", "pool"] = Field(
-        "p5", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
+        "p5", description="P6: convolution of C5 or of P5, or subsampled P5"
     )
     extra_relu: bool = Field(False, description="ReLU between P6 and P7")
 
@@ -133,13 +133,13 @@ class TopDown(ExtraLevels):
     """What pyramids have whose coarse maps are enlarged and added to finer ones."""
 
     upsample: Literal["nearest", "carafe", "duc"] = Field(
-        "nearest", description="How a coarse map is enlarged for the next finer one"
+        "nearest", description="Upsampling to the next finer level"
     )
     conv: ConvKind = Field(
-        "plain", description="Kind of the 3x3 convolutions that make P2 to P5; see docs/blocks.md"
+        "plain", description="Type of the 3x3 output convolutions (P2 to P5); see docs/blocks.md"
     )
     aspp: Aspp | None = Field(
-        None, description="Context of several ranges for the backbone's last map; null: off"
+        None, description="ASPP (atrous spatial pyramid pooling) on C5; null: off"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -157,13 +157,13 @@ class TopDown(ExtraLevels):
 class Neck(TopDown):
     """Feature pyramid (Lin et al. 2017). Level l has stride 2^l."""
 
-    name: Literal["fpn"] = Field("fpn", description="Family of the neck")
+    name: Literal["fpn"] = Field("fpn", description="Neck type")
 
 
 class PanNeck(TopDown):
     """A feature pyramid and a path back up from its finest level (PANet, Liu et al. 2018)."""
 
-    name: Literal["pan"] = Field(description="Family of the neck")
+    name: Literal["pan"] = Field(description="Neck type")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -174,8 +174,8 @@ class PanNeck(TopDown):
 class BifpnNeck(Levels):
     """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
 
-    name: Literal["bifpn"] = Field(description="Family of the neck")
-    repeats: int = Field(3, gt=0, description="How often they are fused down and up")
+    name: Literal["bifpn"] = Field(description="Neck type")
+    repeats: int = Field(3, gt=0, description="Number of top-down and bottom-up fusion rounds")
     norm: Literal["bn", "sync_bn", "gn"] = Field("bn", description="Norm after every convolution")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -190,7 +190,7 @@ class Nested(ExtraLevels):
     """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
 
     norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
-        "gn", description="Norm after the convolution of every node"
+        "gn", description="Normalisation after the convolution of every node"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -204,11 +204,11 @@ class Nested(ExtraLevels):
 class NestedNeck(Nested):
     """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
 
-    name: Literal["unet_pp"] = Field(description="Family of the neck")
+    name: Literal["unet_pp"] = Field(description="Neck type")
     deep_supervision: bool = Field(
         False,
-        description="In training the head sees the pyramid of every column, and its losses are "
-        "averaged",
+        description="Deep supervision: training losses are averaged over the pyramids of all "
+        "columns",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -226,7 +226,7 @@ AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator
 class NasFcosNeck(Section):
     """The neck of NAS-FCOS (Wang et al. 2020), P3 and coarser."""
 
-    name: Literal["nas_fcos"] = Field("nas_fcos", description="Family of the neck")
+    name: Literal["nas_fcos"] = Field("nas_fcos", description="Neck type")
     out_channels: int = Field(
         256, gt=0, multiple_of=2, description="Channels of every level, half for each offset group"
     )
@@ -236,14 +236,14 @@ class NasFcosNeck(Section):
 class Head(Section):
     """The convolutions of each branch, shared by all levels."""
 
-    num_convs: int = Field(4, ge=0, description="3x3 convolutions before the prediction")
-    norm: HeadNorm = Field("gn", description="Norm after each of them")
-    conv: ConvKind = Field("plain", description="Kind of these convolutions; see docs/blocks.md")
+    num_convs: int = Field(4, ge=0, description="Number of 3x3 convolutions before the prediction")
+    norm: HeadNorm = Field("gn", description="Normalisation after each of them")
+    conv: ConvKind = Field("plain", description="Type of these convolutions; see docs/blocks.md")
     implicit: bool = Field(
-        False, description="Learned vectors before and after each prediction (YOLOR)"
+        False, description="Implicit knowledge (YOLOR) before and after each prediction"
     )
     dropout: Dropout | None = Field(
-        None, description="Noise after the last norm, before the predictions; null: none"
+        None, description="Dropout after the last norm, before the predictions; null: none"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -256,13 +256,13 @@ class Head(Section):
 class RetinaNetHead(Head):
     """As published: no norm."""
 
-    norm: HeadNorm = Field("none", description="Norm after each of them")
+    norm: HeadNorm = Field("none", description="Normalisation after each of them")
 
 
 class FcosHead(Head):
     """The convolutions of each branch, shared by all levels."""
 
-    conv_bias: bool = Field(False, description="Those convolutions have a bias beside the norm")
+    conv_bias: bool = Field(False, description="Bias in addition to the norm")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -273,7 +273,7 @@ class FcosHead(Head):
 class VfnetHead(Head):
     """The convolutions of each branch before the first box, shared by all levels."""
 
-    num_convs: int = Field(3, ge=0, description="3x3 convolutions of each branch")
+    num_convs: int = Field(3, ge=0, description="Number of 3x3 convolutions of each branch")
     deform_last: bool = Field(False, description="The last of them is deformable (DCNv2)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -285,10 +285,10 @@ class VfnetHead(Head):
 class SearchedHead(Section):
     """The branches that NAS-FCOS's search found, shared by all levels."""
 
-    norm: HeadNorm = Field("gn", description="Norm after each convolution")
+    norm: HeadNorm = Field("gn", description="Normalisation after each convolution")
     implicit: bool = Field(
-        False, description="Learned vectors before and after each prediction (YOLOR)"
+        False, description="Implicit knowledge (YOLOR) before and after each prediction"
     )
     dropout: Dropout | None = Field(
-        None, description="Noise after the last norm, before the predictions; null: none"
+        None, description="Dropout after the last norm, before the predictions; null: none"
     )

@@ -142,13 +142,12 @@ def _notes(
     if absent:
         shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
         notes.append(
-            f"{len(absent)} of {len(num_objects)} classes have no object to find and are left "
-            f"out of the means: {shown}"
+            f"{len(absent)} of {len(num_objects)} classes have no annotated object and are "
+            f"excluded from the means: {shown}"
         )
     dropped = len(detections.scores) - len(table.rows)
     if dropped:
         notes.append(
-            f"{dropped} detections beyond the best {MAX_PER_IMAGE} of an image and class do not "
-            "count"
+            f"{dropped} detections beyond the best {MAX_PER_IMAGE} per image and class are ignored"
         )
     return tuple(notes)

@@ -22,7 +22,7 @@ MULTIPLE = re.compile(r"x(\d+(?:\.\d+)?)")
 
 
 class TrickInfo(Section):
-    """The keys of an overlay beside those of the recipe."""
+    """The keys of an overlay in addition to those of the recipe."""
 
     about: str = Field(min_length=1, description="What the trick does")
     source: str = Field(min_length=1, description="Paper or note that it comes from")

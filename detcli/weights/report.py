@@ -21,7 +21,7 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
     """
     own = model.state_dict()
     problems = [
-        f"{name} {shape(value)} has no place here{_nearest(name, own, state)}"
+        f"{name} {shape(value)} is unexpected{_nearest(name, own, state)}"
         for name, value in state.items()
         if name not in own
     ]

@@ -223,7 +223,7 @@ def _noted_row(found: Profile) -> list[str]:
 def _loader_tables(profile: loading.LoaderProfile) -> Iterator[Table]:
     yield Table("loading", loading.SETTING_HEADER, loading.setting_rows(profile))
     yield Table(
-        "one image in the process itself", loading.SAMPLE_HEADER, loading.sample_rows(profile)
+        "one image in the main process", loading.SAMPLE_HEADER, loading.sample_rows(profile)
     )
 
 
@@ -234,7 +234,7 @@ def _step_tables(profile: stepping.StepProfile) -> Iterator[Table]:
     )
     yield Table(what, stepping.PHASE_HEADER, stepping.phase_rows(profile))
     yield Table(
-        "the same batches with other settings, in turn",
+        "the same batches with other settings, interleaved",
         stepping.VARIANT_HEADER,
         stepping.variant_rows(profile),
     )

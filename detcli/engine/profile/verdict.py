@@ -104,7 +104,7 @@ def _inference(model: ModelProfile | None, post: PostProfile | None) -> Iterator
             f", {used.ms_per_image / (alone + used.ms_per_image):.0%} of network and suppression"
         )
     if post.lifted:
-        why = "; random weights, so with as many candidates as there can be"
+        why = "; random weights, so the maximum number of candidates"
     yield f"suppression ({used.spec.name}): {used.ms_per_image:.2f} ms an image{share}{why}"
 
 

@@ -50,5 +50,5 @@ def evaluated(trainer: Trainer) -> nn.Module:
 def holds(trainer: Trainer) -> str:
     """Which weights are evaluated, and used by whoever reads a checkpoint, in words."""
     if trainer.ema is not None:
-        return "the moving average of the weights"
+        return "the EMA weights"
     return "the last weights" if trainer.swa is None else trainer.swa.holds(trainer.position.epoch)

@@ -63,8 +63,8 @@ def report_matching(trainer: Trainer, stability: MatchingStability) -> None:
     line = {"kind": "matching", "epoch": epoch, "step": step, "changed": changed / total}
     trainer.log.record(line)
     trainer.log.say(
-        f"epoch {epoch}: {changed / total:.1%} of the {total} matched queries of up to "
-        f"{NUM_IMAGES} evaluation images have another object than an epoch ago"
+        f"epoch {epoch}: matching instability {changed / total:.1%}: share of {total} matched "
+        f"queries (up to {NUM_IMAGES} images) assigned to a different object than last epoch"
     )
 
 

@@ -100,7 +100,7 @@ class Schedule:
             return None  # the rate is no longer the plateau's
         value = metrics.get(self.monitor)
         if value is None:
-            return f"plateau: {self.monitor} was not measured this epoch, the rate stays"
+            return f"plateau: {self.monitor} was not measured this epoch, learning rate unchanged"
         score = -value if self.monitor == "loss" else value
         state = self.plateau
         if state["best"] is None or score > state["best"]:

@@ -196,8 +196,8 @@ def _indices(timm: Any, model: str) -> tuple[int, ...]:
     if not set(STRIDES) <= set(found):
         shown = ", ".join(map(str, dict.fromkeys(found)))
         raise UsageError(
-            f"{_WHERE}.model: a pyramid needs maps at strides 4, 8, 16 and 32, but timm's {model} "
-            f"has strides {shown}; take another network"
+            f"{_WHERE}.model: a pyramid needs feature maps at strides 4, 8, 16 and 32, but timm's "
+            f"{model} has strides {shown}; take another network"
         )
     return tuple(len(found) - 1 - found[::-1].index(stride) for stride in STRIDES)
 

@@ -101,7 +101,10 @@ class ColourJitter(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not any((self.brightness, self.contrast, self.saturation, self.hue)):
-            yield "brightness", "brightness, contrast, saturation and hue are all 0: nothing acts"
+            yield (
+                "brightness",
+                "brightness, contrast, saturation and hue are all 0: set one above 0",
+            )
 
 
 class Blur(Section):
@@ -173,7 +176,7 @@ class DuckInjection(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.negatives == self.objects == 0:
-            yield "negatives", "negatives and objects are both 0: nothing is injected"
+            yield "negatives", "negatives and objects are both 0: set one above 0"
 
 
 class Poisson(Section):
@@ -259,7 +262,7 @@ class Augment(Section):
                 if getattr(self, name) is not None:
                     yield (
                         name,
-                        "would undo chips, which choose what an image shows; set one to null",
+                        "crops again what chips has cropped; set one of them to null",
                     )
 
     @property

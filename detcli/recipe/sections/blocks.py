@@ -1,4 +1,4 @@
-"""What a detector can be given beside its plain layers, each with a switch of its own."""
+"""What a detector can be given in addition to its plain layers, each with a switch of its own."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
@@ -29,7 +29,7 @@ class StageBlocks(Section):
         """Yield (key, what is wrong) for every rule that a backbone breaks."""
         first = min(self.stages)
         if first <= frozen_stages:
-            yield "stages", f"frozen_stages is {frozen_stages}, so that stage {first} cannot learn"
+            yield "stages", f"stage {first} is frozen (frozen_stages {frozen_stages}); leave it out"
 
 
 class Attention(StageBlocks):
@@ -84,7 +84,7 @@ class Dilation(StageBlocks):
         for stage in self.stages:
             used = self.rates[: STAGE_BLOCKS[depth][stage - 1]]
             if max(used) == 1:
-                yield "rates", f"all blocks of stage {stage} would have dilation 1"
+                yield "rates", f"all blocks of stage {stage} would have dilation 1; leave it out"
 
 
 class Aspp(Section):

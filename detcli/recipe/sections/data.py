@@ -72,7 +72,7 @@ class Resize(Section):
             )
         if not self.keep_aspect:
             if self.long != type(self).model_fields["long"].default:
-                yield "long", "does nothing with keep_aspect false; remove it"
+                yield "long", "has no effect with keep_aspect false; remove it"
             return
         if self.long < max(self.short):
             yield "long", f"expected at least the short side {max(self.short)}, got {self.long}"

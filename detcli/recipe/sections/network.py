@@ -144,7 +144,7 @@ class TopDown(ExtraLevels):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.upsample != "nearest" and self.min_level == 5:
-            yield "upsample", "nothing is enlarged with min_level 5; remove it"
+            yield "upsample", "nothing is upsampled with min_level 5; remove it"
         if self.out_channels % CONV_DIVISOR.get(self.conv, 1):
             yield (
                 "out_channels",
@@ -216,7 +216,7 @@ class NestedNeck(Nested):
         if self.deep_supervision and self.min_level > 3:
             yield (
                 "deep_supervision",
-                f"with min_level {self.min_level} there is one column, and no other to learn",
+                f"with min_level {self.min_level} there is one column only; set it to false",
             )
 
 
@@ -267,7 +267,7 @@ class FcosHead(Head):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if self.conv == "rep" and self.conv_bias:
-            yield "conv_bias", "conv rep has no bias beside its norms; remove it"
+            yield "conv_bias", "conv rep has no bias in addition to its norms; remove it"
 
 
 class VfnetHead(Head):

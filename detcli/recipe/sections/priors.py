@@ -35,7 +35,7 @@ class Anchors(Section):
             return
         for key in ("base_scale", "scales_per_octave"):
             if getattr(self, key) != type(self).model_fields[key].default:
-                yield key, "does nothing beside sizes; remove one of the two"
+                yield key, "has no effect together with sizes; remove one of the two"
         if len({len(level) for level in self.sizes}) != 1 or not self.sizes[0]:
             yield "sizes", "expected a list per level, all of the same length"
         elif min(side for level in self.sizes for side in level) <= 0:

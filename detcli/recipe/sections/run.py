@@ -71,7 +71,7 @@ class Distill(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.logits_weight and not self.imitates_maps:
-            yield "logits_weight", "all three weights are 0: nothing would be learned"
+            yield "logits_weight", "all three weights are 0: set one above 0, or distill: null"
         if not self.logits_weight and self.temperature != 1:
             yield "temperature", "acts only with a logits_weight above 0; remove it"
 

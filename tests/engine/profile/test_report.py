@@ -46,9 +46,9 @@ def test_every_row_of_a_table_fits_its_header():
         "forward pass",
         "the columns of the notes' tables",
         "loading",
-        "one image in the process itself",
+        "one image in the main process",
         "step",
-        "the same batches with other settings, in turn",
+        "the same batches with other settings, interleaved",
         "post-processing",
     ]
     for table in shown:

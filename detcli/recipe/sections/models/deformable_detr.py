@@ -81,4 +81,4 @@ class DeformableDetr(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.two_stage and not self.refine:
-            yield "two_stage", "the second stage corrects the boxes of the first: set refine: true"
+            yield "two_stage", "needs iterative box refinement: set refine: true"

@@ -79,7 +79,7 @@ class HungarianAssigner(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.class_cost + self.l1_cost + self.giou_cost:
-            yield "class_cost", "the three costs are all 0: any query would do for any object"
+            yield "class_cost", "the three matching costs are all 0: set one above 0"
 
 
 class SetSoftmaxLoss(Section):
@@ -96,7 +96,7 @@ class SetSoftmaxLoss(Section):
 
 
 class SetBoxLoss(BoxLoss):
-    """Regression loss of boxes in pixels, beside the L1 loss of what is regressed."""
+    """Regression loss of boxes in pixels, in addition to the L1 loss of what is regressed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

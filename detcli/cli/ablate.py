@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Option
 
 from detcli.cli.options import Bootstrap, Json, Overrides, Quiet, RecipeName
 from detcli.cli.output import print_json, print_table, say
@@ -17,33 +18,23 @@ if TYPE_CHECKING:
     from detcli.engine.ablate.session import Executor
 
 
-TrickNames = Annotated[str, typer.Option(help="Trick names, comma-separated: ema,mosaic,giou.")]
+TrickNames = Annotated[str, Option(help="Trick names, comma-separated: ema,mosaic,giou.")]
 Mode = Annotated[
     Literal["add-one", "leave-one-out", "all"],
-    typer.Option(help="Baseline + each trick, all tricks - each, or both."),
+    Option(help="Baseline + each trick, all tricks - each, or both."),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Seeds per configuration, from train.seed on.")]
-Budget = Annotated[
-    float, typer.Option(min=0.001, max=1, help="Fraction of the recipe's epochs to train.")
-]
-ExecutorName = Annotated[
-    Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")
-]
-Address = Annotated[
-    str, typer.Option(help="ray: address of the cluster; auto, or local for this machine.")
-]
-Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs per trial; default: 1 if available.")]
-Cpus = Annotated[int, typer.Option(min=1, help="ray: CPU cores reserved per trial.")]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="local: parallel trials; default: one per GPU.")
-]
+Seeds = Annotated[int, Option(min=1, help="Seeds per configuration, from train.seed on.")]
+Budget = Annotated[float, Option(min=0.001, max=1, help="Fraction of the epochs to train.")]
+ExecutorName = Annotated[Literal["local", "ray"], Option(help="This machine, or a Ray cluster.")]
+Address = Annotated[str, Option(help="ray: cluster address; auto, or local for this machine.")]
+Gpus = Annotated[int | None, Option(min=0, help="GPUs per trial; default: 1 if available.")]
+Cpus = Annotated[int, Option(min=1, help="ray: CPU cores reserved per trial.")]
+Jobs = Annotated[int | None, Option(min=1, help="local: parallel trials; default: one per GPU.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Output folder; default ablations/<name>. An existing ablation is resumed."),
+    Option(help="Output folder (default ablations/<name>); an existing ablation is resumed."),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="List the trials that would be trained; write nothing.")
-]
+DryRun = Annotated[bool, Option("--dry-run", help="List the trials, train and write nothing.")]
 
 
 def command(

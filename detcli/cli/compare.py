@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from detcli.cli.options import AllowThreshold, Bootstrap, Classwise, Json, Quiet, Seed
 from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
-A = Annotated[str, typer.Argument(metavar="A", help="Run folder or predictions file (baseline).")]
-B = Annotated[
-    str, typer.Argument(metavar="B", help="Run folder or predictions file to compare with A.")
-]
+A = Annotated[str, Argument(metavar="A", help="Run folder or predictions file (baseline).")]
+B = Annotated[str, Argument(metavar="B", help="Run folder or predictions file to compare with A.")]
 GroundTruth = Annotated[
     Path | None,
-    typer.Option("--gt", help="Ground truth (COCO JSON); default: that of the predictions."),
+    Option("--gt", help="Ground truth (COCO JSON); default: that of the predictions."),
 ]
 FailIfWorse = Annotated[
     float | None,
-    typer.Option(min=0, help="Exit 1 if B is worse than A by more AP points than this."),
+    Option(min=0, help="Exit 1 if B is worse than A by more AP points than this."),
 ]
 AtScore = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         metavar="S|best",
         help="Operating point: false positives per image, recall and precision at score threshold "
         "S; best: where F1 of A is highest. Repeatable.",
@@ -33,15 +32,13 @@ AtScore = Annotated[
 ]
 AtRecall = Annotated[
     list[float] | None,
-    typer.Option(
+    Option(
         min=0,
         max=1,
         help="Operating point at this recall, with each side's own score threshold. Repeatable.",
     ),
 ]
-PlotsOut = Annotated[
-    Path | None, typer.Option("--out", help="Folder for plots of the differences.")
-]
+PlotsOut = Annotated[Path | None, Option("--out", help="Folder for plots of the differences.")]
 
 
 def command(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Option
 
 from detcli.cli.options import Device, Json, Overrides, Quiet, RecipeName, Run, TrainSeed, Tricks
 from detcli.cli.output import print_json, print_table, say
@@ -25,13 +26,13 @@ def preview(
     overrides: Overrides = None,
     *,
     trick: Tricks = None,
-    num: Annotated[int, typer.Option(min=1, max=400, help="Number of images on the sheet.")] = 16,
+    num: Annotated[int, Option(min=1, max=400, help="Number of images on the sheet.")] = 16,
     split: Annotated[
         Literal["train", "val", "test"],
-        typer.Option(help="Dataset split; only train is augmented."),
+        Option(help="Dataset split; only train is augmented."),
     ] = "train",
     seed: TrainSeed = None,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("preview.png"),
+    out: Annotated[Path, Option(help="PNG file to write.")] = Path("preview.png"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,34 +75,24 @@ def preview(
             say(f"{name} was applied to none of these {len(images)} images", quiet=quiet)
 
 
-PatchesOut = Annotated[Path, typer.Option("--out", help="New folder to write.")]
+PatchesOut = Annotated[Path, Option("--out", help="New folder to write.")]
 Into = Annotated[
     Path | None,
-    typer.Option(help="Folder of background images; without it only patches are cut out."),
+    Option(help="Folder of background images; without it, write only patches."),
 ]
-PatchSplit = Annotated[
-    Literal["train", "val", "test"], typer.Option("--split", help="Split to cut the patches from.")
-]
-FalsePositives = Annotated[
-    int, typer.Option(min=0, help="False positives pasted per image, without a label.")
-]
-Objects = Annotated[int, typer.Option(min=0, help="Labelled objects pasted per image.")]
-MinScore = Annotated[
-    float, typer.Option(min=0, max=1, help="Score threshold of the false positives.")
-]
-MaxPatches = Annotated[int, typer.Option(min=1, help="Maximum patches of each kind.")]
-Places = Annotated[int, typer.Option(min=1, help="Positions tried per patch.")]
+PatchSplit = Annotated[Literal["train", "val", "test"], Option("--split", help="Source split.")]
+FalsePositives = Annotated[int, Option(min=0, help="Unlabelled false positives pasted per image.")]
+Objects = Annotated[int, Option(min=0, help="Labelled objects pasted per image.")]
+MinScore = Annotated[float, Option(min=0, max=1, help="Score threshold of the false positives.")]
+MaxPatches = Annotated[int, Option(min=1, help="Maximum patches of each kind.")]
+Places = Annotated[int, Option(min=1, help="Positions tried per patch.")]
 Threshold = Annotated[
     float,
-    typer.Option(min=0, help="Minimum mutual information of patch and background, in nats."),
+    Option(min=0, help="Least mutual information of patch and background, in nats."),
 ]
-Blend = Annotated[
-    Literal["poisson", "inpaint"], typer.Option(help="Blending of the patch into the image.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N images of --into.")]
-PatchSeed = Annotated[
-    int, typer.Option("--seed", min=0, help="Random seed of patches and positions.")
-]
+Blend = Annotated[Literal["poisson", "inpaint"], Option(help="Blending of the patch border.")]
+Limit = Annotated[int | None, Option(min=1, help="Use only the first N images of --into.")]
+PatchSeed = Annotated[int, Option("--seed", min=0, help="Random seed of patches and positions.")]
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from typer import Argument, Option
 
 from detcli.cli.options import (
     AllowThreshold,
@@ -48,41 +49,29 @@ class Metric(str, Enum):
     voc07 = "voc07"
 
 
-Target = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="Run folder, checkpoint, or recipe.")
-]
+Target = Annotated[str | None, Argument(metavar="[RUN]", help="Run folder, checkpoint, or recipe.")]
 PredictionsFile = Annotated[
-    Path | None, typer.Option("--predictions", help="Evaluate this predictions file instead.")
+    Path | None, Option("--predictions", help="Evaluate this predictions file.")
 ]
 GroundTruthFile = Annotated[
-    Path | None, typer.Option("--gt", help="Ground truth (COCO JSON) for --predictions.")
+    Path | None, Option("--gt", help="Ground truth (COCO JSON) for --predictions.")
 ]
-Candidates = Annotated[
-    bool, typer.Option("--candidates", help="Also save the candidate boxes before NMS.")
-]
-MetricName = Annotated[
-    Metric, typer.Option(help="coco; voc: all-point interpolation; voc07: 11-point.")
-]
-Iou = Annotated[float, typer.Option(help="IoU threshold of the VOC metrics.")]
+Candidates = Annotated[bool, Option("--candidates", help="Also save candidates before NMS.")]
+MetricName = Annotated[Metric, Option(help="coco; voc: all-point interpolation; voc07: 11-point.")]
+Iou = Annotated[float, Option(help="IoU threshold of the VOC metrics.")]
 PlusOne = Annotated[
     bool,
-    typer.Option("--plus-one", help="VOC: inclusive pixel coordinates (width = x2 - x1 + 1)."),
+    Option("--plus-one", help="VOC: inclusive pixel coordinates (width = x2 - x1 + 1)."),
 ]
-Analyse = Annotated[
-    bool, typer.Option("--analyse", help="Error types, confusion matrix and calibration.")
-]
-Conf = Annotated[float, typer.Option(min=0, max=1, help="Score threshold of the confusion matrix.")]
-Plots = Annotated[bool, typer.Option("--plots", help="Save the --analyse results as plots.")]
-Worst = Annotated[
-    int | None, typer.Option(min=1, max=20, help="Draw the N worst errors of each type.")
-]
+Analyse = Annotated[bool, Option("--analyse", help="Error types, confusion, calibration.")]
+Conf = Annotated[float, Option(min=0, max=1, help="Score threshold of the confusion matrix.")]
+Plots = Annotated[bool, Option("--plots", help="Save the --analyse results as plots.")]
+Worst = Annotated[int | None, Option(min=1, max=20, help="Draw the N worst errors of each type.")]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Cross-check with pycocotools; exit 1 if a metric differs."),
+    Option("--verify", help="Cross-check with pycocotools; exit 1 on a difference."),
 ]
-FilesOut = Annotated[
-    Path | None, typer.Option("--out", help="Output folder; default RUN/eval_SPLIT.")
-]
+FilesOut = Annotated[Path | None, Option("--out", help="Output folder; default RUN/eval_SPLIT.")]
 
 
 def command(

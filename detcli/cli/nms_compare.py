@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from detcli.cli.options import AllowThreshold, Json, Quiet
 from detcli.cli.output import print_json, print_table, say
@@ -19,48 +19,31 @@ if TYPE_CHECKING:
     from detcli.predictions.with_truth import PredictionFiles
 
 
-Predictions = Annotated[
-    list[Path], typer.Argument(help="Predictions file; several files are an ensemble.")
-]
-Methods = Annotated[
-    str, typer.Option(help="Method names, comma-separated; default: all that the files allow.")
-]
+Predictions = Annotated[list[Path], Argument(help="Predictions files; several: an ensemble.")]
+Methods = Annotated[str, Option(help="Methods, comma-separated; default: all that are possible.")]
 Method = Annotated[
     list[str] | None,
-    typer.Option(help="One method with options: 'soft sigma=0.1 metric=diou'; repeatable."),
+    Option(help="One method with options: 'soft sigma=0.1 metric=diou'; repeatable."),
 ]
 GroundTruth = Annotated[
     Path | None,
-    typer.Option("--gt", help="Ground truth (COCO JSON); default: that of the .meta.json."),
+    Option("--gt", help="Ground truth (COCO JSON); default: that of the .meta.json."),
 ]
-Weights = Annotated[
-    str | None, typer.Option(help="Model weights of an ensemble, comma-separated: 2,1.")
-]
-Baseline = Annotated[str, typer.Option(help="Method that the others are compared with.")]
-Iou = Annotated[
-    float | None, typer.Option(help="IoU threshold of every method; default: each method's own.")
-]
+Weights = Annotated[str | None, Option(help="Model weights of an ensemble, comma-separated: 2,1.")]
+Baseline = Annotated[str, Option(help="Method that the others are compared with.")]
+Iou = Annotated[float | None, Option(help="IoU threshold of every method; default: its own.")]
 MaxDet = Annotated[
     int | None,
-    typer.Option(min=1, help="Maximum detections per image; default: the run's, or 100."),
+    Option(min=1, help="Max. detections per image; default: the run's, or 100."),
 ]
-ClassAgnostic = Annotated[
-    bool, typer.Option("--class-agnostic", help="Suppress across classes (class-agnostic NMS).")
-]
+ClassAgnostic = Annotated[bool, Option("--class-agnostic", help="Class-agnostic NMS.")]
 Sweep = Annotated[
     bool,
-    typer.Option("--sweep", help="Tune thresholds on half the images, report AP on the others."),
+    Option("--sweep", help="Tune thresholds on half the images, report AP on the others."),
 ]
-Bootstrap = Annotated[
-    int,
-    typer.Option(min=0, help="Resamples for the confidence intervals; 0: no intervals."),
-]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Random seed of the bootstrap and of the --sweep split.")
-]
-FilesOut = Annotated[
-    Path | None, typer.Option("--out", help="Folder for fused predictions, a CSV and plots.")
-]
+Bootstrap = Annotated[int, Option(min=0, help="Bootstrap resamples; 0: no confidence intervals.")]
+Seed = Annotated[int, Option(min=0, help="Random seed of the bootstrap and of the --sweep split.")]
+FilesOut = Annotated[Path | None, Option("--out", help="Folder for predictions, CSV and plots.")]
 
 
 def command(

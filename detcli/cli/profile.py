@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from detcli.cli.options import Device, Json, Overrides, Quiet, RecipeName, Tricks
 from detcli.cli.output import print_json, print_table, say
@@ -22,33 +22,23 @@ MOST_IMAGES = 4096  # in a batch: more is a slip of the finger
 SECONDS = 5.0
 
 
-What = Annotated[
-    str, typer.Option(help="Parts to profile: model, loader, step, post, comma-separated, or all.")
-]
-Batch = Annotated[
-    str | None, typer.Option(help="model: batch sizes of the forward pass: 1,2,4; default 1.")
-]
+What = Annotated[str, Option(help="Parts, comma-separated: model, loader, step, post, or all.")]
+Batch = Annotated[str | None, Option(help="model: inference batch sizes: 1,2,4; default 1.")]
 Size = Annotated[
     str | None,
-    typer.Option(help="model: height x width of the input: 800x1333; default: as evaluated."),
+    Option(help="model: input height x width: 800x1333; default: as evaluated."),
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option(help=f"Time budget per measurement in seconds; default {SECONDS:g}."),
+    Option(help=f"Time budget per measurement in seconds; default {SECONDS:g}."),
 ]
-Versus = Annotated[
-    str | None, typer.Option("--vs", help="Second recipe, measured in turn with the first.")
-]
+Versus = Annotated[str | None, Option("--vs", help="Second recipe, measured alternately.")]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Checkpoint to load, so that post-processing sees real candidates."),
+    Option(help="Checkpoint to load, so that post-processing sees real candidates."),
 ]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="step: also measure torch.compile; takes minutes.")
-]
-Trace = Annotated[
-    Path | None, typer.Option(help="step: write a Chrome trace of three steps, .json[.gz].")
-]
+Compile = Annotated[bool, Option("--compile", help="step: also time torch.compile (minutes).")]
+Trace = Annotated[Path | None, Option(help="step: write a Chrome trace of 3 steps, .json[.gz].")]
 
 
 def command(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from detcli.cli.options import Device, Json, Overrides, Quiet, TrainSeed, Tricks
 from detcli.cli.output import print_json, print_table
@@ -20,28 +21,18 @@ if TYPE_CHECKING:
 
 RecipeOrRun = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[RECIPE]", help="Recipe file or name; with --resume also a run folder."
-    ),
+    Argument(metavar="[RECIPE]", help="Recipe file or name; with --resume also a run folder."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>/<n>.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Resume a run folder, or the newest run of a recipe.")
-]
-Weights = Annotated[Path | None, typer.Option(help="Checkpoint to initialise (fine-tune) from.")]
-Gpus = Annotated[int, typer.Option(min=1, help="GPUs (DDP processes) on this machine.")]
+Out = Annotated[Path | None, Option(help="Run folder; default runs/<name>/<n>.")]
+Resume = Annotated[bool, Option("--resume", help="Resume a run folder, or a recipe's newest run.")]
+Weights = Annotated[Path | None, Option(help="Checkpoint to initialise (fine-tune) from.")]
+Gpus = Annotated[int, Option(min=1, help="GPUs (DDP processes) on this machine.")]
 Overfit = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Overfit N training images as a sanity check; exit 1 unless AP50 > 0.9."
-    ),
+    Option(min=1, help="Overfit N training images as a sanity check; exit 1 unless AP50 > 0.9."),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Run one forward and backward pass; write nothing.")
-]
-Replay = Annotated[
-    Path | None, typer.Option(help="Rerun the batch that was saved when training diverged.")
-]
+DryRun = Annotated[bool, Option("--dry-run", help="One forward and backward pass; write nothing.")]
+Replay = Annotated[Path | None, Option(help="Rerun the batch saved when training diverged.")]
 
 
 def command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from detcli.cli.options import (
     Bootstrap,
@@ -21,21 +21,13 @@ from detcli.cli.options import (
 from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
-Scales = Annotated[str, typer.Option(help="Scales relative to the evaluation size: 0.8,1.0,1.2.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Also flip every view horizontally.")]
-Slices = Annotated[
-    int | None, typer.Option(help="Also detect in square tiles of this size in pixels (slicing).")
-]
-Overlap = Annotated[
-    float, typer.Option(help="Overlap of neighbouring tiles, relative to their size.")
-]
-Merge = Annotated[str, typer.Option(help="Merging method, with options if any: 'soft sigma=0.1'.")]
-SaveViews = Annotated[
-    bool, typer.Option("--save-views", help="Also save the candidates of each view.")
-]
-FilesOut = Annotated[
-    Path | None, typer.Option("--out", help="Folder for predictions; default RUN/tta_SPLIT.")
-]
+Scales = Annotated[str, Option(help="Scales relative to the evaluation size: 0.8,1.0,1.2.")]
+Flip = Annotated[bool, Option("--flip", help="Also flip every view horizontally.")]
+Slices = Annotated[int | None, Option(help="Also detect in square tiles of this size in pixels.")]
+Overlap = Annotated[float, Option(help="Overlap of neighbouring tiles, relative to their size.")]
+Merge = Annotated[str, Option(help="Merging method, with options if any: 'soft sigma=0.1'.")]
+SaveViews = Annotated[bool, Option("--save-views", help="Also save the candidates of each view.")]
+FilesOut = Annotated[Path | None, Option("--out", help="Output folder; default RUN/tta_SPLIT.")]
 
 
 def command(

@@ -293,7 +293,7 @@ def test_tricks_combine_where_they_can() -> None:
         (
             "fcos_r50_caffe",
             ["model.head.conv=rep", "model.head.norm=none", "model.head.conv_bias=true"],
-            r"model\.head\.conv_bias: conv rep has no bias beside its norms",
+            r"model\.head\.conv_bias: conv rep has no bias",
         ),
         (
             "retinanet_r50",
@@ -313,7 +313,7 @@ def test_tricks_combine_where_they_can() -> None:
         (
             "atss_r50",
             ["model.neck.upsample=carafe", "model.neck.min_level=5"],
-            r"model\.neck\.upsample: nothing is enlarged with min_level 5",
+            r"model\.neck\.upsample: .* min_level 5",
         ),
         ("atss_r50", ["model.neck.conv=repp"], "did you mean rep"),
         (

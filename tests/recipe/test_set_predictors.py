@@ -22,7 +22,7 @@ DETR_PROBLEMS = {
     "optim.sampling_lr_mult=0.1": r"acts only with model\.name deformable_detr",
 }
 DEFORMABLE_PROBLEMS = {
-    "model.two_stage=true": r"two_stage: the second stage corrects .* set refine: true",
+    "model.two_stage=true": r"two_stage: .* set refine: true",
     "model.transformer.channels=40": r"channels: expected a multiple of 32",
     "model.transformer.num_levels=2": r"num_levels: expected greater than or equal to 3",
     "model.backbone.last_map=c4": r"last_map: unknown key",

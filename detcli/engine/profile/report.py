@@ -52,9 +52,7 @@ def tables(found: Profile, device: str) -> Iterator[Table]:
     """Every part that was measured, the model first."""
     if found.model is not None:
         yield from _model_tables(found.model, found.recipe.name, device)
-        yield Table(
-            f"the columns of the notes' tables: {device}", NOTED_HEADER, [_noted_row(found)]
-        )
+        yield Table(f"columns as in published tables: {device}", NOTED_HEADER, [_noted_row(found)])
     if found.loader is not None:
         yield from _loader_tables(found.loader)
     if found.step is not None:

@@ -105,7 +105,7 @@ class Train(Section):
         if self.compile and self.distill is not None and self.distill.imitates_maps:
             yield (
                 "compile",
-                "distill compares the neck's maps, which a compiled forward does not give out: "
+                "distill compares neck feature maps, which a compiled forward does not return: "
                 "set distill.feature_weight and distill.background_weight to 0, or compile: false",
             )
 

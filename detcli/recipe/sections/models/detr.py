@@ -110,7 +110,7 @@ class Detr(Section):
     name: Literal["detr"] = Field(description="DETR")
     backbone: DetrBackbone = Field(DetrBackbone(), description="Backbone network")
     positions: Literal["sine", "learned"] = Field(
-        "sine", description=f"Codes of the cells; learned: for maps of up to {LEARNED_CELLS} a side"
+        "sine", description=f"Positional encoding; learned: up to {LEARNED_CELLS} cells a side"
     )
     transformer: Transformer = Field(Transformer(), description="Transformer encoder and decoder")
     num_queries: int = Field(100, gt=0, description="Number of object queries (maximum detections)")

@@ -58,7 +58,7 @@ def starts(length: int, side: int, overlap: float) -> list[int]:
 def cut_into_windows(records: Records, side: int, overlap: float) -> Windows:
     """Square windows of `side` pixels; an image that is no larger is one window.
 
-    overlap in [0, 1): share of the side that neighbours have in common at least.
+    overlap in [0, 1): fraction of the side that neighbours have in common at least.
     """
     corners: list[tuple[int, int, int, int]] = []
     counts = []

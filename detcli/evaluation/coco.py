@@ -114,7 +114,7 @@ def _average_precision(table: MatchTable, num_objects: IntArray, area: int) -> F
 
 
 def _recall(table: MatchTable, num_objects: IntArray, area: int, max_per_image: int) -> FloatArray:
-    """(K, T) share of objects found by the best detections per image and class, or NaN."""
+    """(K, T) fraction of objects found by the best detections per image and class, or NaN."""
     from detcli.evaluation.kernels.match import count_true_positives
 
     found = count_true_positives(

@@ -56,7 +56,7 @@ def make_plan(
     """Resolve every recipe that will be trained.
 
     mode: add-one holds base + trick against the base; leave-one-out holds all tricks but one
-    against all of them; all does both, and all tricks against the base. budget: share of each
+    against all of them; all does both, and all tricks against the base. budget: fraction of each
     recipe's epochs, warm-up and milestones that is trained.
 
     Raises RecipeError with a line for every fault of any of them, and UsageError for a trick that

@@ -107,7 +107,7 @@ def compare(
     """Measure both sides on the same annotations and resample the images for both alike.
 
     at_scores: also compare what is left from these scores on; None is the score at which a's F1
-    is largest. at_recalls: the same, each side from the score where it finds that share of the
+    is largest. at_recalls: the same, each side from the score where it finds that fraction of the
     objects. Raises UsageError where the sides belong to different annotations and none are named,
     and on a recall that a side does not reach.
     """

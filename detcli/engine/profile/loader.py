@@ -220,7 +220,7 @@ def worker_notes(current: Setting, restart: Mapping[str, float]) -> list[str]:
 
 
 def _repeated(epoch: list[IntArray], count: int) -> Callable[[int], list[IntArray]]:
-    """A plan of so many batches, those of an epoch over and over."""
+    """A plan of this many batches, those of an epoch over and over."""
     batches = list(islice(cycle(epoch), count))
     return lambda number: batches
 

@@ -16,7 +16,7 @@ from detcli.engine.profile.spread import paired_ratios
 from detcli.engine.profile.verdict import verdict
 
 MIB = 2**20
-SHOWN = 0.01  # share of the network's figures below which a child's child has no row
+SHOWN = 0.01  # fraction of the network's figures below which a child's child has no row
 PART_HEADER = (
     "part",
     "parameters (M)",

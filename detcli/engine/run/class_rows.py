@@ -41,7 +41,7 @@ class ClassRows(NamedTuple):
         return moved.view_as(own)
 
     def size(self, num_classes: int) -> int:
-        """R for so many classes."""
+        """R for this many classes."""
         return self.groups * (self.before + self.per_class * num_classes + self.after)
 
     def _of(self, index: int) -> slice:

@@ -51,7 +51,7 @@ def stability_of(detector: Any) -> MatchingStability | None:
 
 @torch.no_grad()
 def report_matching(trainer: Trainer, stability: MatchingStability) -> None:
-    """Measure and record, on rank 0, the share of queries whose object changed in this epoch, of
+    """Measure and record, on rank 0, the fraction of queries whose object changed in this epoch, of
     those with an object; nothing after the first epoch."""
     counts = distributed.gather(stability.update(_matched(trainer)))
     if counts is None:
@@ -63,7 +63,7 @@ def report_matching(trainer: Trainer, stability: MatchingStability) -> None:
     line = {"kind": "matching", "epoch": epoch, "step": step, "changed": changed / total}
     trainer.log.record(line)
     trainer.log.say(
-        f"epoch {epoch}: matching instability {changed / total:.1%}: share of {total} matched "
+        f"epoch {epoch}: matching instability {changed / total:.1%}: fraction of {total} matched "
         f"queries (up to {NUM_IMAGES} images) assigned to a different object than last epoch"
     )
 

@@ -19,7 +19,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
 class Expected(Section):
-    """Accuracy that somebody reached with these settings."""
+    """Accuracy reported with these settings."""
 
     source: str = Field(min_length=1, description="Publication or run that reports the figures")
     AP: float | None = Field(None, ge=0, le=1, description="COCO box AP, IoU 0.50 to 0.95")
@@ -32,7 +32,7 @@ class Expected(Section):
 
 
 class Recipe(Section):
-    """Everything that defines a training run but the machine it runs on."""
+    """Everything that defines a training run except the machine."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Equals the file name; names run folders")
     about: str = Field(min_length=1, description="Description of the recipe, one paragraph")

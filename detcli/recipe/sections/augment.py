@@ -13,33 +13,33 @@ WHOLE_IMAGE = ("mosaic", "mixup", *RESHAPING)
 
 
 class Flip(Section):
-    """Mirror images of a training image."""
+    """Random horizontal and vertical flips."""
 
     horizontal: Probability = Field(0.5, description="Probability of a horizontal flip")
     vertical: Probability = Field(0.0, description="Probability of a vertical flip")
 
 
 class Photometric(Section):
-    """Random brightness, contrast, saturation and hue (SSD, Liu et al. 2016)."""
+    """Photometric distortion: brightness, contrast, saturation, hue (SSD, Liu et al. 2016)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
 
 class ZoomOut(Section):
-    """The image on a larger canvas, so that its objects become small (SSD)."""
+    """Random zoom-out: the image on a larger canvas, which makes its objects small (SSD)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_scale: float = Field(4.0, gt=1, description="Maximum canvas side, in image sides")
 
 
 class IouCrop(Section):
-    """A random crop that keeps a minimum IoU with some object (SSD)."""
+    """Random crop with a minimum IoU with some object (SSD)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
 
 class Crop(Section):
-    """A random crop that holds all objects, or a drawn one, whole."""
+    """Random crop that keeps all objects, or one drawn at random, whole."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     min_side: float = Field(
@@ -51,7 +51,7 @@ class Crop(Section):
 
 
 class CenterCrop(Section):
-    """A square window around a drawn point, filled beyond the image (CornerNet, Law 2018)."""
+    """Random square crop around a random centre, padded (CornerNet, Law 2018)."""
 
     prob: Probability = Field(1.0, description="Probability of applying it to an image")
     side_px: int | None = Field(
@@ -72,7 +72,7 @@ class CenterCrop(Section):
 
 
 class ResizeCrop(Section):
-    """A crop that is resized before and after (DETR, Carion et al. 2020)."""
+    """Resize, random crop and resize again (DETR, Carion et al. 2020)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     short: Integers = Field(
@@ -89,7 +89,7 @@ class ResizeCrop(Section):
 
 
 class ColourJitter(Section):
-    """Brightness, contrast, saturation and hue, all four, in a random order."""
+    """Colour jitter: brightness, contrast, saturation and hue, in a random order."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     brightness: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
@@ -118,7 +118,7 @@ class Blur(Section):
 
 
 class Cutout(Section):
-    """Squares of mean colour at random places (DeVries and Taylor 2017)."""
+    """Cutout: squares of mean colour at random positions (DeVries and Taylor 2017)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     num: int = Field(1, gt=0, le=100, description="Number of erased squares per image")
@@ -126,7 +126,7 @@ class Cutout(Section):
 
 
 class Mosaic(Section):
-    """Four images in one (YOLOv4, Bochkovskiy et al. 2020)."""
+    """Mosaic of four images (YOLOv4, Bochkovskiy et al. 2020)."""
 
     prob: Probability = Field(0.5, description="Probability that an image becomes a mosaic of four")
     scale: Pair = Field(
@@ -138,14 +138,14 @@ class Mosaic(Section):
 
 
 class Mixup(Section):
-    """A blend with another image, objects of both (Zhang et al. 2019)."""
+    """MixUp: a blend of two images with the objects of both (Zhang et al. 2019)."""
 
     prob: Probability = Field(0.3, description="Probability of blending an image with another")
     alpha: float = Field(1.5, gt=0, description="The mixing ratio is drawn from Beta(alpha, alpha)")
 
 
 class CopyPaste(Section):
-    """Copies of small objects at free places (Kisantal et al. 2019)."""
+    """Copy-paste of small objects at free positions (Kisantal et al. 2019)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_side_px: float = Field(
@@ -155,7 +155,7 @@ class CopyPaste(Section):
 
 
 class DuckInjection(Section):
-    """Wrong detections and objects of a folder of patches at plausible places (note 002)."""
+    """Pastes hard negatives and objects at plausible positions (note 002)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     patches: str = Field(
@@ -180,14 +180,14 @@ class DuckInjection(Section):
 
 
 class Poisson(Section):
-    """Objects of another image, blended in at free places (note 002, for small data sets)."""
+    """Copy-paste of other images' objects with Poisson blending (note 002, for small data sets)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     objects: int = Field(2, gt=0, le=100, description="Maximum number of objects pasted per image")
 
 
 class Oversample(Section):
-    """Images with small objects several times per epoch (Kisantal et al. 2019)."""
+    """Oversampling of images with small objects (Kisantal et al. 2019)."""
 
     ratio: int = Field(3, ge=2, le=20, description="How often an epoch shows each such image")
     max_side_px: float = Field(
@@ -196,7 +196,7 @@ class Oversample(Section):
 
 
 class Chips(Section):
-    """A square window in place of the image, for objects of a range of sizes (SNIPER)."""
+    """Square training chips in place of images, each for a range of object sizes (SNIPER)."""
 
     sides_px: Integers = Field(
         (256, 512), min_length=1, description="Chip sizes, in pixels of the original image"
@@ -213,7 +213,7 @@ class Chips(Section):
 
 
 class AutoAugment(Section):
-    """A learned policy of geometric and colour operations (Zoph et al. 2019)."""
+    """AutoAugment: a learned policy of geometric and colour operations (Zoph et al. 2019)."""
 
     policy: Literal["v0", "v1", "v2", "v3"] = Field(
         "v0", description="Published AutoAugment policy; v0 is the paper's"
@@ -221,7 +221,7 @@ class AutoAugment(Section):
 
 
 class Albumentations(Section):
-    """Transforms of the albumentations library: pip install 'detcli[albumentations]'."""
+    """Transforms of Albumentations: pip install 'detcli[albumentations]'."""
 
     transforms: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)] = Field(
         description="One entry per transform: {name: CLAHE, p: 0.5, ...}"
@@ -234,7 +234,7 @@ class Albumentations(Section):
 
 
 class Augment(Section):
-    """Training only; applied in the order of the keys, resize between crop and flip."""
+    """Data augmentation in training, in the order of the keys; resize between crop and flip."""
 
     oversample: Oversample | None = Field(None, description="Oversample small objects; null: off")
     chips: Chips | None = Field(None, description="Training chips (SNIPER); null: off")

@@ -17,7 +17,7 @@ Stages = Annotated[tuple[Literal[1, 2, 3, 4], ...], Field(strict=False, min_leng
 
 
 class StageBlocks(Section):
-    """Something that some stages of a backbone have."""
+    """A block in some stages of a backbone."""
 
     stages: Stages = Field((2, 3, 4), description="Backbone stages, from 1 to 4")
 
@@ -33,7 +33,7 @@ class StageBlocks(Section):
 
 
 class Attention(StageBlocks):
-    """A block at the end of each residual branch, before the sum with the shortcut."""
+    """Attention block at the end of each residual branch, before the shortcut is added."""
 
     name: Literal["se", "cbam", "gc"] = Field(
         description="se: squeeze-and-excitation; cbam: channel and spatial attention; gc: "
@@ -67,7 +67,7 @@ class Deformable(StageBlocks):
 
 
 class Dilation(StageBlocks):
-    """Dilated 3x3 convolutions; the strides stay as they are."""
+    """Dilated (atrous) 3x3 convolutions; the strides stay as they are."""
 
     stages: Stages = Field((4,), description="Backbone stages, from 1 to 4")
     rates: Integers = Field(
@@ -88,7 +88,7 @@ class Dilation(StageBlocks):
 
 
 class Aspp(Section):
-    """Atrous spatial pyramid pooling of the coarsest map (Chen et al. 2017)."""
+    """Atrous spatial pyramid pooling of the coarsest feature map (Chen et al. 2017)."""
 
     rates: Integers = Field(
         (6, 12, 18), min_length=1, description="Dilation rate of each 3x3 (atrous) convolution"
@@ -114,7 +114,7 @@ def misgrouped(norm: str, channels: int) -> str | None:
 
 
 class Dropout(Section):
-    """Noise on the features that the predictions are made from, in training."""
+    """Dropout on the features before each prediction, in training."""
 
     name: Literal["bernoulli", "gaussian", "uniform"] = Field(
         description="bernoulli: zeros; gaussian: normal noise of the same variance; uniform: "

@@ -27,7 +27,7 @@ class Split(Section):
 
 
 class Shapes(Section):
-    """The generated data set (format shapes)."""
+    """Synthetic data set (format shapes)."""
 
     variant: Literal["plain", "small", "crowded", "hard_negatives", "background"] = Field(
         "plain",
@@ -81,7 +81,7 @@ class Resize(Section):
 
 
 class Data(Section):
-    """Images, labels and the loader."""
+    """Data set, preprocessing, augmentation and data loader."""
 
     format: Literal["coco", "voc", "yolo", "shapes"] = Field(
         description="Annotation format; shapes is a synthetic data set, generated on first use"

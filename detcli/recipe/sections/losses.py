@@ -13,7 +13,7 @@ WeightsByName = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_le
 
 
 class Ohem(Section):
-    """Online hard example mining (Shrivastava et al. 2016), in each image."""
+    """Online hard example mining per image (OHEM, Shrivastava et al. 2016)."""
 
     name: Literal["hardest", "rank"] = Field(
         description="hardest: online hard negative mining; rank: weight by the rank of the loss"
@@ -80,7 +80,7 @@ class FocalLoss(ClassLoss):
 
 
 class BceLoss(ClassLoss):
-    """Binary cross entropy, every entry alike."""
+    """Binary cross entropy without weights."""
 
     name: Literal["bce"] = Field(description="Classification loss")
     label_smoothing: float = Field(
@@ -162,7 +162,7 @@ class RegressionLoss(Section):
 
 
 class BoxLoss(RegressionLoss):
-    """Regression loss."""
+    """Box regression loss."""
 
     name: BoxLossName = Field(
         description="l1, l2 and smooth_l1 act on encoded offsets, the others on decoded boxes"
@@ -170,7 +170,7 @@ class BoxLoss(RegressionLoss):
 
 
 class SideLoss(RegressionLoss):
-    """Regression loss of heads that can predict how uncertain each side is."""
+    """Box regression loss of heads that can predict the uncertainty of each side."""
 
     name: Literal[BoxLossName, "kl"] = Field(
         description="l1, l2 and smooth_l1 act on encoded offsets, the others on decoded "
@@ -179,6 +179,6 @@ class SideLoss(RegressionLoss):
 
 
 class DensityBranch(Section):
-    """A predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
+    """Density branch: a predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
 
     weight: float = Field(1.0, gt=0, description="Loss weight")

@@ -17,7 +17,7 @@ ConvKind = Literal["plain", "rep", "depthwise", "grouped_shuffle", "bottleneck"]
 
 
 class Backbone(Section):
-    """The network that reads the image."""
+    """Backbone: ResNet."""
 
     name: Literal["resnet"] = Field("resnet", description="Backbone type")
     depth: Literal[18, 34, 50, 101] = Field(50, description="Depth: number of weight layers")
@@ -72,7 +72,7 @@ class Backbone(Section):
 
 
 class TimmBackbone(Section):
-    """A network of the timm library: pip install 'detcli[timm]'."""
+    """Backbone from timm: pip install 'detcli[timm]'."""
 
     name: Literal["timm"] = Field(description="Backbone type")
     model: str = Field(min_length=1, description="Name in timm, such as resnet50.a1_in1k")
@@ -116,7 +116,7 @@ class Levels(Section):
 
 
 class ExtraLevels(Levels):
-    """A pyramid whose levels above 5 are made from its own or the backbone's coarsest map."""
+    """A pyramid whose levels above 5 come from P5 or the backbone's C5."""
 
     extra_from: Literal["c5", "p5", "pool"] = Field(
         "p5", description="P6: convolution of C5 or of P5, or subsampled P5"
@@ -130,7 +130,7 @@ class ExtraLevels(Levels):
 
 
 class TopDown(ExtraLevels):
-    """What pyramids have whose coarse maps are enlarged and added to finer ones."""
+    """What pyramids with a top-down path have."""
 
     upsample: Literal["nearest", "carafe", "duc"] = Field(
         "nearest", description="Upsampling to the next finer level"
@@ -155,13 +155,13 @@ class TopDown(ExtraLevels):
 
 
 class Neck(TopDown):
-    """Feature pyramid (Lin et al. 2017). Level l has stride 2^l."""
+    """Feature pyramid network (FPN, Lin et al. 2017). Level l has stride 2^l."""
 
     name: Literal["fpn"] = Field("fpn", description="Neck type")
 
 
 class PanNeck(TopDown):
-    """A feature pyramid and a path back up from its finest level (PANet, Liu et al. 2018)."""
+    """PAN: FPN with a bottom-up path (PANet, Liu et al. 2018)."""
 
     name: Literal["pan"] = Field(description="Neck type")
 
@@ -172,7 +172,7 @@ class PanNeck(TopDown):
 
 
 class BifpnNeck(Levels):
-    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+    """BiFPN: weighted top-down and bottom-up fusion (Tan et al. 2020)."""
 
     name: Literal["bifpn"] = Field(description="Neck type")
     repeats: int = Field(3, gt=0, description="Number of top-down and bottom-up fusion rounds")
@@ -187,7 +187,7 @@ class BifpnNeck(Levels):
 
 
 class Nested(ExtraLevels):
-    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+    """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
     norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
         "gn", description="Normalisation after the convolution of every node"
@@ -202,7 +202,7 @@ class Nested(ExtraLevels):
 
 
 class NestedNeck(Nested):
-    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+    """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
     name: Literal["unet_pp"] = Field(description="Neck type")
     deep_supervision: bool = Field(
@@ -234,7 +234,7 @@ class NasFcosNeck(Section):
 
 
 class Head(Section):
-    """The convolutions of each branch, shared by all levels."""
+    """Convolution towers of the head, shared by all levels."""
 
     num_convs: int = Field(4, ge=0, description="Number of 3x3 convolutions before the prediction")
     norm: HeadNorm = Field("gn", description="Normalisation after each of them")
@@ -254,13 +254,13 @@ class Head(Section):
 
 
 class RetinaNetHead(Head):
-    """As published: no norm."""
+    """Convolution towers without norm, as published."""
 
     norm: HeadNorm = Field("none", description="Normalisation after each of them")
 
 
 class FcosHead(Head):
-    """The convolutions of each branch, shared by all levels."""
+    """Convolution towers of the head, shared by all levels."""
 
     conv_bias: bool = Field(False, description="Bias in addition to the norm")
 
@@ -271,7 +271,7 @@ class FcosHead(Head):
 
 
 class VfnetHead(Head):
-    """The convolutions of each branch before the first box, shared by all levels."""
+    """Convolution towers before the first box, shared by all levels."""
 
     num_convs: int = Field(3, ge=0, description="Number of 3x3 convolutions of each branch")
     deform_last: bool = Field(False, description="The last of them is deformable (DCNv2)")
@@ -283,7 +283,7 @@ class VfnetHead(Head):
 
 
 class SearchedHead(Section):
-    """The branches that NAS-FCOS's search found, shared by all levels."""
+    """Searched head of NAS-FCOS, shared by all levels."""
 
     norm: HeadNorm = Field("gn", description="Normalisation after each convolution")
     implicit: bool = Field(

@@ -9,7 +9,7 @@ from detcli.recipe.sections.section import Pair, Section
 
 
 class Optim(Section):
-    """The optimiser. `lr` holds at `lr_batch` images per step and is scaled by `lr_rule`."""
+    """Optimiser. `lr` is for a batch size of `lr_batch` and is scaled by `lr_rule`."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="Optimiser")
     lr: float = Field(0.01, gt=0, description="Base learning rate, at a batch size of lr_batch")

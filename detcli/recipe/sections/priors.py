@@ -95,7 +95,7 @@ class MaxIouAssigner(Section):
 
 
 class EnlargedObjects(Section):
-    """Small objects that the assigner sees larger than they are (note 003, small objects 7)."""
+    """Small objects, enlarged for label assignment (note 003, small objects 7)."""
 
     max_side_px: float = Field(
         gt=0, description="Small object: area below this squared, in pixels of the network input"

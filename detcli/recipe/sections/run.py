@@ -9,7 +9,7 @@ from detcli.recipe.sections.section import Section
 
 
 class Ema(Section):
-    """Moving average of the weights; evaluation and best.pt use it."""
+    """Exponential moving average (EMA) of the weights; evaluation and best.pt use it."""
 
     decay: float = Field(0.9998, gt=0, lt=1, description="EMA decay per step after the warm-up")
     warmup_steps: int = Field(
@@ -18,8 +18,8 @@ class Ema(Section):
 
 
 class Swa(Section):
-    """The mean of the weights of the last epochs (Izmailov et al. 2018; for detectors Zhang et al.
-    2020); evaluation and checkpoints use it."""
+    """Stochastic weight averaging over the last epochs (Izmailov et al. 2018; for detectors Zhang
+    et al. 2020); evaluation and checkpoints use it."""
 
     chooser: ClassVar[str] = "course"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"min_lr_ratio": ("cyclic",)}
@@ -48,7 +48,7 @@ class Swa(Section):
 
 
 class Distill(Section):
-    """Learn from a trained detector, the teacher, besides the objects."""
+    """Knowledge distillation from a trained detector, the teacher."""
 
     teacher: str = Field(min_length=1, description="Run folder or checkpoint of the teacher")
     logits_weight: float = Field(
@@ -77,7 +77,7 @@ class Distill(Section):
 
 
 class Train(Section):
-    """The training loop."""
+    """Training loop."""
 
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, data order, augmentation")
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="Mixed precision (autocast)")

@@ -13,7 +13,7 @@ SHORT_NAMES = {"1x": (12, (8, 11)), "2x": (24, (16, 22)), "3x": (36, (27, 33))}
 
 
 class Schedule(Section):
-    """Epochs, warm-up and the course of the learning rate."""
+    """Epochs, warm-up and learning-rate schedule."""
 
     name: Literal["step", "cosine", "cosine_restarts", "plateau"] = Field(
         "step", description="Learning-rate schedule after the warm-up"

@@ -10,7 +10,7 @@ from detcli.recipe.sections.section import Integers, Section
 
 
 class CenterBackbone(Backbone):
-    """ResNet with the defaults of CenterNet: all of it learns, the norms' statistics too."""
+    """ResNet with CenterNet's defaults: nothing is frozen, batch norms included."""
 
     depth: Literal[18, 34, 50, 101] = Field(18, description="Depth: number of weight layers")
     norm_eval: bool = Field(
@@ -32,7 +32,7 @@ class DlaBackbone(Section):
 
 
 class DeconvNeck(Section):
-    """Transposed convolutions, each of which doubles the size of the map."""
+    """Transposed convolutions (deconvolutions), each of which upsamples by 2."""
 
     name: Literal["deconv"] = Field(description="Neck type")
     channels: Integers = Field((256, 128, 64), min_length=1, description="Channels of each step")
@@ -55,7 +55,7 @@ class DlaUpNeck(Section):
 
 
 class CenterHead(Section):
-    """The three branches."""
+    """Heat map, size and offset heads."""
 
     channels: int = Field(64, gt=0, description="Hidden channels between its two convolutions")
 

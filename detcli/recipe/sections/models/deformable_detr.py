@@ -16,7 +16,7 @@ from detcli.recipe.sections.section import Section
 
 
 class DeformableTransformer(SetTransformer):
-    """Encoder and decoder."""
+    """Transformer encoder and decoder."""
 
     channels: int = Field(256, gt=0, multiple_of=NORM_GROUPS, description="Embedding dimension")
     ffn_channels: int = Field(1024, gt=0, description="Hidden channels of the feed-forward network")
@@ -42,7 +42,7 @@ class SetFocalLoss(Section):
 
 
 class DeformableHungarian(HungarianAssigner):
-    """One query for each object, so that the sum of the costs is smallest."""
+    """Hungarian matching: one query per object, minimum total cost."""
 
     class_cost: float = Field(2.0, ge=0, description="Weight of the classification cost")
 

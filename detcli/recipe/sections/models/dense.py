@@ -27,7 +27,7 @@ from detcli.recipe.sections.section import Section
 
 
 class IouBranch(Section):
-    """A predicted IoU for every box (Wu et al. 2020; PP-YOLO, Long et al. 2020)."""
+    """IoU branch: a predicted IoU per box (Wu et al. 2020; PP-YOLO, Long et al. 2020)."""
 
     weight: float = Field(1.0, gt=0, description="Loss weight")
     alpha: float = Field(
@@ -39,7 +39,7 @@ class IouBranch(Section):
 
 
 class Auxiliary(Section):
-    """A second head on the same maps, in training only (YOLOv7, Wang et al. 2022)."""
+    """Auxiliary head on the same features, training only (YOLOv7, Wang et al. 2022)."""
 
     weight: float = Field(0.25, gt=0, description="Weight of its losses")
     relax: float = Field(

@@ -13,7 +13,7 @@ LEARNED_CELLS = 50  # a side of the map that learned positions have codes for
 
 
 class SetBackbone(Backbone):
-    """ResNet as set predictors have it: all norms are constants."""
+    """ResNet of set predictors: frozen batch norms."""
 
     norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
         "frozen_bn",
@@ -22,7 +22,7 @@ class SetBackbone(Backbone):
 
 
 class DetrBackbone(SetBackbone):
-    """The same, with a choice of the map that attention looks at."""
+    """The same, with a choice of the feature map for the transformer."""
 
     last_map: Literal["c5", "dc5", "c4"] = Field(
         "c5",
@@ -42,7 +42,7 @@ class DetrBackbone(SetBackbone):
 
 
 class SetTransformer(Section):
-    """Encoder and decoder of a set predictor."""
+    """Transformer encoder and decoder of a set predictor."""
 
     channels: int = Field(256, gt=0, multiple_of=4, description="Embedding dimension")
     num_heads: int = Field(8, gt=0, description="Attention heads")
@@ -62,7 +62,7 @@ class SetTransformer(Section):
 
 
 class Transformer(SetTransformer):
-    """Encoder and decoder."""
+    """Transformer encoder and decoder."""
 
     norm_first: bool = Field(
         False, description="Pre-norm: norm before attention and feed-forward, not after"
@@ -70,7 +70,7 @@ class Transformer(SetTransformer):
 
 
 class HungarianAssigner(Section):
-    """One query for each object, so that the sum of the costs is smallest."""
+    """Hungarian matching: one query per object, minimum total cost."""
 
     name: Literal["hungarian"] = Field("hungarian", description="Label assignment method")
     class_cost: float = Field(1.0, ge=0, description="Weight of the classification cost")

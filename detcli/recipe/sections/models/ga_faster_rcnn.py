@@ -13,7 +13,7 @@ from detcli.recipe.sections.section import Quadruple, Section
 
 
 class RpnShapeAssigner(ShapeAssigner):
-    """Which cells learn an object's shape, by what anchors of fixed shapes would overlap there."""
+    """Assignment of the anchor shape branch, by the IoU of fixed anchors at each cell."""
 
     positive_iou: float = Field(0.7, gt=0, le=1, description="IoU threshold of positives")
     negative_iou: float = Field(0.3, ge=0, le=1, description="IoU threshold of negatives")
@@ -23,7 +23,7 @@ class RpnShapeAssigner(ShapeAssigner):
 
 
 class RpnGuidance(Guidance):
-    """How places and shapes of anchors are learned."""
+    """Guided anchoring: predicted locations and shapes of anchors."""
 
     base_scale: float = Field(
         8.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
@@ -39,7 +39,7 @@ class RpnGuidance(Guidance):
 
 
 class GuidedRpn(Section):
-    """The region proposal network with one anchor per cell, which it predicts."""
+    """Region proposal network with one predicted anchor per cell."""
 
     guidance: RpnGuidance = Field(RpnGuidance(), description="Guided anchoring")
     assigner: MaxIouAssigner = Field(

@@ -11,7 +11,7 @@ from detcli.recipe.sections.section import Numbers, Section
 
 
 class ShapeAssigner(Section):
-    """Which cells learn an object's shape, by what anchors of fixed shapes would overlap there."""
+    """Assignment of the anchor shape branch, by the IoU of fixed anchors at each cell."""
 
     positive_iou: float = Field(0.5, gt=0, le=1, description="IoU threshold of positives")
     negative_iou: float = Field(0.4, ge=0, le=1, description="IoU threshold of negatives")
@@ -28,7 +28,7 @@ class ShapeAssigner(Section):
 
 
 class Guidance(Section):
-    """How places and shapes of anchors are learned."""
+    """Guided anchoring: predicted locations and shapes of anchors."""
 
     base_scale: float = Field(
         4.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"

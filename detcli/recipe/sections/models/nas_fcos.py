@@ -28,7 +28,7 @@ from detcli.recipe.sections.section import Section
 
 
 class NasFcos(Section):
-    """NAS-FCOS (Wang et al. 2020): FCOS with a neck and a head that a search found."""
+    """NAS-FCOS (Wang et al. 2020): FCOS with searched neck and head."""
 
     name: Literal["nas_fcos"] = Field(description="NAS-FCOS")
     backbone: AnyBackbone = Field(Backbone(), description="Backbone network")

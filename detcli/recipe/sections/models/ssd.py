@@ -59,7 +59,7 @@ class SsdNeck(Section):
 
 
 class SsdAnchors(Section):
-    """Anchor boxes around the middle of each cell."""
+    """Anchor boxes around the centre of each cell."""
 
     sizes: Numbers = Field(
         (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0),

@@ -27,7 +27,7 @@ class PooledLevels(Section):
 
 
 class PooledExtra(PooledLevels):
-    """Levels from stride 4 on, the last of which is every second cell of P5."""
+    """Levels from stride 4 on; P6 is P5 subsampled."""
 
     extra_from: Literal["c5", "p5", "pool"] = Field(
         "pool", description="P6: convolution of C5 or of P5, or subsampled P5"
@@ -35,25 +35,25 @@ class PooledExtra(PooledLevels):
 
 
 class PooledNeck(PooledExtra, Neck):
-    """Feature pyramid from stride 4 on, whose last level is every second cell of P5."""
+    """Feature pyramid network from stride 4 on; P6 is P5 subsampled."""
 
 
 class PooledPan(PooledExtra, PanNeck):
-    """The same with a path back up from its finest level (PANet, Liu et al. 2018)."""
+    """The same with a bottom-up path (PANet, Liu et al. 2018)."""
 
 
 class PooledBifpn(PooledLevels, BifpnNeck):
-    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+    """BiFPN: weighted top-down and bottom-up fusion (Tan et al. 2020)."""
 
 
 class PooledNested(PooledExtra, Nested):
-    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+    """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
     name: Literal["unet_pp"] = Field(description="Neck type")
 
 
 class CarafeNeck(Section):
-    """Feature pyramid whose every level, P6 included, is enlarged by CARAFE (Wang et al. 2019)."""
+    """Feature pyramid with CARAFE upsampling of every level, P6 too (Wang et al. 2019)."""
 
     name: Literal["fpn_carafe"] = Field(description="Neck type")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
@@ -61,7 +61,7 @@ class CarafeNeck(Section):
 
 
 class HrNeck(Section):
-    """Pyramid whose levels are pooled from all maps of the backbone joined (Sun et al. 2019)."""
+    """HRFPN: levels pooled from all concatenated backbone features (Sun et al. 2019)."""
 
     name: Literal["hrfpn"] = Field(description="Neck type")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
@@ -69,7 +69,7 @@ class HrNeck(Section):
 
 
 class HrBackbone(Section):
-    """HRNet (Sun et al. 2019), whose finest map is as deep as the coarsest."""
+    """HRNet (Sun et al. 2019): high-resolution features throughout."""
 
     name: Literal["hrnet"] = Field(description="Backbone type")
     width: Literal[18, 32, 40, 48] = Field(32, description="Channels of the stride-4 features")
@@ -102,7 +102,7 @@ class RpnAnchors(Anchors):
 
 
 class Sampler(Section):
-    """A random subset of the assigned boxes of an image."""
+    """Random sampling of positives and negatives of an image."""
 
     num: int | None = Field(256, gt=0, description="Samples per image; null: all")
     positive_share: float = Field(0.5, gt=0, le=1, description="Maximum fraction of positives")
@@ -114,27 +114,27 @@ class Sampler(Section):
 
 
 class RegionSampler(Sampler):
-    """A random subset of the assigned boxes of an image."""
+    """Random sampling of positives and negatives of an image."""
 
     num: int | None = Field(512, gt=0, description="Samples per image; null: all")
     positive_share: float = Field(0.25, gt=0, le=1, description="Maximum fraction of positives")
 
 
 class Limits(Section):
-    """How many proposals there are."""
+    """Numbers of proposals."""
 
     topk_per_level: int = Field(1000, gt=0, description="Proposals per level before NMS")
     max_per_image: int = Field(1000, gt=0, description="Proposals kept per image after NMS")
 
 
 class TrainLimits(Limits):
-    """How many proposals there are in training."""
+    """Numbers of proposals in training."""
 
     topk_per_level: int = Field(2000, gt=0, description="Proposals per level before NMS")
 
 
 class Proposals(Section):
-    """From anchors to proposals."""
+    """From anchors to region proposals."""
 
     iou_threshold: float = Field(
         0.7, ge=0, le=1, description="IoU threshold of NMS within each level"
@@ -150,7 +150,7 @@ RPN_ASSIGNER = MaxIouAssigner(
 
 
 class Rpn(Section):
-    """The region proposal network (Ren et al. 2015)."""
+    """Region proposal network (Ren et al. 2015)."""
 
     anchors: RpnAnchors = Field(RpnAnchors(), description="Anchor boxes per location")
     trained_anchors: Literal["all", "cell_inside", "box_inside"] = Field(
@@ -165,7 +165,7 @@ class Rpn(Section):
 
 
 class Pooler(Section):
-    """Features of a region from the maps."""
+    """RoI pooling: features of a region."""
 
     name: Literal["roi_align", "roi_pool"] = Field(
         "roi_align", description="RoIAlign (bilinear samples), or RoIPool (max, Fast R-CNN)"
@@ -191,7 +191,7 @@ class Pooler(Section):
 
 
 class RegionHead(Section):
-    """The layers behind the pooled features."""
+    """RoI head: layers after the pooled features."""
 
     num_fcs: int = Field(2, ge=0, description="Number of fully connected layers")
     channels: int = Field(1024, gt=0, description="Channels of the fully connected layers")

@@ -30,7 +30,7 @@ class CspDarknet(Section):
 
 
 class DarknetLoss(Section):
-    """As in Darknet, with its own slope of the boxes: sums over an image."""
+    """As in Darknet, with its own box gradients: sums over an image."""
 
     name: Literal["darknet"] = Field(description="Loss, with the box encoding that belongs to it")
     box_weight: float = Field(0.07, gt=0, description="Weight of the CIoU loss")

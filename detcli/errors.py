@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DetcliError(Exception):
-    """Anything the user can mend. The message says what, where, expected, got, what to do."""
+    """Anything the user can fix. The message says what, where, expected, got, what to do."""
 
     exit_code = 2
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
+from detcli.cli.options import Json, Overrides, Quiet, Tricks
+from detcli.cli.output import print_json, print_table, say
 from detcli.engine.lr_scale import report
 from detcli.engine.lr_scale.base import (
     COMMON,

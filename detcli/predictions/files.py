@@ -1,4 +1,4 @@
-"""Predictions on disk: COCO results JSON or .npz, with a .meta.json beside either.
+"""Predictions on disk: COCO results JSON or .npz, with a .meta.json next to either.
 
 JSON: a list of {"image_id", "category_id", "bbox": [left, top, width, height], "score"} with the
 data set's own ids, and optional keys "iou", "sigma" (4 numbers) and "density". The .npz holds
@@ -147,7 +147,7 @@ def align(path: str | Path, columns: Columns, ground_truth: GroundTruth) -> Dete
 
 
 def read_meta(path: str | Path) -> PredictionsMeta | None:
-    """The description beside a predictions file, or None where there is none.
+    """The description next to a predictions file, or None where there is none.
 
     Raises DataError on a file that is not such a description.
     """
@@ -166,9 +166,9 @@ def check_not_thresholded(
     """Raise DataError if predictions were cut at a score above `limit`, which falsifies AP."""
     if meta is not None and meta.score_threshold is not None and meta.score_threshold > limit:
         raise DataError(
-            f"{path}: predictions were cut at score {meta.score_threshold:g}: what is computed "
-            "from them is not AP, since the low-score end of the precision-recall curve is "
-            f"missing; write them with a score threshold of at most {limit:g}, or add "
+            f"{path}: predictions were thresholded at score {meta.score_threshold:g}: what is "
+            "computed from them is not AP, since the low-score end of the precision-recall curve "
+            f"is missing; write them with a score threshold of at most {limit:g}, or add "
             "--allow-threshold"
         )
 

@@ -9,7 +9,7 @@ from detcli.text import nearest, one_line
 
 
 def recipes_folder() -> Path:
-    """The recipes that came with the program: inside a wheel, or beside the source tree."""
+    """The recipes that came with the program: inside a wheel, or next to the source tree."""
     package = Path(__file__).parents[1]
     packed = package / "_recipes"
     return packed if packed.is_dir() else package.parent / "recipes"

@@ -21,32 +21,32 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
 class Expected(Section):
-    """Accuracy that somebody reached with these settings."""
+    """Accuracy reported with these settings."""
 
-    source: str = Field(min_length=1, description="Who published or noted the figures")
+    source: str = Field(min_length=1, description="Publication or run that reports the figures")
     AP: float | None = Field(None, ge=0, le=1, description="COCO box AP, IoU 0.50 to 0.95")
     AP50: float | None = Field(None, ge=0, le=1, description="AP at IoU 0.50")
     AP75: float | None = Field(None, ge=0, le=1, description="AP at IoU 0.75")
     APs: float | None = Field(None, ge=0, le=1, description="AP of objects below 32^2 pixels")
     APm: float | None = Field(None, ge=0, le=1, description="AP of objects from 32^2 to 96^2")
     APl: float | None = Field(None, ge=0, le=1, description="AP of objects above 96^2 pixels")
-    note: str | None = Field(None, description="Memory, speed, and other circumstances")
+    note: str | None = Field(None, description="Memory, speed and other remarks")
 
 
 class Recipe(Section):
-    """Everything that defines a training run but the machine it runs on."""
+    """Everything that defines a training run except the machine."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Equals the file name; names run folders")
-    about: str = Field(min_length=1, description="What this recipe trains, in a paragraph")
+    about: str = Field(min_length=1, description="Description of the recipe, one paragraph")
     expected: Annotated[tuple[Expected, ...], Field(strict=False)] = Field(
-        (), description="Published or noted figures, each with its source"
+        (), description="Expected metrics, each with its source"
     )
-    data: Data = Field(description="Images, labels and the loader")
-    model: Model = Field(description="The detector")
-    optim: Optim = Field(Optim(), description="Optimiser, learning rate, clipping")
-    schedule: Schedule = Field(Schedule(), description="Length and course of the learning rate")
-    train: Train = Field(Train(), description="The training loop")
-    postprocess: Postprocess = Field(Postprocess(), description="From candidates to detections")
+    data: Data = Field(description="Data set, preprocessing, augmentation, data loader")
+    model: Model = Field(description="Detector: backbone, neck, heads and losses")
+    optim: Optim = Field(Optim(), description="Optimiser, learning rate, gradient clipping")
+    schedule: Schedule = Field(Schedule(), description="Epochs, learning-rate schedule and warm-up")
+    train: Train = Field(Train(), description="Training loop: seed, mixed precision, EMA, logging")
+    postprocess: Postprocess = Field(Postprocess(), description="Post-processing: NMS, box fusion")
     eval: Eval = Field(Eval(), description="Evaluation during and after training")
 
     def problems(self) -> Iterator[tuple[str, str]]:

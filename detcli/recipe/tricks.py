@@ -23,16 +23,16 @@ MULTIPLE = re.compile(r"x(\d+(?:\.\d+)?)")
 
 
 class TrickInfo(Section):
-    """The keys of an overlay beside those of the recipe."""
+    """The keys of an overlay in addition to those of the recipe."""
 
     about: str = Field(min_length=1, description="What the trick does")
-    source: str = Field(min_length=1, description="The note or paper it comes from")
+    source: str = Field(min_length=1, description="Paper or note that it comes from")
     needs: dict[str, Any] = Field(
         {},
-        description="Dotted key: the value, or list of values, that it must have in the end; "
-        "`set` means anything but null",
+        description="Required settings, dotted key: value or list of values; `set` means "
+        "anything but null",
     )
-    conflicts: Words = Field((), description="Tricks that cannot be chosen together with it")
+    conflicts: Words = Field((), description="Tricks that it cannot be combined with")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
     free = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
     problems = [
-        f"{name} {shape(state[name])} has no place here"
+        f"{name} {shape(state[name])} is unexpected"
         + (_nearest(name, own, free) if index < NAMED else "")
         for index, name in enumerate(unknown)
     ]

@@ -44,5 +44,5 @@ class Problems:
             parts.append(f"{kind}: {count} ({places}{more})")
         raise DataError(
             f"{one_line(self.source)}: {'; '.join(parts)}. "
-            "Mend the data, or leave these out with data.on_error=skip"
+            "Fix the data, or skip these images with data.on_error=skip"
         )

@@ -25,7 +25,7 @@ class Chips:
 
     sides_px: sides of chips in pixels of the image as stored; whatever its side, a chip is resized
     like an image, so the small ones magnify. valid: range of the sizes (square root of the area)
-    that count as objects, as shares of the chip's side. negative: share of images that give a
+    that count as objects, as fractions of the chip's side. negative: fraction of images that give a
     chip without any object.
 
     A positive chip has a side drawn from those that suit some object of the image, and is drawn

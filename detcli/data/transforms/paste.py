@@ -17,7 +17,7 @@ from detcli.data.transforms.sample import Sample, draw, draw_between, draw_index
 from detcli.data.transforms.small import boxes_of, images_with, nothing_small, small_boxes
 
 MARGIN = 0.25
-"""Surroundings that are copied with an object, as a share of its sides; they fade out."""
+"""Surroundings that are copied with an object, as a fraction of its sides; they fade out."""
 
 _SCALE = (0.8, 1.2)
 _TRIES = 20

@@ -25,7 +25,7 @@ class Trial:
     """A system with one seed.
 
     folder: absolute; holds recipe.yaml, the run folder, console.txt and, once the trial has ended,
-    result.json. options: arguments of `detcli train` beside the recipe.
+    result.json. options: arguments of `detcli train` in addition to the recipe.
     """
 
     system: str

@@ -298,7 +298,7 @@ def _norm_warnings(base: Base, step: StepBatch) -> Iterator[str]:
     images = "1 image" if seen == 1 else f"{seen} images"
     yield (
         f"batch norm with the statistics of {images}: too few, and neither the rate nor "
-        f"accumulation mends that (Wu and He 2018); in model.backbone: {cures}"
+        f"accumulation fixes that (Wu and He 2018); in model.backbone: {cures}"
     )
 
 

@@ -29,7 +29,7 @@ def sample_ms(
     dataset: DetectionDataset, *, batch: int, pad_multiple: int, seconds: float
 ) -> dict[str, float]:
     """Mean milliseconds per image of decoding it, of each transform, and of joining images to a
-    batch; of mixing transforms with the images that they load. Takes about so many seconds, but
+    batch; of mixing transforms with the images that they load. Takes about this many seconds, but
     at least a batch."""
     collate = Collate(pad_multiple)
     totals: defaultdict[str, float] = defaultdict(float)

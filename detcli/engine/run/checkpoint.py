@@ -29,8 +29,8 @@ def load(path: Path) -> dict[str, Any]:
     content = load_safely(path)
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(
-            f"{path}: not a checkpoint of detcli; "
-            "public checkpoints come in with `detcli weights import FILE --from ...`"
+            f"{path}: not a detcli checkpoint; "
+            "import public checkpoints with `detcli weights import FILE --from ...`"
         )
     if content["format"] != FORMAT:
         raise CheckpointError(

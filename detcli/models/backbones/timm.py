@@ -95,14 +95,14 @@ class TimmBackbone(nn.Module):
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UsageError(
                 f"{_WHERE}.model: timm's {name} cannot read an image of {height} x {width} "
-                f"({str(error).splitlines()[0]}); take a network for images of any size"
+                f"({str(error).splitlines()[0]}); use a network for images of any size"
             ) from None
         for x, channels, stride in zip(maps, self.out_channels, STRIDES, strict=True):
             wanted = (channels, height // stride, width // stride)
             if tuple(x.shape[1:]) != wanted:
                 raise UsageError(
                     f"{_WHERE}.model: timm's {name} should make {wanted} of {height} x {width} at "
-                    f"stride {stride}, but makes {tuple(x.shape[1:])}; take another network"
+                    f"stride {stride}, but makes {tuple(x.shape[1:])}; use another network"
                 )
         reached = []
         for x in maps:
@@ -195,8 +195,8 @@ def _indices(timm: Any, model: str) -> tuple[int, ...]:
     if not set(STRIDES) <= set(found):
         shown = ", ".join(map(str, dict.fromkeys(found)))
         raise UsageError(
-            f"{_WHERE}.model: a pyramid needs maps at strides 4, 8, 16 and 32, but timm's {model} "
-            f"has strides {shown}; take another network"
+            f"{_WHERE}.model: a pyramid needs feature maps at strides 4, 8, 16 and 32, but timm's "
+            f"{model} has strides {shown}; use another network"
         )
     return tuple(len(found) - 1 - found[::-1].index(stride) for stride in STRIDES)
 

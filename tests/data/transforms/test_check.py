@@ -17,7 +17,7 @@ from detcli.data.transforms import build_transforms, check_augmentations
 from detcli.data.transforms.build import AUGMENTATIONS
 from detcli.errors import UsageError
 from detcli.recipe.sections.augment import Augment
-from tests.data.build import coco_content, write_coco
+from tests.data.build import coco_content, loading, write_coco
 
 RESIZE: dict[str, Any] = {"short": [40], "long": 80, "pick": "choice", "eval_short": None}
 
@@ -134,18 +134,7 @@ def test_nothing_that_is_off_or_of_probability_zero_fires(records: Records) -> N
 
 
 def loader_of(dataset: DetectionDataset, **options: Any) -> Any:
-    settings: dict[str, Any] = {
-        "batch_per_rank": 2,
-        "workers": 0,
-        "pin_memory": False,
-        "prefetch_factor": 2,
-        "persistent_workers": False,
-        "group_by_aspect": True,
-        "pad_multiple": 32,
-        "shuffle": True,
-        "seed": 5,
-    }
-    return build_loader(dataset, **(settings | options))
+    return build_loader(dataset, loading(**options), batch_per_rank=2, shuffle=True, seed=5)
 
 
 def test_oversampled_images_come_several_times_and_each_time_anew(records: Records) -> None:

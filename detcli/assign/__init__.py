@@ -5,17 +5,15 @@ Letters: P priors, G ground-truth boxes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from detcli.assign.assigner import Assigner
 from detcli.assign.atss import ATSSAssigner
 from detcli.assign.enlarged import EnlargedBoxes
 from detcli.assign.fcos import FCOSAssigner
 from detcli.assign.matching import IGNORED, NEGATIVE, ignore_inside
 from detcli.assign.max_iou import MaxIoUAssigner, SmallThresholds
 from detcli.assign.sampling import RandomSampler
-from detcli.ops.priors import Priors
 
 if TYPE_CHECKING:
     from detcli.recipe.sections.priors import Assigner as AssignerSection
@@ -35,18 +33,6 @@ __all__ = [
     "enlarging",
     "ignore_inside",
 ]
-
-
-class Assigner(Protocol):
-    """A rule that gives priors to objects."""
-
-    def __call__(self, priors: Priors, boxes: Tensor) -> Tensor:
-        """Index of the box (P,) int64 of each prior, NEGATIVE or IGNORED; boxes (G, 4) xyxy."""
-        ...
-
-    def relaxed(self, factor: float) -> Assigner:
-        """A looser rule of the same kind, for an auxiliary head; factor > 1."""
-        ...
 
 
 def build_assigner(options: AssignerSection) -> Assigner:

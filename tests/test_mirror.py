@@ -32,14 +32,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "engine/compare/sweep.py",
         "postprocess/spec.py",
     ),
+    "cli/test_predict.py": ("engine/detect/predict.py",),
     "cli/test_recipes.py": ("recipe/index.py",),
     "cli/test_train.py": (
-        "cli/env.py",
         "cli/output.py",
-        "cli/predict.py",
-        "cli/tta.py",
-        "engine/detect/predict.py",
-        "engine/detect/tta.py",
         "engine/pictures/training_curves.py",
         "engine/run/build.py",
         "engine/run/environment.py",
@@ -49,6 +45,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "engine/train/loop.py",
         "engine/train/modes.py",
     ),
+    "cli/test_tta.py": ("engine/detect/tta.py",),
     "cli/test_weights.py": ("engine/run/import_weights.py",),
     "contracts/test_detectors.py": (
         "models/*.py",

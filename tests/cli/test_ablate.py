@@ -56,7 +56,7 @@ def test_interrupted_twice_it_goes_on_without_repeating(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "interrupted; the same command goes on in" in said
+    assert f"in {folder}" in said
     first = ended(folder)
     assert list(first) == ["base/seed-0"]
 
@@ -67,7 +67,7 @@ def test_interrupted_twice_it_goes_on_without_repeating(tmp_path):
     orphaned = start(*words)
     _, said = orphaned.communicate(timeout=120)
     if orphaned.returncode == 2:  # else the trial ended before this process got there
-        assert "is at work here" in said
+        assert "--out" in said
     while orphaned.returncode == 2:
         time.sleep(0.2)
         orphaned = start(*words)

@@ -96,8 +96,9 @@ def test_a_class_head_goes_on_with_the_classes_of_the_users_data(tmp_path, capsy
         capsys, "weights", "import", source, "--out", out, "--to-classes", "Car, wheel,person"
     )
     assert done.code == 0, done.err
-    assert "2 of 3 classes are kept by name, 1 start fresh" in done.err
-    assert "wheel   fresh" in done.err
+    (summary,) = (line for line in done.err.splitlines() if "2 of 3 classes" in line)
+    assert "1 randomly initialised" in summary
+    assert "wheel   random" in done.err
     content = checkpoint.load(out)
     assert content["class_names"] == ["Car", "wheel", "person"]
     assert content["category_ids"] == [1, 2, 3]
@@ -140,8 +141,8 @@ def wrong_files(tmp_path_factory):
         torch.save(content, files[words])
     whole = files["a ResNet classifier"].read_bytes()
     for words, raw in {
-        "cut short": whole[: len(whole) // 2],
-        "no whole file of torch.save": b"<html>404</html>",
+        "truncated": whole[: len(whole) // 2],
+        "torch.save": b"<html>404</html>",
         "an empty file": b"",
     }.items():
         files[words] = folder / f"{words}.pth"

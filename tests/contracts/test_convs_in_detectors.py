@@ -145,7 +145,7 @@ def test_a_checkpoint_without_carafe_and_implicit_knowledge_fills_the_rest() -> 
     for name, value in after.items():
         torch.testing.assert_close(value, plain.state_dict().get(name, before[name]))
     assert len(after) - len(plain.state_dict()) == 2 * 4 + 3 * 2
-    assert said[0].startswith(f"weights: {len(plain.state_dict())} tensors kept; fresh: ")
+    assert said[0].startswith(f"weights: {len(plain.state_dict())} tensors loaded")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_tricks_combine_where_they_can() -> None:
         (
             "fcos_r50_caffe",
             ["model.head.conv=rep", "model.head.norm=none", "model.head.conv_bias=true"],
-            r"model\.head\.conv_bias: conv rep has no bias beside its norms",
+            r"model\.head\.conv_bias: conv rep has no bias",
         ),
         (
             "retinanet_r50",
@@ -315,7 +315,7 @@ def test_tricks_combine_where_they_can() -> None:
         (
             "atss_r50",
             ["model.neck.upsample=carafe", "model.neck.min_level=5"],
-            r"model\.neck\.upsample: nothing is enlarged with min_level 5",
+            r"model\.neck\.upsample: .* min_level 5",
         ),
         ("atss_r50", ["model.neck.conv=repp"], "did you mean rep"),
         (

@@ -12,7 +12,8 @@ from torch import nn
 from detcli.engine.run.log import RunLog
 from detcli.engine.train import build as prepare_module
 from detcli.engine.train.build import decide_cudnn_benchmark, prepare, schedule_of
-from detcli.engine.train.loop import Trainer, compute_losses
+from detcli.engine.train.step import compute_losses
+from detcli.engine.train.trainer import Trainer
 from detcli.errors import RecipeError
 from detcli.recipe import Recipe, load_recipe
 from tests.engine.train.interrupt import CPU
@@ -125,9 +126,9 @@ def test_optimisers_come_with_their_rate(
     trick: str, kind: type, lr: float, rest: dict[str, Any], tmp_path: Path
 ) -> None:
     trainer = trainer_of(tmp_path, trick)
-    assert isinstance(trainer.optimizer, kind)
+    assert isinstance(trainer.network.optimizer, kind)
     assert trainer.learning_rate.lr == pytest.approx(lr)
-    assert {key: trainer.optimizer.param_groups[0][key] for key in rest} == rest
+    assert {key: trainer.network.optimizer.param_groups[0][key] for key in rest} == rest
 
 
 def test_the_rate_for_random_weights_needs_random_weights() -> None:
@@ -150,19 +151,21 @@ def test_large_batch_takes_the_rate_along(tmp_path: Path) -> None:
 def test_clipping_acts_on_the_gradients(
     trick: str, bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detcli.engine.train.loop import take_step
+    from detcli.engine.train.step import take_step
 
     trainer = trainer_of(tmp_path, trick)
     seen: list[torch.Tensor] = []
 
     def look(*_: Any) -> None:
-        grads = [value.grad for value in trainer.detector.parameters() if value.grad is not None]
+        grads = [
+            value.grad for value in trainer.network.detector.parameters() if value.grad is not None
+        ]
         seen.append(torch.cat([grad.flatten() for grad in grads]))
 
-    for parameter in trainer.detector.parameters():
+    for parameter in trainer.network.detector.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
-    monkeypatch.setattr(trainer.optimizer, "step", look)
-    take_step(trainer, torch.zeros(0), ())
+    monkeypatch.setattr(trainer.network.optimizer, "step", look)
+    take_step(trainer)
     if bound == "norm":
         assert seen[0].double().norm().item() == pytest.approx(20.0, rel=1e-3)
     else:
@@ -178,9 +181,9 @@ def test_from_scratch_freezes_nothing_and_decays_nothing(tmp_path: Path) -> None
         backbone = load_recipe(name, tricks=["from-scratch"]).recipe.model.backbone
         assert (backbone.weights, backbone.frozen_stages, backbone.norm) == (None, 0, "gn")
     trainer = trainer_of(tmp_path, "from-scratch")
-    assert all(parameter.requires_grad for parameter in trainer.detector.parameters())
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in trainer.detector.modules())
-    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0}
+    assert all(parameter.requires_grad for parameter in trainer.network.detector.parameters())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in trainer.network.detector.modules())
+    assert {group["weight_decay"] for group in trainer.network.optimizer.param_groups} == {0.0}
 
 
 # Precision, memory format, loading
@@ -191,12 +194,14 @@ def test_from_scratch_freezes_nothing_and_decays_nothing(tmp_path: Path) -> None
 )
 def test_low_precision_from_the_first_step(trick: str, dtype: torch.dtype, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, trick)
-    assert trainer.scaler.is_enabled() == (dtype == torch.float16)
+    assert trainer.network.scaler.is_enabled() == (dtype == torch.float16)
     seen = []
-    handle = trainer.detector.head.class_logits.register_forward_hook(
+    handle = trainer.network.detector.head.class_logits.register_forward_hook(
         lambda module, inputs, output: seen.append(output.dtype)
     )
-    losses = compute_losses(trainer, torch.randn(1, 3, 64, 64), [one_target()])
+    losses = compute_losses(
+        trainer.run.recipe, trainer.network, torch.randn(1, 3, 64, 64), [one_target()]
+    )
     handle.remove()
     assert set(seen) == {dtype}
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
@@ -211,7 +216,7 @@ def one_target() -> Any:
 
 def test_channels_last_reaches_the_convolutions(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, "channels-last")
-    weight = trainer.detector.head.class_logits.weight
+    weight = trainer.network.detector.head.class_logits.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
     assert "memory not pinned, channels last" in log_of(tmp_path)
@@ -268,7 +273,7 @@ def test_cudnn_benchmark_is_switched_on(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_ram_cache_is_counted(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, "ram-cache")
-    batch = next(iter(trainer.train_loader.start(0)))
+    batch = next(iter(trainer.data.train_loader.start(0)))
     assert batch.fired["ram_cache"] == 2
-    assert trainer.train_loader.dataset.augmentations[0] == "ram_cache"
+    assert trainer.data.train_loader.dataset.augmentations[0] == "ram_cache"
     assert "data.cache: 6 decoded images take" in log_of(tmp_path)

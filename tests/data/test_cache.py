@@ -18,7 +18,7 @@ from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
 from detcli.errors import DataError
 from detcli.types import Batch
-from tests.data.build import coco_content, write_coco, write_image
+from tests.data.build import coco_content, loading, write_coco, write_image
 
 AUGMENT: dict[str, Any] = {
     "flip": {"horizontal": 0.5, "vertical": 0.5},
@@ -48,13 +48,14 @@ def loader_of(records: Records, cache: ImageCache | None, workers: int) -> Loade
     transforms = build_transforms(resize=resize, augment=AUGMENT, train=True)
     return build_loader(
         DetectionDataset(records, transforms, seed=5, cache=cache),
+        loading(
+            workers=workers,
+            prefetch_factor=2,
+            persistent_workers=True,
+            group_by_aspect=True,
+            pad_multiple=32,
+        ),
         batch_per_rank=2,
-        workers=workers,
-        pin_memory=False,
-        prefetch_factor=2,
-        persistent_workers=True,
-        group_by_aspect=True,
-        pad_multiple=32,
         shuffle=True,
         seed=5,
     )

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_named(pair: Pair) -> None:
     weights = dict(pair.peer.state_dict())
     weights["backbone.extra.5.0.weight"] = torch.zeros(1)
     before = pair.model.head.box[0].bias.clone()
-    with pytest.raises(CheckpointError, match=r"neck\.squeeze\.4\.weight \[1\] has no place here"):
+    with pytest.raises(CheckpointError, match=r"neck\.squeeze\.4\.weight \[1\] is unexpected"):
         convert_torchvision(weights, pair.model, "FILE")
     assert torch.equal(pair.model.head.box[0].bias, before)
     del weights["head.regression_head.module_list.2.weight"]

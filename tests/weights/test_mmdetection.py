@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied() -> None:
         convert_mmdetection(state, model, "FILE")
     message = str(caught.value)
     assert message.startswith("FILE does not fit this model: ")
-    assert "bbox_head.atss_clss.weight [6, 64, 3, 3] has no place here" in message
+    assert "bbox_head.atss_clss.weight [6, 64, 3, 3] is unexpected" in message
     assert "nearest: head.class_logits.weight [6, 64, 3, 3]" in message
     assert "head.box.bias is [5], expected [4]" in message
     assert "\n" not in message

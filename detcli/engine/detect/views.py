@@ -88,22 +88,30 @@ def doubts(recipe: Recipe, class_names: Sequence[str], views: Sequence[View]) ->
 
     Raises UsageError where a view cannot give right answers: a mirrored left hand is a right one.
     """
-    data = recipe.data
     if any(view.mirrored for view in views):
-        sided = [name for name in class_names if any(side in name.lower() for side in _SIDES)]
-        if sided:
-            raise UsageError(
-                f"--flip: class {', '.join(map(repr, sided))} changes its meaning in a mirror; "
-                "leave the flip out"
-            )
-        if data.augment.flip is None or data.augment.flip.horizontal == 0:
-            yield "--flip: this detector never saw a mirrored image in training; AP may fall"
+        yield from _doubts_of_mirrors(recipe, class_names)
     if recipe.postprocess.method == "none":
         yield (
-            f"{recipe.model.name} proposes each object once in a view (method none): what is "
-            "merged are the boxes of different views"
+            f"{recipe.model.name} predicts each object once per view (method none): only "
+            "boxes of different views are merged"
         )
-    trained = [short / recipe_short(recipe) for short in data.resize.short]
+    yield from _doubts_of_scales(recipe, views)
+
+
+def _doubts_of_mirrors(recipe: Recipe, class_names: Sequence[str]) -> Iterator[str]:
+    sided = [name for name in class_names if any(side in name.lower() for side in _SIDES)]
+    if sided:
+        raise UsageError(
+            f"--flip: class {', '.join(map(repr, sided))} changes meaning in a flipped image; "
+            "remove --flip"
+        )
+    flip = recipe.data.augment.flip
+    if flip is None or flip.horizontal == 0:
+        yield "--flip: this detector was trained without horizontal flips; AP may drop"
+
+
+def _doubts_of_scales(recipe: Recipe, views: Sequence[View]) -> Iterator[str]:
+    trained = [short / recipe_short(recipe) for short in recipe.data.resize.short]
     low, high = min(trained), max(trained)
     strange = [
         view.scale
@@ -114,8 +122,8 @@ def doubts(recipe: Recipe, class_names: Sequence[str], views: Sequence[View]) ->
         shown = ", ".join(f"{scale:g}" for scale in dict.fromkeys(strange))
         seen = "that size only" if low == high else f"{low:g} to {high:g} times that size"
         yield (
-            f"--scales {shown}: factors of the evaluation size; training saw {seen}, and objects "
-            "of other sizes are found less well"
+            f"--scales {shown}: factors of the evaluation size; training used {seen}, and objects "
+            "of other sizes are detected less well"
         )
     extreme = [scale for scale in strange if not _SANE_SCALES[0] <= scale <= _SANE_SCALES[1]]
     if extreme:
@@ -157,8 +165,8 @@ def _look_at_slices(
         return None
     joined, dropped = join_windows(found, windows)
     log.say(
-        f"{view.name}: {len(windows)} windows of {len(records)} images; {dropped} boxes that touch "
-        "a cut dropped"
+        f"{view.name}: {len(windows)} tiles of {len(records)} images; {dropped} boxes that touch "
+        "a tile border dropped"
     )
     return joined
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_coco_ids_are_remapped_and_kept(tmp_path: Path) -> None:
     assert records.area.tolist() == [200, 500, 200]  # the file's own where it has one
     assert records.notes.images_without_objects == 1
     assert records.notes.classes_without_boxes == ("cow",)
-    assert "images without objects, kept: 1" in records.notes.sentences()
+    assert any(re.fullmatch("images without .*: 1", line) for line in records.notes.sentences())
 
 
 def test_coco_images_are_ordered_by_id(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_choice_of_classes_keeps_the_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"), [(["catt"], "nearest name is 'cat'"), ("cat", "list of names"), ([], "[]")]
+    ("classes", "said"), [(["catt"], "did you mean cat"), ("cat", "list of names"), ([], "[]")]
 )
 def test_class_slips_are_refused(tmp_path: Path, classes: Any, said: str) -> None:
     write_coco(tmp_path)
@@ -186,7 +187,7 @@ def test_skip_leaves_out_and_counts(tmp_path: Path) -> None:
         "image file missing": 1,
         "image file broken": 1,
     }
-    assert "left out (on_error: skip), image file missing: 1" in records.notes.sentences()
+    assert any(line.endswith("image file missing: 1") for line in records.notes.sentences())
 
 
 def test_annotations_alone_are_enough_for_evaluation(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from detcli.data.formats.read import read_records
 from detcli.data.loader import build_loader
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms, check_augmentations
-from detcli.data.transforms.build import BEFORE_RESIZE
+from detcli.data.transforms.build import AUGMENTATIONS
 from detcli.errors import UsageError
 from detcli.recipe.sections.augment import Augment
-from tests.data.build import coco_content, write_coco
+from tests.data.build import coco_content, loading, write_coco
 
 RESIZE: dict[str, Any] = {"short": [40], "long": 80, "pick": "choice", "eval_short": None}
 
@@ -68,9 +68,17 @@ def dataset_of(records: Records, augment: dict[str, Any], seed: int = 3) -> Dete
     return DetectionDataset(records, transforms, seed)
 
 
-def test_keys_of_the_recipe_are_the_augmentations_in_their_order() -> None:
-    order = ["oversample", *BEFORE_RESIZE, "flip", "cutout"]
-    assert list(Augment.model_fields) == order
+def test_each_key_of_the_recipe_is_an_augmentation_and_those_after_the_resize_are_last() -> None:
+    assert set(Augment.model_fields) == set(AUGMENTATIONS)
+    late = [AUGMENTATIONS[name].late for name in Augment.model_fields]
+    assert late == sorted(late)
+
+
+def test_augmentations_act_in_the_order_in_which_they_are_given() -> None:
+    given = {name: EVERYTHING[name] for name in ("mixup", "flip", "mosaic", "blur", "cutout")}
+    steps = build_transforms(resize=RESIZE, augment=given, train=True).steps
+    names = [type(step).__name__ for step in steps]
+    assert names == ["Mixup", "Mosaic", "Blur", "Resize", "Flip", "Cutout"]
 
 
 @pytest.mark.parametrize("augment", [EVERYTHING, {"chips": CHIPS}], ids=["everything", "chips"])
@@ -126,18 +134,7 @@ def test_nothing_that_is_off_or_of_probability_zero_fires(records: Records) -> N
 
 
 def loader_of(dataset: DetectionDataset, **options: Any) -> Any:
-    settings: dict[str, Any] = {
-        "batch_per_rank": 2,
-        "workers": 0,
-        "pin_memory": False,
-        "prefetch_factor": 2,
-        "persistent_workers": False,
-        "group_by_aspect": True,
-        "pad_multiple": 32,
-        "shuffle": True,
-        "seed": 5,
-    }
-    return build_loader(dataset, **(settings | options))
+    return build_loader(dataset, loading(**options), batch_per_rank=2, shuffle=True, seed=5)
 
 
 def test_oversampled_images_come_several_times_and_each_time_anew(records: Records) -> None:

@@ -24,6 +24,7 @@ from detcli.data.transforms.patches import (
     with_room,
 )
 from detcli.errors import UsageError
+from tests.data.build import loading
 from tests.data.transforms.augmenting import painted, seeded
 from tests.data.transforms.cut_patches import negative, patch_of
 from tests.data.transforms.scenes import FEW, SEEDS, agree, noise, scenes
@@ -202,13 +203,14 @@ def test_detectors_learn_from_injected_images(
         dataset = DetectionDataset(records.take(images), transforms, seed=2)
         loader = build_loader(
             dataset,
+            loading(
+                workers=0,
+                prefetch_factor=2,
+                persistent_workers=False,
+                group_by_aspect=False,
+                pad_multiple=32,
+            ),
             batch_per_rank=2,
-            workers=0,
-            pin_memory=False,
-            prefetch_factor=2,
-            persistent_workers=False,
-            group_by_aspect=False,
-            pad_multiple=32,
             shuffle=True,
         )
         (batch,) = loader.start(0)

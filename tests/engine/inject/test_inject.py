@@ -67,7 +67,7 @@ def test_the_data_set_is_coco_with_the_ids_of_the_run(
     out = tmp_path / "injected"
     with new_folder(out) as folder:
         found = write_injected(folder, empties, patches, (3, 7), settings(), RunLog())
-    assert "left out: " in capsys.readouterr().err
+    assert "skipped: " in capsys.readouterr().err
     document = to_json(out, patches, found)
     assert document["unreadable"] == [str(tmp_path / "empty" / "broken.png")]
     assert document["patches"] == {"false_positives": 2, "objects": 1}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detcli.data.transforms.build import BEFORE_RESIZE
-from detcli.data.transforms.geometry import Flip
+from detcli.data.transforms.build import AUGMENTATIONS
+from detcli.data.transforms.geometry import Resize
 from detcli.engine.profile.loader import (
     Source,
 )
@@ -38,6 +38,6 @@ def test_a_timed_sample_is_the_data_sets_own(tmp_path: Path, ticks: Ticks) -> No
 
 
 def test_transforms_are_named_as_in_recipes() -> None:
-    for name, kind in BEFORE_RESIZE.items():
+    for name, (kind, *_) in AUGMENTATIONS.items():
         assert name_of(kind.__new__(kind)) == name
-    assert name_of(Flip(horizontal=0.5, vertical=0.0)) == "flip"
+    assert name_of(Resize([40], 60, "choice")) == "resize"

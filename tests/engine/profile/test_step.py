@@ -112,12 +112,14 @@ def test_training_is_the_same_with_a_clock(tmp_path: Path) -> None:
     states = []
     for heard in (nullcontext(), listening(Clock(torch.device("cpu"), waits=True))):
         trainer = prepare(recipe, tmp_path, CPU, QUIET, explicit_lr=False)
-        trainer.detector.train()
+        trainer.network.detector.train()
         with heard:
             for found in islice(endless_batches(trainer), 5):
                 train_batch(trainer, found)
-        assert trainer.ema is not None
-        states.append((trainer.detector.state_dict(), trainer.ema.model.state_dict()))
+        assert trainer.averages.ema is not None
+        states.append(
+            (trainer.network.detector.state_dict(), trainer.averages.ema.model.state_dict())
+        )
     for plain, timed in zip(*states, strict=True):
         assert_same_state(plain, timed)
 
@@ -135,10 +137,10 @@ def test_a_trial_learns_nothing_and_downloads_nothing(
         write_tiny(tmp_path, model={"backbone": {"weights": weights, "depth": 50}})
     )
     trainer = build_trial(recipe.recipe, tmp_path, CPU)
-    before = {name: value.clone() for name, value in trainer.detector.named_parameters()}
+    before = {name: value.clone() for name, value in trainer.network.detector.named_parameters()}
     train_batch(trainer, next(endless_batches(trainer)))
     assert trainer.position.step == 1
-    for name, value in trainer.detector.named_parameters():
+    for name, value in trainer.network.detector.named_parameters():
         assert torch.equal(before[name], value), name
 
 
@@ -180,7 +182,7 @@ def test_a_profile_has_every_number(tmp_path: Path) -> None:
     assert document["cudnn_benchmark"] is None
     assert document["warnings"] == []
     # At least the gradients of all parameters are there at once.
-    parameters = sum(value.numel() for value in trial(tmp_path).detector.parameters())
+    parameters = sum(value.numel() for value in trial(tmp_path).network.detector.parameters())
     assert document["step_memory_gib"] > 4 * parameters / 2**30
     assert {len(row) for row in phase_rows(found)} == {len(PHASE_HEADER)}
     assert phase_rows(found)[-1][2] == "100.0%"

@@ -12,7 +12,7 @@ import yaml
 from detcli.engine.profile.trial import build_trial
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.train.loop import Trainer
+from detcli.engine.train.trainer import Trainer
 from detcli.models import ssd
 from detcli.recipe import Recipe, load_recipe
 from tests.models.specs import SMALL_SSD, thin_vgg

@@ -62,17 +62,10 @@ def test_equal_shares_are_a_mean() -> None:
 
 def test_shares_never_decay() -> None:
     from detcli.engine.train.optim import parameter_groups
+    from detcli.recipe.sections.optim import Optim
 
     part = Node(2, 8, norm="bn")
-    groups = parameter_groups(
-        part,
-        lr=0.1,
-        weight_decay=0.5,
-        backbone_lr_mult=1.0,
-        norm_decay=True,
-        bias_decay=True,
-        bias_lr_mult=1.0,
-    )
+    groups = parameter_groups(part, Optim(weight_decay=0.5), 0.1)
     (free,) = [group for group in groups if group["weight_decay"] == 0]
     assert len(free["params"]) == 1
     assert free["params"][0] is part.shares

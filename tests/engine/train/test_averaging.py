@@ -1,8 +1,9 @@
-"""Stochastic weight averaging: the mean, its batch norms, its rate, and exact resuming."""
+"""Averages of the weights: their values, their batch norms, their rate, and exact resuming."""
 
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from torch.optim.swa_utils import update_bn
 from detcli.engine.detect.evaluate import evaluate
 from detcli.engine.run import checkpoint
 from detcli.engine.train import modes as session
+from detcli.engine.train.averaging import Ema, Swa, reestimate_norms
 from detcli.engine.train.build import prepare, schedule_of
 from detcli.engine.train.schedule import AveragingRate
-from detcli.engine.train.swa import Swa, reestimate_norms
 from detcli.errors import RecipeError
 from detcli.layers.norm import FrozenBatchNorm2d
 from detcli.recipe import load_recipe
@@ -45,6 +46,38 @@ def network() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
     )
+
+
+def test_average_follows_the_formula_and_copies_counters() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ema = Ema(model, decay=0.9, warmup_steps=10)
+    expected = model[0].weight.detach().clone()
+    for step in range(1, 6):
+        with torch.no_grad():
+            model[0].weight += 1.0
+            model[1].num_batches_tracked += 1
+            model[1].running_mean += 1.0
+        ema.update(model, step)
+        decay = 0.9 * (1 - math.exp(-step / 10))
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
+        torch.testing.assert_close(ema.model[0].weight, expected)
+    assert ema.model[1].num_batches_tracked == 5
+    assert 0 < ema.model[1].running_mean[0] < 5
+
+
+def test_average_is_no_training_parameter() -> None:
+    ema = Ema(nn.Linear(2, 2), decay=0.9, warmup_steps=10)
+    assert not any(parameter.requires_grad for parameter in ema.model.parameters())
+    assert not ema.model.training
+
+
+def test_first_update_takes_nearly_all_of_the_weights() -> None:
+    model = nn.Linear(1, 1)
+    ema = Ema(model, decay=0.9998, warmup_steps=2000)
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    ema.update(model, 1)
+    assert abs(ema.model.weight.item() - 7.0) < 0.01
 
 
 def test_the_mean_of_the_models_that_are_due() -> None:
@@ -193,9 +226,14 @@ def test_the_checkpoint_says_and_gives_the_mean(whole: tuple[Path, Path]) -> Non
     # What was logged for the last epoch is what these weights score.
     loaded = load_recipe(recipe).recipe
     trainer = prepare(loaded, folder, CPU, session.RunLog(quiet=True), explicit_lr=False)
-    trainer.detector.load_state_dict(weights)
+    trainer.network.detector.load_state_dict(weights)
     again = evaluate(
-        trainer.detector, loaded, trainer.eval_records, trainer.eval_loader, CPU, trainer.log
+        trainer.network.detector,
+        loaded,
+        trainer.data.eval_records,
+        trainer.data.eval_loader,
+        CPU,
+        trainer.run.log,
     )
     logged = [line for line in history(folder) if line["kind"] == "eval"][-1]
     assert again is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DetcliError(Exception):
-    """Anything the user can mend. The message says what, where, expected, got, what to do."""
+    """Anything the user can fix. The message says what, where, expected, got, what to do."""
 
     exit_code = 2
 
@@ -23,6 +23,12 @@ class RecipeError(DetcliError):
 
 class DataError(DetcliError):
     """Images, annotations or predictions that cannot be used."""
+
+    exit_code = 3
+
+
+class OutputError(DetcliError):
+    """A file that cannot be written: a full disk, a folder without permission."""
 
     exit_code = 3
 

@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
     """The objects of an image.
 
     labels (N,) int64; boxes (N, 4) xyxy pixels; shares (N, 4): centre x, y, width and height in
-    shares of the image; sides (2,): width and height of the image in pixels.
+    fractions of the image; sides (2,): width and height of the image in pixels.
     """
 
     labels: Tensor

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Option
 
-from detcli.cli.output import Json, Overrides, Quiet, print_json, print_table, say
+from detcli.cli.options import Bootstrap, Json, Overrides, Quiet, RecipeName
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,42 +18,44 @@ if TYPE_CHECKING:
     from detcli.engine.ablate.session import Executor
 
 
+TrickNames = Annotated[str, Option(help="Trick names, comma-separated: ema,mosaic,giou.")]
+Mode = Annotated[
+    Literal["add-one", "leave-one-out", "all"],
+    Option(help="Baseline + each trick, all tricks - each, or both."),
+]
+Seeds = Annotated[int, Option(min=1, help="Seeds per configuration, from train.seed on.")]
+Budget = Annotated[float, Option(min=0.001, max=1, help="Fraction of the epochs to train.")]
+ExecutorName = Annotated[Literal["local", "ray"], Option(help="This machine, or a Ray cluster.")]
+Address = Annotated[str, Option(help="ray: cluster address; auto, or local for this machine.")]
+Gpus = Annotated[int | None, Option(min=0, help="GPUs per trial; default: 1 if available.")]
+Cpus = Annotated[int, Option(min=1, help="ray: CPU cores reserved per trial.")]
+Jobs = Annotated[int | None, Option(min=1, help="local: parallel trials; default: one per GPU.")]
+Out = Annotated[
+    Path | None,
+    Option(help="Output folder (default ablations/<name>); an existing ablation is resumed."),
+]
+DryRun = Annotated[bool, Option("--dry-run", help="List the trials, train and write nothing.")]
+
+
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe file or name.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
-    tricks: Annotated[str, typer.Option(help="Names, comma-separated: ema,mosaic,giou.")] = "",
-    mode: Annotated[
-        Literal["add-one", "leave-one-out", "all"],
-        typer.Option(help="Base + each trick, all tricks - each, or both."),
-    ] = "add-one",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, from train.seed on.")] = 1,
-    budget: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Share of the epochs that is trained.")
-    ] = 1.0,
-    executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")
-    ] = "local",
-    address: Annotated[
-        str, typer.Option(help="ray: the cluster's address; auto, or local for this machine.")
-    ] = "auto",
-    gpus: Annotated[
-        int | None, typer.Option(min=0, help="Devices of each trial; default: 1 where there are.")
-    ] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="ray: cores that each trial waits for.")] = 1,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="local: trials at a time; default: one per device.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder; default ablations/<name>. Goes on with it.")
-    ] = None,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples for the intervals.")] = 1000,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained; write nothing.")
-    ] = False,
+    tricks: TrickNames = "",
+    mode: Mode = "add-one",
+    seeds: Seeds = 1,
+    budget: Budget = 1.0,
+    executor: ExecutorName = "local",
+    address: Address = "auto",
+    gpus: Gpus = None,
+    cpus: Cpus = 1,
+    jobs: Jobs = None,
+    out: Out = None,
+    bootstrap: Bootstrap = 1000,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Which tricks pay on this data, by how much, and is it more than noise?"""
+    """Ablation study: train with and without each trick; AP gain, interval and cost."""
     from detcli.engine.ablate import report, session
     from detcli.engine.ablate.outcome import evaluate_trials
     from detcli.engine.ablate.plan import make_plan
@@ -74,7 +78,7 @@ def command(
             outcome = evaluate_trials(plan, trials, log, bootstrap)
             written = report.write_report(folder, outcome)
     except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on in {folder}")
+        say(f"interrupted; the same command resumes in {folder}")
         raise typer.Exit(130) from None
     if as_json:
         print_json(report.to_json(outcome))

@@ -28,20 +28,26 @@ class Verb(NamedTuple):
 
 VERBS = (
     Verb("train", "detcli.cli.train", "Train a detector from a recipe."),
-    Verb("eval", "detcli.cli.evaluate", "Measure a run, a checkpoint or a predictions file."),
-    Verb("val", "detcli.cli.evaluate", "The same as eval."),
-    Verb("predict", "detcli.cli.predict", "Detect objects in image files and draw them."),
-    Verb("tta", "detcli.cli.tta", "Test-time augmentation: its gain and its cost."),
-    Verb("nms-compare", "detcli.cli.nms_compare", "Hold suppression and fusion methods together."),
-    Verb("compare", "detcli.cli.compare", "Is run B better than A, and is it more than noise?"),
-    Verb("ablate", "detcli.cli.ablate", "Which tricks pay, by how much, and at what cost?"),
-    Verb("lr-scale", "detcli.cli.lr_scale", "Which learning rate for this batch size?"),
-    Verb("profile", "detcli.cli.profile", "What a recipe costs, and where its time goes."),
-    Verb("data", "detcli.cli.data", "Look at a data set as the network will see it."),
+    Verb("eval", "detcli.cli.evaluate", "Evaluate a run, a checkpoint or a predictions file."),
+    Verb("val", "detcli.cli.evaluate", "Alias of eval."),
+    Verb("predict", "detcli.cli.predict", "Run a detector on image files and draw the boxes."),
+    Verb("tta", "detcli.cli.tta", "Test-time augmentation: AP gain and inference time."),
+    Verb(
+        "nms-compare",
+        "detcli.cli.nms_compare",
+        "Compare NMS and box-fusion methods on the same candidates.",
+    ),
+    Verb(
+        "compare", "detcli.cli.compare", "Compare two runs: AP difference with confidence interval."
+    ),
+    Verb("ablate", "detcli.cli.ablate", "Ablation study: gain and cost of each trick."),
+    Verb("lr-scale", "detcli.cli.lr_scale", "Scale the learning rate to a batch size, or find it."),
+    Verb("profile", "detcli.cli.profile", "Profile MACs, memory, data loading and training steps."),
+    Verb("data", "detcli.cli.data", "Preview augmented images; inject hard negatives."),
     Verb("recipes", "detcli.cli.recipes", "List, show, copy, compare and check recipes."),
-    Verb("weights", "detcli.cli.weights", "Bring in public checkpoints."),
-    Verb("export", "detcli.cli.export", "Weights for inference alone, checked, timed."),
-    Verb("env", "detcli.cli.env", "Versions, processors and accelerators of this machine."),
+    Verb("weights", "detcli.cli.weights", "Import checkpoints from other toolboxes."),
+    Verb("export", "detcli.cli.export", "Export fused weights for inference, verified and timed."),
+    Verb("env", "detcli.cli.env", "Show package versions, CPUs and GPUs for bug reports."),
 )
 
 # PyTorch reads this once: tensors of 2 MiB and more then lie on large pages of Linux. A training
@@ -70,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        hint = "this is a mistake in detcli; --debug shows where"
+        hint = "internal error, please report it; rerun with --debug for the traceback"
         print(f"error: {what} ({hint})", file=sys.stderr)
         sys.exit(INTERNAL_ERROR)
 
 
 def _rank() -> str:
-    """Which of several training processes speaks."""
+    """The rank of this process, if there are several."""
     return f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
 
 
@@ -119,10 +125,13 @@ def _print_version(asked: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; works everywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; also after the verb.")
     ] = False,
 ) -> None:
-    """Which trick helps your object detector, by how much, and is the difference real?"""
+    """Train object detectors, and measure which trick helps, by how much, and how surely."""

@@ -6,49 +6,57 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from detcli.cli.output import Json, Quiet, print_json, print_table, say
+from detcli.cli.options import AllowThreshold, Bootstrap, Classwise, Json, Quiet, Seed
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
+
+A = Annotated[str, Argument(metavar="A", help="Run folder or predictions file (baseline).")]
+B = Annotated[str, Argument(metavar="B", help="Run folder or predictions file to compare with A.")]
+GroundTruth = Annotated[
+    Path | None,
+    Option("--gt", help="Ground truth (COCO JSON); default: that of the predictions."),
+]
+FailIfWorse = Annotated[
+    float | None,
+    Option(min=0, help="Exit 1 if B is worse than A by more AP points than this."),
+]
+AtScore = Annotated[
+    list[str] | None,
+    Option(
+        metavar="S|best",
+        help="Operating point: false positives per image, recall and precision at score threshold "
+        "S; best: where F1 of A is highest. Repeatable.",
+    ),
+]
+AtRecall = Annotated[
+    list[float] | None,
+    Option(
+        min=0,
+        max=1,
+        help="Operating point at this recall, with each side's own score threshold. Repeatable.",
+    ),
+]
+PlotsOut = Annotated[Path | None, Option("--out", help="Folder for plots of the differences.")]
 
 
 def command(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run folder or a predictions file.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The one held against it.")],
-    gt: Annotated[
-        Path | None, typer.Option(help="COCO JSON; default: what the predictions name.")
-    ] = None,
-    fail_if_worse: Annotated[
-        float | None,
-        typer.Option(min=0, help="Exit 1 if B is worse than A by more AP points than this."),
-    ] = None,
-    at_score: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="S|best",
-            help="Also false positives per image, recall and precision from score S on; best: "
-            "where A's F1 is largest. Repeatable.",
-        ),
-    ] = None,
-    at_recall: Annotated[
-        list[float] | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="The same from the scores where each side finds this share of the objects. "
-            "Repeatable.",
-        ),
-    ] = None,
-    classwise: Annotated[bool, typer.Option("--classwise", help="A table of classes.")] = False,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    allow_threshold: Annotated[
-        bool, typer.Option("--allow-threshold", help="Predictions that were cut at a score.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for plots of the differences.")] = None,
+    a: A,
+    b: B,
+    gt: GroundTruth = None,
+    fail_if_worse: FailIfWorse = None,
+    at_score: AtScore = None,
+    at_recall: AtRecall = None,
+    classwise: Classwise = False,
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
+    allow_threshold: AllowThreshold = False,
+    out: PlotsOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Is B better than A, by how much, and is the difference real?"""
+    """Compare two runs on the same images: AP difference with paired bootstrap intervals."""
     from detcli.engine.compare import compare as comparing
     from detcli.engine.run.log import RunLog
     from detcli.recipe.reading import shown
@@ -76,7 +84,7 @@ def command(
             settings = [(key, shown(old), shown(new)) for key, old, new in compared.recipe_diff]
             print_table(("setting", "a", "b"), settings)
     if compared.recipe_diff == []:
-        say("the recipes do not differ in any setting", quiet=quiet)
+        say("the two recipes have the same settings", quiet=quiet)
     say(f"a: {a}", quiet=quiet)
     say(f"b: {b}", quiet=quiet)
     say(comparing.verdict(compared), quiet=quiet)

@@ -1,4 +1,4 @@
-"""`detcli data`: look at a data set as the network will see it."""
+"""`detcli data`: preview augmented images, inject hard negatives."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Option
 
-from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
+from detcli.cli.options import Device, Json, Overrides, Quiet, RecipeName, Run, TrainSeed, Tricks
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)
@@ -15,25 +17,26 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def data() -> None:
-    """Look at a data set as the network will see it."""
+    """Preview augmented images; inject hard negatives."""
 
 
 @app.command()
 def preview(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     *,
     trick: Tricks = None,
-    num: Annotated[int, typer.Option(min=1, max=400, help="Images on the sheet.")] = 16,
+    num: Annotated[int, Option(min=1, max=400, help="Number of images on the sheet.")] = 16,
     split: Annotated[
-        Literal["train", "val", "test"], typer.Option(help="Only train is augmented.")
+        Literal["train", "val", "test"],
+        Option(help="Dataset split; only train is augmented."),
     ] = "train",
-    seed: Annotated[int | None, typer.Option(help="Short for train.seed=N.")] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write, a PNG.")] = Path("preview.png"),
+    seed: TrainSeed = None,
+    out: Annotated[Path, Option(help="PNG file to write.")] = Path("preview.png"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """A contact sheet of augmented training images with their boxes, and what acted on each."""
+    """Contact sheet of augmented training images, their boxes and the augmentations applied."""
     from detcli.recipe import load_recipe
 
     if out.suffix.lower() != ".png":
@@ -54,7 +57,7 @@ def preview(
         print_json({"sheet": str(out), "images": images, "fired": shown.fired})
     else:
         print_table(
-            ("image", "size", "boxes", "ignored", "what acted"),
+            ("image", "size", "boxes", "ignored", "augmentations"),
             [
                 (
                     Path(each["image"]).name,
@@ -69,46 +72,51 @@ def preview(
         print(f"sheet: {out}")
     for name, count in shown.fired.items():
         if count == 0:
-            say(f"{name} never acted on these {len(images)} images", quiet=quiet)
+            say(f"{name} was applied to none of these {len(images)} images", quiet=quiet)
+
+
+PatchesOut = Annotated[Path, Option("--out", help="New folder to write.")]
+Into = Annotated[
+    Path | None,
+    Option(help="Folder of background images; without it, write only patches."),
+]
+PatchSplit = Annotated[Literal["train", "val", "test"], Option("--split", help="Source split.")]
+FalsePositives = Annotated[int, Option(min=0, help="Unlabelled false positives pasted per image.")]
+Objects = Annotated[int, Option(min=0, help="Labelled objects pasted per image.")]
+MinScore = Annotated[float, Option(min=0, max=1, help="Score threshold of the false positives.")]
+MaxPatches = Annotated[int, Option(min=1, help="Maximum patches of each kind.")]
+Places = Annotated[int, Option(min=1, help="Positions tried per patch.")]
+Threshold = Annotated[
+    float,
+    Option(min=0, help="Least mutual information of patch and background, in nats."),
+]
+Blend = Annotated[Literal["poisson", "inpaint"], Option(help="Blending of the patch border.")]
+Limit = Annotated[int | None, Option(min=1, help="Use only the first N images of --into.")]
+PatchSeed = Annotated[int, Option("--seed", min=0, help="Random seed of patches and positions.")]
 
 
 @app.command()
 def inject(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a checkpoint.")],
+    run: Run,
     overrides: Overrides = None,
     *,
-    out: Annotated[Path, typer.Option(help="The new folder.")],
-    into: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images without objects; without it, only patches."),
-    ] = None,
-    split: Annotated[
-        Literal["train", "val", "test"], typer.Option(help="Where the patches come from.")
-    ] = "train",
-    false_positives: Annotated[
-        int, typer.Option(min=0, help="Wrong detections per image, put there without a label.")
-    ] = 2,
-    objects: Annotated[int, typer.Option(min=0, help="Labelled objects per image.")] = 1,
-    min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Wrong detections from this score on.")
-    ] = 0.3,
-    max_patches: Annotated[
-        int, typer.Option(min=1, help="Patches of each kind that are cut out at most.")
-    ] = 1000,
-    places: Annotated[int, typer.Option(min=1, help="Places tried for each patch.")] = 10,
-    threshold: Annotated[
-        float, typer.Option(min=0, help="Least mutual information of patch and place, in nats.")
-    ] = 0.2,
-    blend: Annotated[
-        Literal["poisson", "inpaint"], typer.Option(help="How the seam is hidden.")
-    ] = "poisson",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of DIR.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of patches and places.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
+    out: PatchesOut,
+    into: Into = None,
+    split: PatchSplit = "train",
+    false_positives: FalsePositives = 2,
+    objects: Objects = 1,
+    min_score: MinScore = 0.3,
+    max_patches: MaxPatches = 1000,
+    places: Places = 10,
+    threshold: Threshold = 0.2,
+    blend: Blend = "poisson",
+    limit: Limit = None,
+    seed: PatchSeed = 0,
+    device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a run wrongly detected, and objects, at plausible places of images without objects."""
+    """Paste a run's false positives, and real objects, into background images."""
     from detcli.engine.detect.predict import find_images
     from detcli.engine.inject import inject
     from detcli.engine.run import distributed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from detcli.cli.output import Json, Quiet, print_json, print_table
+from detcli.cli.options import Json, Quiet
+from detcli.cli.output import print_json, print_table
 
 
 def command(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Versions, processors and accelerators of this machine: paste it into a bug report."""
+    """Show package versions, CPUs and GPUs of this machine, for bug reports."""
     from detcli.engine.run.environment import environment
 
     found = environment()

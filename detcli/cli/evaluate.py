@@ -7,8 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from typer import Argument, Option
 
-from detcli.cli.output import Json, Overrides, Quiet, print_json, print_table, say
+from detcli.cli.options import (
+    AllowThreshold,
+    Checkpoint,
+    Classwise,
+    Device,
+    Json,
+    Overrides,
+    Quiet,
+    Split,
+)
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +27,7 @@ if TYPE_CHECKING:
     from detcli.evaluation import CocoMetrics
     from detcli.types import Detections, GroundTruth
 
-TOLERANCE = 1e-9  # between our figures and pycocotools' before --verify fails
+TOLERANCE = 1e-9  # of the difference from pycocotools above which --verify fails
 
 
 class Measured(NamedTuple):
@@ -31,63 +42,62 @@ class Measured(NamedTuple):
 
 
 class Metric(str, Enum):
-    """Whose rules."""
+    """Evaluation protocol."""
 
     coco = "coco"
     voc = "voc"
     voc07 = "voc07"
 
 
+Target = Annotated[str | None, Argument(metavar="[RUN]", help="Run folder, checkpoint, or recipe.")]
+PredictionsFile = Annotated[
+    Path | None, Option("--predictions", help="Evaluate this predictions file.")
+]
+GroundTruthFile = Annotated[
+    Path | None, Option("--gt", help="Ground truth (COCO JSON) for --predictions.")
+]
+Candidates = Annotated[bool, Option("--candidates", help="Also save candidates before NMS.")]
+MetricName = Annotated[Metric, Option(help="coco; voc: all-point interpolation; voc07: 11-point.")]
+Iou = Annotated[float, Option(help="IoU threshold of the VOC metrics.")]
+PlusOne = Annotated[
+    bool,
+    Option("--plus-one", help="VOC: inclusive pixel coordinates (width = x2 - x1 + 1)."),
+]
+Analyse = Annotated[bool, Option("--analyse", help="Error types, confusion, calibration.")]
+Conf = Annotated[float, Option(min=0, max=1, help="Score threshold of the confusion matrix.")]
+Plots = Annotated[bool, Option("--plots", help="Save the --analyse results as plots.")]
+Worst = Annotated[int | None, Option(min=1, max=20, help="Draw the N worst errors of each type.")]
+Verify = Annotated[
+    bool,
+    Option("--verify", help="Cross-check with pycocotools; exit 1 on a difference."),
+]
+FilesOut = Annotated[Path | None, Option("--out", help="Output folder; default RUN/eval_SPLIT.")]
+
+
 def command(
-    target: Annotated[
-        str | None, typer.Argument(help="A run folder, a checkpoint, or a recipe.")
-    ] = None,
+    target: Target = None,
     overrides: Overrides = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Measure this file of predictions instead.")
-    ] = None,
-    gt: Annotated[
-        Path | None, typer.Option(help="COCO JSON that --predictions is held to.")
-    ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights for a recipe.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
-    candidates: Annotated[
-        bool, typer.Option("--candidates", help="Also save the boxes before suppression.")
-    ] = False,
-    metric: Annotated[
-        Metric, typer.Option(help="coco; voc: every point; voc07: 11 points.")
-    ] = Metric.coco,
-    iou: Annotated[float, typer.Option(help="IoU threshold of the VOC metrics.")] = 0.5,
-    plus_one: Annotated[
-        bool, typer.Option("--plus-one", help="VOC: a box ends with its last pixel.")
-    ] = False,
-    classwise: Annotated[bool, typer.Option("--classwise", help="A table of classes.")] = False,
-    analyse: Annotated[
-        bool, typer.Option("--analyse", help="Kinds of errors, confusion, calibration.")
-    ] = False,
-    conf: Annotated[
-        float, typer.Option(min=0, max=1, help="Score threshold of the confusion matrix.")
-    ] = 0.25,
-    plots: Annotated[bool, typer.Option("--plots", help="The same as pictures.")] = False,
-    worst: Annotated[
-        int | None,
-        typer.Option(min=1, max=20, help="Draw so many of the worst mistakes of each kind."),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Run pycocotools beside it; exit 1 on a difference.")
-    ] = False,
-    allow_threshold: Annotated[
-        bool,
-        typer.Option("--allow-threshold", help="Measure predictions that were cut at a score."),
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for files; default RUN/eval_SPLIT.")
-    ] = None,
+    predictions: PredictionsFile = None,
+    gt: GroundTruthFile = None,
+    checkpoint: Checkpoint = None,
+    split: Split = None,
+    candidates: Candidates = False,
+    metric: MetricName = Metric.coco,
+    iou: Iou = 0.5,
+    plus_one: PlusOne = False,
+    classwise: Classwise = False,
+    analyse: Analyse = False,
+    conf: Conf = 0.25,
+    plots: Plots = False,
+    worst: Worst = None,
+    verify: Verify = False,
+    allow_threshold: AllowThreshold = False,
+    device: Device = None,
+    out: FilesOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run, a checkpoint or a predictions file."""
+    """Evaluate a run, a checkpoint or a predictions file."""
     if (target is None) == (predictions is None):
         raise UsageError("eval: expected either a run (or recipe), or --predictions FILE --gt FILE")
     if predictions is not None:
@@ -95,7 +105,9 @@ def command(
     else:
         assert target is not None
         if gt is not None:
-            raise UsageError("eval: --gt goes with --predictions; a run is measured on its data")
+            raise UsageError(
+                "eval: --gt needs --predictions; a run has the ground truth of its data"
+            )
         run = from_run(target, checkpoint, overrides or [], split, device, out, candidates, quiet)
         if run is None:
             return
@@ -199,7 +211,7 @@ def report_voc(
         inclusive_corners=plus_one,
     )
     if not as_json:
-        rule = "11 points" if result.eleven_point else "every point"
+        rule = "11 points" if result.eleven_point else "all points"
         title = f"Pascal VOC AP, {rule}, IoU {result.iou_threshold:g}"
         print_table(rows.VOC_HEADER, rows.voc_rows(result), title)
     return rows.voc_to_json(result)
@@ -208,7 +220,7 @@ def report_voc(
 def report_analysis(
     found: Measured, conf: float, *, tables: bool, plots: bool, as_json: bool, quiet: bool
 ) -> dict[str, Any]:
-    """Print what stands behind the metrics, draw it, or both; the keys of the JSON document."""
+    """Print the error analysis, plot it, or both; returns the keys of the JSON document."""
     from detcli.engine.compare import analysis
 
     analysed = analysis.analyse(found.truth, found.detections, conf)
@@ -221,16 +233,18 @@ def report_analysis(
 
 
 def draw_worst(found: Measured, count: int | None, *, quiet: bool) -> None:
-    """Draw so many of the worst mistakes of each kind; None: nothing."""
+    """Draw the `count` worst errors of each kind; None: nothing."""
     if count is None:
         return
     if found.records is None:
-        raise UsageError("eval: --worst draws the images of a run; --predictions has none")
+        raise UsageError(
+            "eval: --worst needs the images of a run; --predictions has none; name a run"
+        )
     from detcli.engine.pictures.worst import write_worst
 
     path = found.folder / "worst.png"
     drawn = write_worst(path, found.records, found.truth, found.detections, count)
-    say(f"wrote {path}" if drawn else "no detection is wrong: nothing to draw", quiet=quiet)
+    say(f"wrote {path}" if drawn else "no wrong detection: nothing to draw", quiet=quiet)
 
 
 def check_with_pycocotools(found: Measured, *, quiet: bool) -> float | None:
@@ -238,5 +252,5 @@ def check_with_pycocotools(found: Measured, *, quiet: bool) -> float | None:
     from detcli.evaluation import verify_with_pycocotools
 
     difference = verify_with_pycocotools(found.truth, found.detections)["largest_difference"]
-    say(f"pycocotools beside it: largest difference {difference:.1e}", quiet=quiet)
+    say(f"cross-check with pycocotools: largest difference {difference:.1e}", quiet=quiet)
     return difference

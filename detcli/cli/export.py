@@ -7,20 +7,21 @@ from typing import Annotated
 
 import typer
 
-from detcli.cli.output import Json, Quiet, print_json, print_table
+from detcli.cli.options import Device, Json, Quiet, Run
+from detcli.cli.output import print_json, print_table
 from detcli.errors import UsageError
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
+    run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; default exported.pt in the run.")
+        Path | None, typer.Option(help="Output file; default exported.pt in the run folder.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
+    device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the weights for inference alone, with RepConv and implicit knowledge fused."""
+    """Export weights for inference, with RepConv and implicit knowledge fused into plain convs."""
     from detcli.engine.detect.export import HEADER, export, table_rows, to_json
     from detcli.engine.detect.load import load_trained
     from detcli.engine.run import distributed

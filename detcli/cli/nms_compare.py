@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from detcli.cli.output import Json, Quiet, print_json, print_table, say
+from detcli.cli.options import AllowThreshold, Json, Quiet
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
 MAX_PER_IMAGE = 100  # as many as COCO counts
@@ -18,50 +19,52 @@ if TYPE_CHECKING:
     from detcli.predictions.with_truth import PredictionFiles
 
 
+Predictions = Annotated[list[Path], Argument(help="Predictions files; several: an ensemble.")]
+Methods = Annotated[str, Option(help="Methods, comma-separated; default: all that are possible.")]
+Method = Annotated[
+    list[str] | None,
+    Option(help="One method with options: 'soft sigma=0.1 metric=diou'; repeatable."),
+]
+GroundTruth = Annotated[
+    Path | None,
+    Option("--gt", help="Ground truth (COCO JSON); default: that of the .meta.json."),
+]
+Weights = Annotated[str | None, Option(help="Model weights of an ensemble, comma-separated: 2,1.")]
+Baseline = Annotated[str, Option(help="Method that the others are compared with.")]
+Iou = Annotated[float | None, Option(help="IoU threshold of every method; default: its own.")]
+MaxDet = Annotated[
+    int | None,
+    Option(min=1, help="Max. detections per image; default: the run's, or 100."),
+]
+ClassAgnostic = Annotated[bool, Option("--class-agnostic", help="Class-agnostic NMS.")]
+Sweep = Annotated[
+    bool,
+    Option("--sweep", help="Tune thresholds on half the images, report AP on the others."),
+]
+Bootstrap = Annotated[int, Option(min=0, help="Bootstrap resamples; 0: no confidence intervals.")]
+Seed = Annotated[int, Option(min=0, help="Random seed of the bootstrap and of the --sweep split.")]
+FilesOut = Annotated[Path | None, Option("--out", help="Folder for predictions, CSV and plots.")]
+
+
 def command(
-    predictions: Annotated[
-        list[Path], typer.Argument(help="Predictions files; several are an ensemble.")
-    ],
-    methods: Annotated[
-        str, typer.Option(help="Names, comma-separated; default: all that the files allow.")
-    ] = "",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="One method with options: 'soft sigma=0.1 metric=diou'; repeatable."),
-    ] = None,
-    gt: Annotated[
-        Path | None, typer.Option(help="COCO JSON; default: what the .meta.json names.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="One per file, comma-separated: 2,1.")] = None,
-    baseline: Annotated[str, typer.Option(help="What the others are compared with.")] = "nms",
-    iou: Annotated[
-        float | None, typer.Option(help="IoU threshold of every method; default: its usual one.")
-    ] = None,
-    max_det: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most boxes kept per image; default: the run's, or 100."),
-    ] = None,
-    class_agnostic: Annotated[
-        bool, typer.Option("--class-agnostic", help="Classes suppress each other.")
-    ] = False,
-    sweep: Annotated[
-        bool,
-        typer.Option("--sweep", help="Choose thresholds on half the images, report the others."),
-    ] = False,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples for the intervals; 0: no intervals.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples and the halves.")] = 0,
-    allow_threshold: Annotated[
-        bool, typer.Option("--allow-threshold", help="Predictions that were cut at a score.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for fused predictions, a CSV and plots.")
-    ] = None,
+    predictions: Predictions,
+    methods: Methods = "",
+    method: Method = None,
+    gt: GroundTruth = None,
+    weights: Weights = None,
+    baseline: Baseline = "nms",
+    iou: Iou = None,
+    max_det: MaxDet = None,
+    class_agnostic: ClassAgnostic = False,
+    sweep: Sweep = False,
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
+    allow_threshold: AllowThreshold = False,
+    out: FilesOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Hold suppression and fusion methods against one another on your own predictions."""
+    """Compare NMS variants and box fusion on your own predictions."""
     from detcli.engine.compare import report as method_report
     from detcli.engine.compare.nms_compare import compare_methods
     from detcli.engine.run.log import RunLog

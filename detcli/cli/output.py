@@ -4,19 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
-
-import typer
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override values.")
-]
-Tricks = Annotated[
-    list[str] | None,
-    typer.Option("--trick", help="A name of `recipes tricks`, or a file; repeatable."),
-]
+from typing import Any
 
 
 def print_json(document: Any) -> None:

@@ -7,22 +7,23 @@ from typing import Annotated
 
 import typer
 
-from detcli.cli.output import Json, Quiet, print_json, print_table
+from detcli.cli.options import Device, Json, Quiet, Run
+from detcli.cli.output import print_json, print_table
 from detcli.errors import UsageError
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run folder or a checkpoint.")],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, globs.")],
-    conf: Annotated[float, typer.Option(min=0, max=1, help="Draw boxes from this score on.")] = 0.3,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
+    run: Run,
+    images: Annotated[list[str], typer.Argument(help="Image files, folders or glob patterns.")],
+    conf: Annotated[float, typer.Option(min=0, max=1, help="Score threshold for drawing.")] = 0.3,
+    device: Device = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for results; default runs/predict/<n>.")
+        Path | None, typer.Option(help="Output folder; default runs/predict/<n>.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Detect objects in image files: draws boxes, and writes predictions.json."""
+    """Run a detector on image files: draws the boxes and writes predictions.json."""
     from detcli.engine.detect.load import load_trained
     from detcli.engine.detect.predict import find_images, predict
     from detcli.engine.run import distributed, run_folder

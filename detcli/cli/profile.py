@@ -8,52 +8,56 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
+from detcli.cli.options import Device, Json, Overrides, Quiet, RecipeName, Tricks
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from detcli.engine.profile.session import Profile
+    from detcli.engine.profile.session import Comparison, Profile
 
 PARTS = ("model", "loader", "step", "post")
 MOST_IMAGES = 4096  # in a batch: more is a slip of the finger
 SECONDS = 5.0
 
 
+What = Annotated[str, Option(help="Parts, comma-separated: model, loader, step, post, or all.")]
+Batch = Annotated[str | None, Option(help="model: inference batch sizes: 1,2,4; default 1.")]
+Size = Annotated[
+    str | None,
+    Option(help="model: input height x width: 800x1333; default: as evaluated."),
+]
+Seconds = Annotated[
+    float | None,
+    Option(help=f"Time budget per measurement in seconds; default {SECONDS:g}."),
+]
+Versus = Annotated[str | None, Option("--vs", help="Second recipe, measured alternately.")]
+Weights = Annotated[
+    Path | None,
+    Option(help="Checkpoint to load, so that post-processing sees real candidates."),
+]
+Compile = Annotated[bool, Option("--compile", help="step: also time torch.compile (minutes).")]
+Trace = Annotated[Path | None, Option(help="step: write a Chrome trace of 3 steps, .json[.gz].")]
+
+
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe file or name.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     trick: Tricks = None,
-    what: Annotated[
-        str, typer.Option(help="model, loader, step, post, comma-separated, or all.")
-    ] = "all",
-    batch: Annotated[
-        str | None, typer.Option(help="model: images per forward pass: 1,2,4; default 1.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="model: height x width, 800x1333; default: as evaluated.")
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help=f"For each setting that is timed; default {SECONDS:g}.")
-    ] = None,
-    vs: Annotated[
-        str | None, typer.Option(help="Another recipe, measured in turn with the first.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint: with its weights post sees real candidates.")
-    ] = None,
-    compile_too: Annotated[
-        bool, typer.Option("--compile", help="step: try torch.compile, too; takes minutes.")
-    ] = False,
-    trace: Annotated[
-        Path | None, typer.Option(help="step: write a chrome trace of three steps, .json[.gz].")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or an index.")] = None,
+    what: What = "all",
+    batch: Batch = None,
+    size: Size = None,
+    seconds: Seconds = None,
+    vs: Versus = None,
+    weights: Weights = None,
+    compile_too: Compile = False,
+    trace: Trace = None,
+    device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What does a recipe cost, where does its time go, and what would help?"""
+    """Profile a recipe: MACs, memory, data loading, training step and post-processing."""
     parts = read_parts(what)
     check_acting("model", parts, batch=batch, size=size)
     check_acting("step", parts, compile=compile_too or None, trace=trace)
@@ -94,12 +98,8 @@ def command(
     if as_json:
         second = report.to_json(both.second, where) | {"ratios": versus.ratios_json(both)}
         print_json(report.to_json(both.first, where) | {"vs": second})
-        return
-    table = versus.versus_table(both)
-    print(f"{table.title}; {where}")
-    print_table(table.columns, table.rows)
-    for name, side in (("A", both.first), ("B", both.second)):
-        print_verdict(side, f"{name}: ")
+    else:
+        print_comparison(both, where)
 
 
 def read_parts(text: str) -> tuple[str, ...]:
@@ -149,6 +149,17 @@ def print_profile(found: Profile, where: str) -> None:
     for line in report.noted_lines(found):
         print(f"noted: {line}")
     print_verdict(found, "")
+
+
+def print_comparison(both: Comparison, where: str) -> None:
+    """Table of two recipes, A and B, and the verdict on each."""
+    from detcli.engine.profile.versus import versus_table
+
+    table = versus_table(both)
+    print(f"{table.title}; {where}")
+    print_table(table.columns, table.rows)
+    for name, side in (("A", both.first), ("B", both.second)):
+        print_verdict(side, f"{name}: ")
 
 
 def print_verdict(found: Profile, prefix: str) -> None:

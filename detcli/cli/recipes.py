@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table, say
+from detcli.cli.options import Json, Overrides, Quiet, RecipeName, Tricks
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
@@ -16,12 +17,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")]
-
 
 @app.command("list")
 def list_(*, as_json: Json = False, quiet: Quiet = False) -> None:
-    """The shipped recipes, with the accuracy to expect from them."""
+    """List the shipped recipes with their expected AP."""
     from detcli.recipe import index_recipes
 
     found = index_recipes()
@@ -36,7 +35,7 @@ def list_(*, as_json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def tricks(*, as_json: Json = False, quiet: Quiet = False) -> None:
-    """The shipped tricks: what each does, where it comes from, what it excludes."""
+    """List the shipped tricks, and which of them exclude each other."""
     from detcli.recipe.sections.section import plain
     from detcli.recipe.tricks import list_tricks
 
@@ -58,11 +57,13 @@ def show(
     overrides: Overrides = None,
     *,
     trick: Tricks = None,
-    as_yaml: Annotated[bool, typer.Option("--yaml", help="The complete recipe as YAML.")] = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the complete recipe as YAML.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Every value that training would use, and where it comes from."""
+    """Show every value that training would use, and where it was set."""
     from detcli.recipe import dump_yaml, load_recipe
     from detcli.recipe.sections.section import flatten, plain
 
@@ -84,14 +85,15 @@ def show(
 def copy(
     recipe: RecipeName,
     destination: Annotated[
-        Path | None, typer.Argument(metavar="[DEST]", help="A file or folder; default: here.")
+        Path | None,
+        typer.Argument(metavar="[DEST]", help="File or folder; default: current folder."),
     ] = None,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy a recipe, to change it; its name becomes that of the new file."""
+    """Copy a recipe to edit it, named after the new file."""
     from detcli.recipe import find_recipe
 
     source = find_recipe(recipe)
@@ -101,7 +103,9 @@ def copy(
     if target.suffix not in {".yaml", ".yml"}:
         raise UsageError(f"{target}: expected a folder or a file that ends in .yaml")
     if target.exists() and not force:
-        raise UsageError(f"{target} exists already; choose another name, or --force to replace it")
+        raise UsageError(
+            f"{target} already exists; choose another name, or overwrite it with --force"
+        )
     text = _renamed(source, target.stem)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ def copy(
 
 @app.command()
 def diff(a: RecipeName, b: RecipeName, *, as_json: Json = False, quiet: Quiet = False) -> None:
-    """The settings that differ between two recipes, after defaults."""
+    """Show the settings in which two recipes differ."""
     from detcli.recipe import diff_recipes, load_recipe
 
     left, right = load_recipe(a), load_recipe(b)
@@ -128,7 +132,7 @@ def diff(a: RecipeName, b: RecipeName, *, as_json: Json = False, quiet: Quiet = 
         cells = [(key, _cell(old), _cell(new)) for key, old, new in rows]
         print_table(("key", left.recipe.name, right.recipe.name), cells)
     else:
-        say("no setting differs", quiet=quiet)
+        say("the two recipes have the same settings", quiet=quiet)
 
 
 @app.command()
@@ -140,7 +144,7 @@ def check(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Validate recipes; every error is listed, and any makes the exit code 2."""
+    """Validate recipes and list every error; exit 2 on any."""
     from detcli.recipe import load_recipe
 
     results: list[dict[str, Any]] = []
@@ -168,7 +172,7 @@ def schema(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The JSON Schema of recipes, for completion and checks in editors."""
+    """Print the JSON Schema of recipes, for editors."""
     import json
 
     from detcli.recipe import json_schema

@@ -9,39 +9,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from detcli.cli.output import Json, Overrides, Quiet, Tricks, print_json, print_table
+from detcli.cli.options import Device, Json, Overrides, Quiet, TrainSeed, Tricks
+from detcli.cli.output import print_json, print_table
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
     from detcli.engine.train.modes import Outcome
 
 
+RecipeOrRun = Annotated[
+    str | None,
+    Argument(metavar="[RECIPE]", help="Recipe file or name; with --resume also a run folder."),
+]
+Out = Annotated[Path | None, Option(help="Run folder; default runs/<name>/<n>.")]
+Resume = Annotated[bool, Option("--resume", help="Resume a run folder, or a recipe's newest run.")]
+Weights = Annotated[Path | None, Option(help="Checkpoint to initialise (fine-tune) from.")]
+Gpus = Annotated[int, Option(min=1, help="GPUs (DDP processes) on this machine.")]
+Overfit = Annotated[
+    int | None,
+    Option(min=1, help="Overfit N training images as a sanity check; exit 1 unless AP50 > 0.9."),
+]
+DryRun = Annotated[bool, Option("--dry-run", help="One forward and backward pass; write nothing.")]
+Replay = Annotated[Path | None, Option(help="Rerun the batch saved when training diverged.")]
+
+
 def command(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe file or name; with --resume also a run folder.")
-    ] = None,
+    recipe: RecipeOrRun = None,
     overrides: Overrides = None,
     trick: Tricks = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>/<n>.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run folder, or a recipe's newest run.")
-    ] = False,
-    weights: Annotated[
-        Path | None, typer.Option(help="Start from the weights of a checkpoint.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Short for train.seed=N.")] = None,
-    overfit: Annotated[
-        int | None, typer.Option(min=1, help="Learn N images by heart; exit code 1 if it fails.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="One forward and backward pass; writes nothing.")
-    ] = False,
-    replay: Annotated[
-        Path | None, typer.Option(help="Run a batch again that was saved when training diverged.")
-    ] = None,
+    out: Out = None,
+    resume: Resume = False,
+    weights: Weights = None,
+    device: Device = None,
+    gpus: Gpus = 1,
+    seed: TrainSeed = None,
+    overfit: Overfit = None,
+    dry_run: DryRun = False,
+    replay: Replay = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -100,8 +106,8 @@ def resume_folder(recipe: str, rest: Sequence[str]) -> Path:
     for argument in rest:
         if "=" in argument:
             raise UsageError(
-                f"--resume goes on exactly and takes no overrides, got {argument!r}; "
-                "to go on with other settings start a new run with --weights"
+                f"--resume: continues the run exactly and takes no overrides, got {argument!r}; "
+                "for other settings start a new run with --weights"
             )
     for argument in (*reversed(rest), recipe):
         if Path(argument).is_dir():

@@ -5,43 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from detcli.cli.output import Json, Overrides, Quiet, print_json, print_table, say
+from detcli.cli.options import (
+    Bootstrap,
+    Checkpoint,
+    Device,
+    Json,
+    Overrides,
+    Quiet,
+    RunOrRecipe,
+    Seed,
+    Split,
+)
+from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
+
+Scales = Annotated[str, Option(help="Scales relative to the evaluation size: 0.8,1.0,1.2.")]
+Flip = Annotated[bool, Option("--flip", help="Also flip every view horizontally.")]
+Slices = Annotated[int | None, Option(help="Also detect in square tiles of this size in pixels.")]
+Overlap = Annotated[float, Option(help="Overlap of neighbouring tiles, relative to their size.")]
+Merge = Annotated[str, Option(help="Merging method, with options if any: 'soft sigma=0.1'.")]
+SaveViews = Annotated[bool, Option("--save-views", help="Also save the candidates of each view.")]
+FilesOut = Annotated[Path | None, Option("--out", help="Output folder; default RUN/tta_SPLIT.")]
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run folder, a checkpoint, or a recipe.")],
+    run: RunOrRecipe,
     overrides: Overrides = None,
-    scales: Annotated[
-        str, typer.Option(help="Factors of the evaluation size: 0.8,1.0,1.2.")
-    ] = "1.0",
-    flip: Annotated[bool, typer.Option("--flip", help="Also every view mirrored.")] = False,
-    slices: Annotated[
-        int | None, typer.Option(help="Also square slices of this side in pixels.")
-    ] = None,
-    overlap: Annotated[
-        float, typer.Option(help="Share of the side that neighbouring slices have in common.")
-    ] = 0.2,
-    merge: Annotated[
-        str, typer.Option(help="Method, with options if any: 'soft sigma=0.1'.")
-    ] = "wbf",
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights for a recipe.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
-    save_views: Annotated[
-        bool, typer.Option("--save-views", help="Write the candidates of each view.")
-    ] = False,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, or indices: 0 or 0,1.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for predictions; default RUN/tta_SPLIT.")
-    ] = None,
+    scales: Scales = "1.0",
+    flip: Flip = False,
+    slices: Slices = None,
+    overlap: Overlap = 0.2,
+    merge: Merge = "wbf",
+    checkpoint: Checkpoint = None,
+    split: Split = None,
+    save_views: SaveViews = False,
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
+    device: Device = None,
+    out: FilesOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Test-time augmentation: AP with and without, the gain with its interval, and the cost."""
+    """Test-time augmentation: AP with and without it, the gain's interval, and the cost."""
     from detcli.cli.nms_compare import numbers
     from detcli.engine.detect import tta
     from detcli.engine.detect.load import load_trained

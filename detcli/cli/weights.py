@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from detcli.cli.output import Json, Overrides, Quiet, print_json, say
+from detcli.cli.options import Json, Overrides, Quiet
+from detcli.cli.output import print_json, say
 
 app = typer.Typer(no_args_is_help=True)
 
 
 class Toolbox(str, Enum):
-    """Where a checkpoint comes from."""
+    """The toolbox that wrote a checkpoint."""
 
     mmdetection = "mmdetection"
     torchvision = "torchvision"
@@ -28,37 +29,39 @@ class Toolbox(str, Enum):
 
 @app.callback()
 def weights() -> None:
-    """Bring in public checkpoints."""
+    """Import checkpoints from other toolboxes."""
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="The downloaded checkpoint.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Downloaded checkpoint.")],
     overrides: Overrides = None,
     source: Annotated[
-        Toolbox, typer.Option("--from", help="The toolbox that wrote it.")
+        Toolbox, typer.Option("--from", help="Toolbox that wrote the checkpoint.")
     ] = Toolbox.mmdetection,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe of the same architecture; default: the shipped one.")
+        str | None, typer.Option(help="Recipe of the same architecture; default: a shipped one.")
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="The file's class names in order, separated by commas, if it has none."),
+        typer.Option(
+            help="Class names of the checkpoint in order, comma-separated, if it has none."
+        ),
     ] = None,
     to_classes: Annotated[
         str | None,
         typer.Option(
-            help="Class names of your data, separated by commas: the class head is rearranged by "
-            "name, new classes start fresh."
+            help="Class names of your data, comma-separated: the class head is remapped by name, "
+            "new classes are randomly initialised."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; default FILE.detcli.pt beside it.")
+        Path | None, typer.Option(help="Output file; default FILE.detcli.pt next to it.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a public checkpoint into one that train --weights, eval and predict take."""
+    """Convert a public checkpoint into one for train --weights, eval and predict."""
     from detcli.engine.run.import_weights import import_weights
 
     done = import_weights(
@@ -83,7 +86,7 @@ def import_(
         )
         return
     print(
-        f"{done.path}: {done.num_tensors} tensors, every one matched; recipe {done.recipe.name}, "
+        f"{done.path}: {done.num_tensors} tensors, all matched; recipe {done.recipe.name}, "
         f"{len(done.class_names)} classes"
     )
 

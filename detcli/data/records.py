@@ -52,27 +52,24 @@ class Notes(NamedTuple):
         """One line per fact that is worth saying; facts that are zero are left out."""
         lines = [f"{self.images} images, {self.boxes} boxes"]
         facts = [
-            (self.images_without_objects, "images without objects, kept"),
-            (self.crowd_boxes, "crowd regions (neither positives nor counted false positives)"),
-            (
-                self.difficult_boxes,
-                "difficult boxes (neither required nor counted against a detector)",
-            ),
-            (self.degenerate_boxes, "boxes without area, dropped"),
-            (self.clipped_boxes, "boxes reaching past their image, clipped"),
-            (self.other_class_boxes, "boxes of classes that are not in use, dropped"),
-            (self.exif_rotated, "images turned upright by their EXIF orientation"),
+            (self.images_without_objects, "images without objects (background), kept"),
+            (self.crowd_boxes, "crowd regions (ignored: neither positives nor false positives)"),
+            (self.difficult_boxes, "difficult boxes (ignored in the evaluation)"),
+            (self.degenerate_boxes, "zero-area boxes, dropped"),
+            (self.clipped_boxes, "boxes beyond the image border, clipped"),
+            (self.other_class_boxes, "boxes of unused classes, dropped"),
+            (self.exif_rotated, "images rotated by their EXIF orientation"),
             (
                 self.exif_ignored,
-                "images whose annotations ignore the EXIF orientation, not turned",
+                "images with EXIF orientation that annotations ignore, not rotated",
             ),
-            (self.missing_label_files, "images without a label file, taken as without objects"),
+            (self.missing_label_files, "images without a label file, taken as background"),
         ]
         lines += [f"{what}: {count}" for count, what in facts if count]
         if self.classes_without_boxes:
             names = ", ".join(self.classes_without_boxes)
             lines.append(f"classes without boxes: {len(self.classes_without_boxes)} ({names})")
-        lines += [f"left out (on_error: skip), {kind}: {count}" for kind, count in self.skipped]
+        lines += [f"skipped (on_error: skip), {kind}: {count}" for kind, count in self.skipped]
         return lines
 
 
@@ -128,6 +125,11 @@ class Records:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def learned(self) -> BoolArray:
+        """(G,) objects that a detector learns: neither crowd regions nor difficult."""
+        return np.asarray(~(self.crowd | self.difficult))
 
     def name(self, index: int) -> str:
         """The image's file name relative to `folder`."""

@@ -16,7 +16,7 @@ from detcli.types import Detections, check_shape
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
 
-_EDGE_PX = 1.5  # a box that comes this near to a cut goes on behind it
+_EDGE_PX = 1.5  # a box that comes this near to a cut continues behind it
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Windows:
 
     image (W,) int64: position of the image; corners (W, 4) int64: left, top, right, bottom in
     pixels of the image; offsets (I + 1,) int64: image i owns windows offsets[i]:offsets[i + 1];
-    cut (W, 4) bool: sides at which the image goes on behind the window.
+    cut (W, 4) bool: sides at which the image continues behind the window.
     """
 
     image: IntArray
@@ -58,7 +58,7 @@ def starts(length: int, side: int, overlap: float) -> list[int]:
 def cut_into_windows(records: Records, side: int, overlap: float) -> Windows:
     """Square windows of `side` pixels; an image that is no larger is one window.
 
-    overlap in [0, 1): share of the side that neighbours have in common at least.
+    overlap in [0, 1): fraction of the side that neighbours have in common at least.
     """
     corners: list[tuple[int, int, int, int]] = []
     counts = []

@@ -114,7 +114,7 @@ def _average_precision(table: MatchTable, num_objects: IntArray, area: int) -> F
 
 
 def _recall(table: MatchTable, num_objects: IntArray, area: int, max_per_image: int) -> FloatArray:
-    """(K, T) share of objects found by the best detections per image and class, or NaN."""
+    """(K, T) fraction of objects found by the best detections per image and class, or NaN."""
     from detcli.evaluation.kernels.match import count_true_positives
 
     found = count_true_positives(
@@ -142,13 +142,12 @@ def _notes(
     if absent:
         shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
         notes.append(
-            f"{len(absent)} of {len(num_objects)} classes have no object to find and are left "
-            f"out of the means: {shown}"
+            f"{len(absent)} of {len(num_objects)} classes have no annotated object and are "
+            f"excluded from the means: {shown}"
         )
     dropped = len(detections.scores) - len(table.rows)
     if dropped:
         notes.append(
-            f"{dropped} detections beyond the best {MAX_PER_IMAGE} of an image and class do not "
-            "count"
+            f"{dropped} detections beyond the best {MAX_PER_IMAGE} per image and class are ignored"
         )
     return tuple(notes)

@@ -30,7 +30,7 @@ BACKGROUND_IOU = 0.1
 class ErrorReport:
     """AP50 and what stands between it and 1. None where no class has an object to find.
 
-    cost: each of ERROR_KINDS -> gain in AP50 if errors of that kind alone were mended, 0 where
+    cost: each of ERROR_KINDS -> gain in AP50 if errors of that kind alone were fixed, 0 where
     that would lose; special: each of SPECIAL_KINDS -> gain without any; count: each of
     ERROR_KINDS -> number of detections, for `missed` of objects. Costs do not add up to 1 - AP50.
     """
@@ -58,16 +58,16 @@ class _Ranking:
 def error_report(
     ground_truth: GroundTruth, detections: Detections, table: MatchTable
 ) -> ErrorReport:
-    """Sort false positives and missed objects into kinds, and mend one kind at a time.
+    """Sort false positives and missed objects into kinds, and fix one kind at a time.
 
     table: from `match` of the same ground truth and detections. A false positive is, in this
     order: localisation (largest IoU with an object of its class from 0.1 to 0.5), classification
     (IoU of 0.5 or more with one of another class), duplicate (0.5 or more with an object found
     already), background (0.1 or less with any object), or both. Localisation and classification
-    errors are mended by making the best of those that share an object true, provided nothing
+    errors are fixed by making the best of those that share an object true, provided nothing
     found it, and by removing the rest; duplicate, background and both by removing them. An object
-    is missed if nothing found it and no such remedy would; it is mended by not asking for it.
-    False positives are mended by ranking them last, false negatives by not asking for any object
+    is missed if nothing found it and no such remedy would; it is fixed by not asking for it.
+    False positives are fixed by ranking them last, false negatives by not asking for any object
     that was not found.
 
     Matching is COCO's, and AP50 the one that evaluate_coco gives. Hence, unlike in tidecv,
@@ -81,9 +81,9 @@ def error_report(
     kind, target = _kinds(ground_truth, detections, table, false, found)
     # Equal scores stay in the order that `match` gave them, whatever their class becomes.
     ties = np.lexsort((table.rows, ground_truth.image_ids[table.image]))
-    mended = _mended(target, found, table.scores, ties)
+    fixed = _fixed(target, found, table.scores, ties)
     missed = counted & ~found
-    missed[target[mended]] = False
+    missed[target[fixed]] = False
 
     num_classes = len(ground_truth.class_names)
 
@@ -93,7 +93,7 @@ def error_report(
     objects = count_objects(counted)
     base = _Ranking(table.labels, table.scores, true, true | false, objects, objects > 0)
     rankings = {
-        **_without_false_positives(base, kind, mended, ground_truth.labels, target),
+        **_without_false_positives(base, kind, fixed, ground_truth.labels, target),
         "missed": replace(base, num_objects=count_objects(counted & ~missed)),
         "false positives": replace(base, scores=true.astype(np.float64)),
         "false negatives": replace(base, num_objects=count_objects(found)),
@@ -159,25 +159,25 @@ def _kinds(
     return result[:, 0], result[:, 1]
 
 
-def _mended(target: IntArray, found: BoolArray, scores: FloatArray, ties: IntArray) -> BoolArray:
+def _fixed(target: IntArray, found: BoolArray, scores: FloatArray, ties: IntArray) -> BoolArray:
     """(D,) the best detection of each object that one could find and none has."""
     order = ties[np.argsort(-scores[ties], kind="stable")]
     order = order[target[order] >= 0]
     order = order[~found[target[order]]]
     _, first = np.unique(target[order], return_index=True)
-    mended = np.zeros(len(scores), bool)
-    mended[order[first]] = True
-    return mended
+    fixed = np.zeros(len(scores), bool)
+    fixed[order[first]] = True
+    return fixed
 
 
 def _without_false_positives(
-    base: _Ranking, kind: IntArray, mended: BoolArray, object_labels: IntArray, target: IntArray
+    base: _Ranking, kind: IntArray, fixed: BoolArray, object_labels: IntArray, target: IntArray
 ) -> dict[str, _Ranking]:
-    """Kind of false positive -> the ranking in which those that can be mended are true, with the
+    """Kind of false positive -> the ranking in which those that can be fixed are true, with the
     class of their object, and the others of that kind are gone."""
     rankings = {}
     for number, name in enumerate(ERROR_KINDS[:-1]):
-        true = mended & (kind == number)
+        true = fixed & (kind == number)
         labels = base.labels.copy()
         labels[true] = object_labels[target[true]]
         shown = base.shown & ((kind != number) | true)

@@ -92,7 +92,7 @@ def best_score(table: MatchTable) -> float:
     """
     scores, shown, found = _cuts(table)
     if not len(scores) or found[-1] == 0:
-        raise UsageError("best score: no detection finds an object; name a score")
+        raise UsageError("best score: no detection matches an object; give a score")
     f1 = 2 * found / (shown + int(table.object_counts[:, 0].sum()))
     return float(scores[f1.argmax()])
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from detcli.evaluation.errors import ErrorReport
     from detcli.evaluation.voc import VocMetrics
 
-SUMMARY_HEADER = ("metric", "IoU", "area", "boxes per image and class", "value")
+SUMMARY_HEADER = ("metric", "IoU", "area", "max detections", "value")
 CLASS_HEADER = ("class", "objects", "AP", "AP50", "AR100")
 VOC_HEADER = ("class", "objects", "detections", "AP")
-ERROR_HEADER = ("error", "count", "gain in AP50 if mended")
+ERROR_HEADER = ("error", "count", "AP50 gain if fixed")
 CALIBRATION_HEADER = ("score", "detections", "mean score", "precision")
 
 _SUMMARY = {
@@ -141,12 +141,12 @@ def calibration_to_json(result: Calibration) -> dict[str, Any]:
 
 def confusion_header(matrix: ConfusionMatrix) -> tuple[str, ...]:
     """Class of the object, then the classes of detections, then objects that nothing found."""
-    return ("object / detection", *matrix.class_names, "nothing found")
+    return ("ground truth / predicted", *matrix.class_names, "missed")
 
 
 def confusion_rows(matrix: ConfusionMatrix) -> list[tuple[str, ...]]:
     """One row per class of object and one for detections of none, as in confusion_header."""
-    names = (*matrix.class_names, "no object")
+    names = (*matrix.class_names, "background")
     return [
         (name, *(str(count) for count in row))
         for name, row in zip(names, matrix.counts, strict=True)

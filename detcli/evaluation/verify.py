@@ -1,4 +1,4 @@
-"""pycocotools beside our own figures: the second opinion behind `eval --verify`."""
+"""Cross-check of our metrics with pycocotools: the second opinion behind `eval --verify`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def evaluate_voc(
 ) -> VocMetrics:
     """Evaluate detections as the Pascal VOC development kit does (VOCevaldet).
 
-    Each detection, in order of score, is held against the one object of its class that it
+    Each detection, in order of score, is compared with the one object of its class that it
     overlaps most, whatever became of that object: a second detection of an object is a false
     positive even where another object is free. Detections of difficult objects and of crowd
     regions count neither way. Every detection counts; there is no limit per image.

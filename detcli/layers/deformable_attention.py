@@ -72,7 +72,7 @@ class DeformableAttention(nn.Module):
     def _places(
         self, references: Tensor, offsets: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """(B, Q, H, L, P, 2) x and y in shares of each map."""
+        """(B, Q, H, L, P, 2) x and y in fractions of each map."""
         # Repeated for every place: sums and quotients over rows of two numbers take several times
         # as long as over those of a whole head.
         per_place = references[:, :, None, :, None].repeat(1, 1, 1, 1, self.num_points, 1)

@@ -104,7 +104,7 @@ class ClassLoss:
 class Focal:
     """-alpha_t (1 - p_t)^gamma log(p_t) (Lin et al. 2017, equation 5).
 
-    alpha: share of the positive entries' weight; gamma >= 0. label_smoothing e: in rows with an
+    alpha: fraction of the positive entries' weight; gamma >= 0. label_smoothing e: in rows with an
     object, the target y is 1 - e for its class and e for the others, as in Szegedy et al. 2016
     with one two-way choice per class; alpha_t, p_t and the cross entropy are then linear in y.
     Rows of background keep the target 0: a floor of e under a hundred thousand of them would

@@ -89,9 +89,9 @@ class SSDNeck(nn.Module):
             room = extra.kernel_size[0] - 2 * int(extra.padding[0])
             if min(x.shape[2:]) < room:
                 raise UsageError(
-                    f"model.neck: level {len(levels)} needs maps of at least {room} cells a side, "
-                    f"got {x.shape[2]} x {x.shape[3]}: use larger images (data.resize) or fewer "
-                    "levels"
+                    f"model.neck: level {len(levels)} needs feature maps of at least {room} cells "
+                    f"a side, got {x.shape[2]} x {x.shape[3]}: use larger images (data.resize) or "
+                    "fewer levels"
                 )
             x = F.relu_(extra(x))
             levels.append(x)

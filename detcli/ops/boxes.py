@@ -65,7 +65,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def boxes_from_shares(shares: Tensor, sides: Tensor) -> Tensor:
-    """Boxes (..., 4) of centres, widths and heights (..., 4) in shares of images with the sides
+    """Boxes (..., 4) of centres, widths and heights (..., 4) in fractions of images with the sides
     (..., 2) = width, height in pixels."""
     centers, half = shares[..., :2] * sides, shares[..., 2:] * sides / 2
     return torch.cat([centers - half, centers + half], dim=-1)

@@ -89,7 +89,7 @@ def grid_centers(
     """Points (height * width, 2) as x, y of a map's cells, row-major, in pixels.
 
     step: distance (vertical, horizontal) between neighbouring cells in pixels; offset: where in
-    its cell a point lies, as a share of the step (0 = top left corner, 0.5 = middle).
+    its cell a point lies, as a fraction of the step (0 = top left corner, 0.5 = middle).
     """
     y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * step[0]
     x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * step[1]

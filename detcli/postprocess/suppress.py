@@ -57,7 +57,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-# Boxes that are worked on at a time: what a method makes of them then stays in the processor's
+# Boxes that are worked on at a time: what a method makes of them then stays in the CPU's
 # cache, which is a fifth faster than the whole set at once and takes little memory.
 _BLOCK_SIZE = 50_000
 

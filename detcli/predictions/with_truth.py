@@ -56,7 +56,7 @@ def load_prediction_files(
     if annotations is None and need_truth:
         raise UsageError(
             f"--predictions {paths[0]}: name the annotations with --gt FILE (COCO JSON); "
-            "no .meta.json beside the predictions names them"
+            "no .meta.json next to the predictions names them"
         )
     if annotations is not None and not allow_threshold:
         for path, meta in zip(paths, metas, strict=True):
@@ -79,8 +79,8 @@ def doubt_about_scores(files: PredictionFiles) -> str | None:
     if told or not SCORE_LIMIT < lowest < np.inf:
         return None
     return (
-        f"the lowest score is {lowest:g}: if these predictions were cut there, this is not AP, "
-        "since the low-score end of the precision-recall curve is missing"
+        f"the lowest score is {lowest:g}: if these predictions were thresholded there, this is "
+        "not AP, since the low-score end of the precision-recall curve is missing"
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from detcli.errors import RecipeError
-from detcli.recipe.reading import nearest, one_line
+from detcli.text import nearest, one_line
 
 
 def recipes_folder() -> Path:
-    """The recipes that came with the program: inside a wheel, or beside the source tree."""
+    """The recipes that came with the program: inside a wheel, or next to the source tree."""
     package = Path(__file__).parents[1]
     packed = package / "_recipes"
     return packed if packed.is_dir() else package.parent / "recipes"

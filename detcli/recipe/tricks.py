@@ -13,25 +13,26 @@ from detcli.errors import RecipeError
 from detcli.recipe.explain import all_keys, explain
 from detcli.recipe.files import find_trick, trick_names
 from detcli.recipe.layers import Mark, Multiple, Setting, leaves
-from detcli.recipe.reading import Document, nearest, one_line, read_file, shown
+from detcli.recipe.reading import Document, read_file, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.sections.section import Section, Words, flatten, plain
+from detcli.text import did_you_mean, one_line
 
 IS_SET = "set"
 MULTIPLE = re.compile(r"x(\d+(?:\.\d+)?)")
 
 
 class TrickInfo(Section):
-    """The keys of an overlay beside those of the recipe."""
+    """The keys of an overlay in addition to those of the recipe."""
 
     about: str = Field(min_length=1, description="What the trick does")
-    source: str = Field(min_length=1, description="The note or paper it comes from")
+    source: str = Field(min_length=1, description="Paper or note that it comes from")
     needs: dict[str, Any] = Field(
         {},
-        description="Dotted key: the value, or list of values, that it must have in the end; "
-        "`set` means anything but null",
+        description="Required settings, dotted key: value or list of values; `set` means "
+        "anything but null",
     )
-    conflicts: Words = Field((), description="Tricks that cannot be chosen together with it")
+    conflicts: Words = Field((), description="Tricks that it cannot be combined with")
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,7 @@ def _read_info(document: Document, file: str) -> TrickInfo:
     known = all_keys()
     for key in info.needs if info else ():
         if key not in known and not any(name.startswith(f"{key}.") for name in known):
-            close = nearest(key, known)
-            hint = f"; did you mean {close}?" if close else ""
+            hint = did_you_mean(key, known)
             lines.append(f"{file}:{document.lines['needs', key]}: needs: no key {key}{hint}")
     if lines or info is None:
         raise RecipeError("\n".join(lines))

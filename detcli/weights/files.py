@@ -108,13 +108,11 @@ def load_safely(path: Path) -> Any:
                 f"{path}: holds a Python object ({foreign[1]}) and not only tensors; detcli runs "
                 "no code from a checkpoint: save its state dict alone"
             ) from error
-        raise CheckpointError(f"{path}: no checkpoint that torch.load can read") from error
+        raise CheckpointError(f"{path}: not a checkpoint that torch.load can read") from error
     except (*READ_ERRORS, OSError) as error:
         if path.stat().st_size == 0:
             raise CheckpointError(f"{path}: an empty file") from error
-        whole = (
-            "damaged, probably cut short" if zipped(path) else "no whole file that torch.save wrote"
-        )
+        whole = "damaged, probably truncated" if zipped(path) else "not a complete torch.save file"
         raise CheckpointError(f"{path}: {whole}; download or copy it again") from error
 
 

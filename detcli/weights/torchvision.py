@@ -149,7 +149,9 @@ def _convert_two_stage(
     names, state = torchvision_two_stage_state(tensors, classes)
     note = "class head: background, output 0 of torchvision, is the last one here"
     if width == COCO_WIDTH:
-        note += "; the outputs of ids that COCO does not use are left out, with their small share"
+        note += (
+            "; the outputs of ids that COCO does not use are left out, with their small probability"
+        )
     published = _keep_norms(state, model, tensors, where, is_coco_v1=True)
     copy_state(model, state, where)
     return ConversionReport(names, (note, *published))
@@ -166,7 +168,9 @@ def _convert_ssd(tensors: Mapping[str, Tensor], model: nn.Module, where: str) ->
             state[own] = classes_then_background(value, width, classes)
     note = "class head: background, output 0 of torchvision, is the last one here"
     if width == COCO_WIDTH:
-        note += "; the outputs of ids that COCO does not use are left out, with their small share"
+        note += (
+            "; the outputs of ids that COCO does not use are left out, with their small probability"
+        )
     copy_state(model, state, where)
     return ConversionReport(names, (note,))
 

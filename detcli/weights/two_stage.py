@@ -60,11 +60,11 @@ REGION_HEAD = re.compile(
 )
 REGION_PARTS = {"fc_cls": "class_logits", "fc_reg": "box"}
 OLD_NOTE = (
-    "MMDetection 1.x: background, output 0 there, is the last one here; its boxes counted one "
-    "pixel more a side and its RoIAlign read half a cell off, so results differ a little"
+    "MMDetection 1.x: background, output 0 there, is the last one here; its box widths count one "
+    "pixel more and its RoIAlign is not half-pixel aligned, so results differ slightly"
 )
 OLD_GUIDED_NOTE = (
-    "MMDetection 1.x: its guided anchors have learned where objects' centres are; to train on, set "
+    "MMDetection 1.x: the locations of its guided anchors are object centres; to fine-tune, set "
     "model.rpn.guidance.location_target=center"
 )
 

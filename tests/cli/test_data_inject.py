@@ -13,6 +13,8 @@ from tests.cli.run_cli import run
 from tests.data.build import write_image
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -121,7 +123,7 @@ def test_a_run_without_wrong_detections_says_so(
         tmp_path / "a",
     )
     assert done.code == 0, done.err
-    assert "train: no detection of score 1 or more is wrong and away from every object" in done.err
+    assert any("train: no " in line and "--min-score" in line for line in done.err.splitlines())
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["patches"]
 
 

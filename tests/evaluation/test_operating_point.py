@@ -126,7 +126,7 @@ def test_what_is_not_defined_is_none(found: tuple[GroundTruth, list[Detections]]
     assert figures["false_positives_per_image"].value == 0
     assert figures["recall"].value is None
     assert figures["precision"].value is None
-    with pytest.raises(UsageError, match="no detection finds an object"):
+    with pytest.raises(UsageError, match="best score: no detection"):
         best_score(match(empty, nothing))
 
 

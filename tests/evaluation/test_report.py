@@ -103,11 +103,11 @@ def test_calibration():
 
 def test_confusion():
     matrix = confusion_matrix(GROUND_TRUTH, DETECTIONS)
-    assert report.confusion_header(matrix)[1:] == ("class 0", "class 1", "nothing found")
+    assert report.confusion_header(matrix)[1:] == ("class 0", "class 1", "missed")
     assert report.confusion_rows(matrix) == [
         ("class 0", "1", "0", "1"),
         ("class 1", "0", "0", "0"),
-        ("no object", "0", "0", "0"),
+        ("background", "0", "0", "0"),
     ]
     document = as_json(report.confusion_to_json(matrix))
     assert document["counts"] == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]

@@ -34,7 +34,7 @@ SIDE_LIMITS = (32, 2048)
 
 
 class Variant(NamedTuple):
-    """How hard a variant is. Ranges include both ends; sides are shares of the shorter side.
+    """How hard a variant is. Ranges include both ends; sides are fractions of the shorter side.
 
     objects, distractors: how many per image; side: diameter of the circle around a shape;
     min_visible: share of a shape that later shapes must leave uncovered; empty: share of images

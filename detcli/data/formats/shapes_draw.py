@@ -194,7 +194,7 @@ def _class_colour(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _coverage(points: Points, size: tuple[int, int]) -> NDArray[np.float64]:
-    """(H, W) share of each pixel that the outline covers.
+    """(H, W) fraction of each pixel that the outline covers.
 
     Drawn at four times the size and averaged: OpenCV's own anti-aliasing widens outlines.
     """

@@ -21,7 +21,7 @@ Core = tuple[int, int, int, int]
 
 _RING_SHARE = 1 / 8
 _RING_PX = (2, 10)
-"""Width of the ring that inpainting fills: a share of the core's shorter side, within limits (10
+"""Width of the ring that inpainting fills: a fraction of the core's shorter side, within limits (10
 pixels in the cited work, whose images are 4096 pixels wide)."""
 
 _RADIUS_PX = 3

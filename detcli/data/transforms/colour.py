@@ -16,7 +16,7 @@ from detcli.data.transforms.sample import Sample, draw, draw_between
 class Photometric:
     """Brightness, contrast, saturation, hue and channel order, each as likely as not (SSD).
 
-    prob: share of the images that go through the five draws. Counts as fired when at least one
+    prob: fraction of the images that go through the five draws. Counts as fired when at least one
     of the five acted.
     """
 

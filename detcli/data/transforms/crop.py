@@ -41,7 +41,7 @@ class IoUCrop:
 class SafeCrop:
     """Crop to a window that holds objects whole.
 
-    min_side: shortest side of the window, as a share of the image's; each side is drawn on its
+    min_side: shortest side of the window, as a fraction of the image's; each side is drawn on its
     own. keep: `all` objects stay whole, or `one`, drawn with equal chances, so that a tiny object
     is as likely to be the one that is magnified as a large one. Where a box is larger than the
     drawn window, the window grows. An image without objects is cropped anywhere.

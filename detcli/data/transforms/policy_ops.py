@@ -1,7 +1,7 @@
 """Operations of detection policies (Zoph et al. 2019).
 
 What a level means is the paper's. The paper's lengths are pixels of COCO images; here they are
-shares of the image's longer side, COCO's being 640, so that they mean the same at any size.
+fractions of the image's longer side, COCO's being 640, so that they mean the same at any size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ROTATE_DEGREES = 30.0
 _SHEAR = 0.3
 _SOLARIZE_ADD = 110.0
 _SHARE_OF_OBJECTS = 1 / 3
-"""Each object is changed with this share of the policy's probability."""
+"""Each object is changed with this fraction of the policy's probability."""
 
 
 def affine(sample: Sample, matrix: tuple[float, float, float, float], shift: Tensor) -> Sample:

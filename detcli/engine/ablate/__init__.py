@@ -1,1 +1,1 @@
-"""Which tricks pay: one training run per trick and seed, held against a baseline."""
+"""Which tricks pay: one training run per trick and seed, compared with a baseline."""

@@ -14,7 +14,7 @@ from detcli.errors import UsageError
 def slots(gpus: int | None, jobs: int | None) -> list[dict[str, str]]:
     """The environment of each trial that can be at work at a time.
 
-    gpus: CUDA devices of each trial; None: one, where there are any; with 0 the processor's cores
+    gpus: CUDA devices of each trial; None: one, where there are any; with 0 the CPU cores
     are shared. jobs: trials at a time; None: as many as there are devices for, or 1 without CUDA.
 
     Raises UsageError where there are fewer devices than the trials need.

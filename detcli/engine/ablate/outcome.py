@@ -255,20 +255,20 @@ def _notes(plan: Plan, rows: Sequence[Row], pooled: PooledSpread) -> tuple[str, 
     for row in rows:
         notes += [f"{row.system.name}, seed {seed}: {why}" for seed, why in row.failed.items()]
         if row.idle:
-            notes.append(f"{row.system.name}: {', '.join(row.idle)} never acted on any image")
+            notes.append(f"{row.system.name}: {', '.join(row.idle)} was never applied to an image")
     judged = sum(row.delta is not None for row in rows)
     if len(plan.seeds) == 1:
         notes.append(
-            "one seed: the intervals are over images, they tell these trained models apart, not "
-            "the tricks; another seed trains another model (--seeds 3)"
+            "one seed: the intervals are over images and compare these trained models, not the "
+            "tricks; measure the variance of training with --seeds 3"
         )
     if pooled.deviation is not None:
         notes.append(
-            f"AP differs by {100 * pooled.deviation:.2f} points (standard deviation) from seed to "
-            f"seed; 'seeds' in a verdict: the difference is within what that alone explains"
+            f"AP varies by {100 * pooled.deviation:.2f} points (standard deviation) between seeds; "
+            "'seeds' in a verdict: the difference is within that variation"
         )
     if judged > 1:
         notes.append(
-            f"{judged} differences at 95 %: expect {0.05 * judged:.2g} that look clear by chance"
+            f"{judged} comparisons at 95 %: expect {0.05 * judged:.2g} false positives by chance"
         )
     return tuple(notes)

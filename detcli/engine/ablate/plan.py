@@ -17,7 +17,7 @@ EXPLICIT_LR = "optim.lr"
 @dataclass(frozen=True)
 class System:
     """A recipe with tricks. trick: the one it is there to judge, None for a baseline; against:
-    name of the system that it is held against; removes: it differs by the trick's absence."""
+    name of the system that it is compared with; removes: it differs by the trick's absence."""
 
     name: str
     tricks: tuple[str, ...]
@@ -56,7 +56,7 @@ def make_plan(
     """Resolve every recipe that will be trained.
 
     mode: add-one holds base + trick against the base; leave-one-out holds all tricks but one
-    against all of them; all does both, and all tricks against the base. budget: share of each
+    against all of them; all does both, and all tricks against the base. budget: fraction of each
     recipe's epochs, warm-up and milestones that is trained.
 
     Raises RecipeError with a line for every fault of any of them, and UsageError for a trick that
@@ -119,8 +119,8 @@ def _check_differences(systems: Sequence[System]) -> None:
         if not diff_recipes(by_name[system.against].recipe, system.recipe):
             raise UsageError(
                 f"--tricks: {system.trick} changes nothing in {system.recipe.name}: every key it "
-                "sets has that value already, or one from the command line, which beats tricks; "
-                "leave it out, or start from another recipe (detcli recipes show --yaml)"
+                "sets has that value already, or one from the command line, which overrides "
+                "tricks; leave it out, or start from another recipe (detcli recipes show --yaml)"
             )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from detcli.engine.ablate.outcome import METRICS, Cost, Outcome, Row
 from detcli.engine.pictures.plots import Interval, TimedAP, plot_ap_against_time, plot_differences
-from detcli.engine.run.log import write_atomically
 from detcli.evaluation.report import difference_json
+from detcli.files import write_atomically
 from detcli.recipe import diff_recipes
 from detcli.recipe.reading import shown
 
@@ -171,7 +171,7 @@ def write_plots(folder: Path, outcome: Outcome) -> list[Path]:
     written = []
     for suffix in (".png", ".svg"):
         if intervals:
-            title = f"AP - AP of what it is held against, {outcome.images} images"
+            title = f"AP - AP of what it is compared with, {outcome.images} images"
             path = folder / f"differences{suffix}"
             written.append(plot_differences(intervals, path, title=title))
         if points:
@@ -194,7 +194,7 @@ svg {{ max-width: 100%; height: auto; }}
 {table}
 <ul>{notes}</ul>
 {plots}
-<h2>What each changes</h2>
+<h2>Settings that each changes</h2>
 {changes}
 </html>
 """

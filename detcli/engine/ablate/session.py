@@ -71,8 +71,8 @@ def locked(folder: Path) -> Iterator[int]:
         owner = os.read(descriptor, 32).decode() or "?"
         os.close(descriptor)
         raise UsageError(
-            f"{folder}: another ablation (process {owner}), or a trial that it left behind, is at "
-            "work here; wait for it, end it, or name another folder with --out"
+            f"{folder}: another ablation (process {owner}), or a trial that it left behind, "
+            "is running here; wait for it, stop it, or name another folder with --out"
         ) from None
     try:
         os.truncate(descriptor, 0)
@@ -86,7 +86,7 @@ def train_missing(trials: Sequence[Trial], executor: Executor, log: RunLog) -> N
     """Train every trial that has not ended well before; say how each ended."""
     missing = [trial for trial in trials if (end := read_result(trial)) is None or end.failed]
     if len(missing) < len(trials):
-        log.say(f"{len(trials) - len(missing)} of {len(trials)} trials are there already")
+        log.say(f"{len(trials) - len(missing)} of {len(trials)} trials are done already")
     started = time.perf_counter()
     with log.bar("trials", len(missing), unit="trials") as advance, interrupted_by_sigterm():
         for count, trial in enumerate(executor(missing), start=1):

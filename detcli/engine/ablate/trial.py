@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detcli.engine.run.log import write_atomically
+from detcli.files import write_atomically
 from detcli.recipe import Recipe, dump_yaml
 
 RUN, RESULT, RECIPE, CONSOLE, FINAL = "run", "result.json", "recipe.yaml", "console.txt", "final"
@@ -25,7 +25,7 @@ class Trial:
     """A system with one seed.
 
     folder: absolute; holds recipe.yaml, the run folder, console.txt and, once the trial has ended,
-    result.json. options: arguments of `detcli train` beside the recipe.
+    result.json. options: arguments of `detcli train` in addition to the recipe.
     """
 
     system: str

@@ -1,5 +1,5 @@
 """What `detcli compare` does: two runs, or two predictions files, measured on the same images and
-held against each other. Never imports torch."""
+compared with each other. Never imports torch."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def compare(
     """Measure both sides on the same annotations and resample the images for both alike.
 
     at_scores: also compare what is left from these scores on; None is the score at which a's F1
-    is largest. at_recalls: the same, each side from the score where it finds that share of the
+    is largest. at_recalls: the same, each side from the score where it finds that fraction of the
     objects. Raises UsageError where the sides belong to different annotations and none are named,
     and on a recall that a side does not reach.
     """
@@ -211,7 +211,7 @@ def verdict(compared: Compared) -> str:
     """One sentence: which is better, and whether the images can tell."""
     delta = compared.differences.differences[1]["AP"]
     if delta.value is None or delta.low is None or delta.high is None:
-        return "no object is annotated, so nothing can be said"
+        return "no annotated objects: no verdict"
     interval = f"{100 * delta.low:+.2f} to {100 * delta.high:+.2f}"
     what = f"b - a: {100 * delta.value:+.2f} AP points, 95 % interval {interval}"
     if delta.low <= 0 <= delta.high:
@@ -224,8 +224,8 @@ def caution(compared: Compared) -> str | None:
     if compared.recipe_diff is None:
         return None
     return (
-        "the interval is over images: it tells these two trained models apart, not their recipes; "
-        "another seed trains another model"
+        "the interval is over images and compares these two trained models, not their recipes; "
+        "measure the variance of training with other seeds (detcli ablate --seeds 3)"
     )
 
 

@@ -1,4 +1,4 @@
-"""What `detcli nms-compare` does: the same candidates through several methods, held against one
+"""What `detcli nms-compare` does: the same candidates through several methods, compared with one
 another. Never imports torch."""
 
 from __future__ import annotations

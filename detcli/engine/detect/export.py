@@ -23,7 +23,7 @@ from detcli.errors import CheckpointError
 from detcli.models.fuse import fuse
 from detcli.recipe import Recipe, recipe_from_dict
 
-TOLERANCE = 1e-4  # share of the largest raw output by which the exported detector may differ
+TOLERANCE = 1e-4  # fraction of the largest raw output by which the exported detector may differ
 CHECKED = 2  # random images that both detectors look at
 TIMED = 5  # passes over one image whose middle one counts
 
@@ -134,7 +134,7 @@ def evaluation_shape(recipe: Recipe) -> tuple[int, int]:
 def largest_difference(
     before: nn.Module, after: nn.Module, shape: tuple[int, int], advance: Callable[[int], None]
 ) -> float:
-    """Of the raw outputs for random images, as a share of the largest value of the same output
+    """Of the raw outputs for random images, as a fraction of the largest value of the same output
     (at least 1)."""
     generator = torch.Generator().manual_seed(0)
     device = next(before.parameters()).device

@@ -1,4 +1,4 @@
-"""What `detcli tta` does: several views of every image, merged, held against the plain view."""
+"""What `detcli tta` does: several views of every image, merged, compared with the plain view."""
 
 from __future__ import annotations
 

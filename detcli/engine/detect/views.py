@@ -92,8 +92,8 @@ def doubts(recipe: Recipe, class_names: Sequence[str], views: Sequence[View]) ->
         yield from _doubts_of_mirrors(recipe, class_names)
     if recipe.postprocess.method == "none":
         yield (
-            f"{recipe.model.name} proposes each object once in a view (method none): what is "
-            "merged are the boxes of different views"
+            f"{recipe.model.name} predicts each object once per view (method none): only "
+            "boxes of different views are merged"
         )
     yield from _doubts_of_scales(recipe, views)
 
@@ -102,12 +102,12 @@ def _doubts_of_mirrors(recipe: Recipe, class_names: Sequence[str]) -> Iterator[s
     sided = [name for name in class_names if any(side in name.lower() for side in _SIDES)]
     if sided:
         raise UsageError(
-            f"--flip: class {', '.join(map(repr, sided))} changes its meaning in a mirror; "
-            "leave the flip out"
+            f"--flip: class {', '.join(map(repr, sided))} changes meaning in a flipped image; "
+            "remove --flip"
         )
     flip = recipe.data.augment.flip
     if flip is None or flip.horizontal == 0:
-        yield "--flip: this detector never saw a mirrored image in training; AP may fall"
+        yield "--flip: this detector was trained without horizontal flips; AP may drop"
 
 
 def _doubts_of_scales(recipe: Recipe, views: Sequence[View]) -> Iterator[str]:
@@ -122,8 +122,8 @@ def _doubts_of_scales(recipe: Recipe, views: Sequence[View]) -> Iterator[str]:
         shown = ", ".join(f"{scale:g}" for scale in dict.fromkeys(strange))
         seen = "that size only" if low == high else f"{low:g} to {high:g} times that size"
         yield (
-            f"--scales {shown}: factors of the evaluation size; training saw {seen}, and objects "
-            "of other sizes are found less well"
+            f"--scales {shown}: factors of the evaluation size; training used {seen}, and objects "
+            "of other sizes are detected less well"
         )
     extreme = [scale for scale in strange if not _SANE_SCALES[0] <= scale <= _SANE_SCALES[1]]
     if extreme:
@@ -165,8 +165,8 @@ def _look_at_slices(
         return None
     joined, dropped = join_windows(found, windows)
     log.say(
-        f"{view.name}: {len(windows)} windows of {len(records)} images; {dropped} boxes that touch "
-        "a cut dropped"
+        f"{view.name}: {len(windows)} tiles of {len(records)} images; {dropped} boxes that touch "
+        "a tile border dropped"
     )
     return joined
 

@@ -48,7 +48,7 @@ def collect(
     max_patches: int,
     seed: int,
 ) -> Patches:
-    """The wrong detections and the objects of a split as patches, at most so many of each: the
+    """The wrong detections and the objects of a split as patches, at most this many of each: the
     wrong detections of the highest scores, and objects drawn by `seed`.
 
     Raises DataError for an image that cannot be read.

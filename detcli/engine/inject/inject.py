@@ -73,7 +73,7 @@ class Injected:
             (self.placed if attempt.placed else outcome)[_kind(attempt.patch)] += 1
 
 
-HEADER = ("", "patches", "placed", "too little in common", "no room")
+HEADER = ("", "patches", "placed", "too little mutual information", "no room")
 
 
 def table_rows(patches: Patches, found: Injected) -> list[list[str]]:
@@ -140,11 +140,13 @@ def patches_of_run(
     )
     if not patches.negatives:
         log.say(
-            f"{split}: no detection of score {min_score:g} or more is wrong and away from every "
-            "object; lower --min-score, or take another split"
+            f"{split}: no false positive of score {min_score:g} or more away from every "
+            "object; lower --min-score, or use another split"
         )
     if not patches.negatives and not patches.objects:
-        raise DataError(f"{run}: its {split} split gives no patch, neither false nor true")
+        raise DataError(
+            f"{run}: its {split} split gives no patch, neither false positives nor objects"
+        )
     return patches, records.category_ids
 
 
@@ -173,7 +175,7 @@ def write_injected(
             try:
                 before = _empty_image(path)
             except DataError as error:
-                log.say(f"left out: {error}")
+                log.say(f"skipped: {error}")
                 result.unreadable.append(str(path))
                 continue
             after, attempts = _inject_drawn(before, patches, settings, number)

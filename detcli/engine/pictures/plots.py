@@ -186,16 +186,16 @@ def plot_confusion(matrix: ConfusionMatrix, path: str | Path) -> Path:
             colour = "white" if share[row, column] > 0.55 else "black"
             axis.text(column, row, f"{count}", color=colour, size=7, ha="center", va="center")
     ticks = range(len(kept))
-    axis.set_xticks(ticks, [*names, "nothing found"], rotation=45, ha="right", size=8)
-    axis.set_yticks(ticks, [*names, "no object"], size=8)
+    axis.set_xticks(ticks, [*names, "missed"], rotation=45, ha="right", size=8)
+    axis.set_yticks(ticks, [*names, "background"], size=8)
     for edge in (axis.axhline, axis.axvline):
         edge(len(kept) - 1.5, color="black", linewidth=0.8)
     title = f"score ≥ {matrix.score_threshold:g}, IoU ≥ {matrix.iou_threshold:g}"
     if len(chosen) < num_classes:
         title += f"; {len(chosen)} most confused of {num_classes} classes"
-    axis.set(xlabel="class of the detection", ylabel="class of the object")
+    axis.set(xlabel="predicted class", ylabel="ground-truth class")
     axis.set_title(title, size=9)
-    figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02, label="share of the row")
+    figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02, label="fraction of the row")
     return _save(figure, path)
 
 
@@ -234,7 +234,7 @@ def plot_errors(reports: Mapping[str, ErrorReport], path: str | Path) -> Path:
     if systems:
         axis.axhline(len(systems[0][1].cost) - 0.5, color="0.6", linewidth=0.8, linestyle=":")
     axis.margins(x=0.18, y=0.02)
-    axis.set(xlabel="gain in AP50 if mended (number of errors)", xlim=(0, None))
+    axis.set(xlabel="AP50 gain if fixed (number of errors)", xlim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
     if len(systems) > 1:
         axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
@@ -262,7 +262,7 @@ def plot_reliability(calibration: Calibration, path: str | Path) -> Path:
         linewidth=0.8,
         label="precision",
     )
-    above.plot([0, 1], [0, 1], color="black", linestyle="--", label="as the score says")
+    above.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfect calibration")
     above.plot(
         calibration.mean_score[filled],
         calibration.precision[filled],
@@ -270,7 +270,7 @@ def plot_reliability(calibration: Calibration, path: str | Path) -> Path:
         color="#D55E00",
         markeredgecolor="black",
         markersize=5,
-        label="at the mean score of the bin",
+        label="bin, at its mean score",
         clip_on=False,
         zorder=3,
     )

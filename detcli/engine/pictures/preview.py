@@ -109,7 +109,7 @@ def contact_sheet(shown: Preview, columns: int | None = None) -> Pixels:
     for number, (each, picture) in enumerate(zip(shown.seen, pictures, strict=True)):
         left, top = _GAP_PX + number % columns * step_x, _GAP_PX + number // columns * step_y
         sheet.paste(picture, (left, top))
-        acted = ", ".join(each.sample.fired) or "nothing acted"
+        acted = ", ".join(each.sample.fired) or "no augmentation"
         lines = (_shortened(Path(each.path).name), _shortened(acted))
         pen.multiline_text(
             (left, top + cell_height + 2), "\n".join(lines), "black", _font(), spacing=2

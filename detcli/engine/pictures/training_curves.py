@@ -35,7 +35,9 @@ def plot_curves(folder: Path) -> Path | None:
     _line(rate, training, "lr", color="tab:gray")
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
         _line(quality, measured, name, marker="o", markersize=3)
-    _line(quality, matching, "changed", label="matches changed", color="tab:gray", linestyle=":")
+    _line(
+        quality, matching, "changed", label="matching instability", color="tab:gray", linestyle=":"
+    )
     for axis, title in ((losses, "loss"), (rate, "learning rate"), (quality, "AP")):
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)

@@ -22,11 +22,11 @@ _GAP_PX = 4
 _TITLE_PX = 18
 _WHITE = (255, 255, 255)
 MEANING = {
-    "classification": "wrong class: right place, object of another class",
-    "localisation": "badly placed: right class, IoU below 0.5",
-    "both": "wrong class and badly placed",
-    "duplicate": "an object that was found already",
-    "background": "no object there",
+    "classification": "classification error: well localised, wrong class",
+    "localisation": "localisation error: right class, IoU below 0.5",
+    "both": "classification and localisation error",
+    "duplicate": "duplicate detection of an object",
+    "background": "background: no object there",
 }
 
 

@@ -45,7 +45,7 @@ def shape_warnings(recipe: Recipe, records: Records) -> list[str]:
     return [
         f"train.cudnn_benchmark is on, but input shapes change "
         f"({len(input_shapes(recipe, records))} of whole images): on CUDA every new shape starts "
-        "a search; use auto or off, or one shape (data.resize)"
+        "autotuning again; use auto or off, or one shape (data.resize)"
     ]
 
 

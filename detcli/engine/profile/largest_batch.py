@@ -23,7 +23,7 @@ def largest_batch(trainer: Trainer) -> int | None:
 
 
 def batch_fits(trainer: Trainer, count: int) -> bool:
-    """Whether a batch of so many images fits."""
+    """Whether a batch of this many images fits."""
     override = [f"data.batch_per_rank={count}"]
     recipe = override_recipe(trainer.run.recipe, override, trainer.run.recipe.name)
     try:

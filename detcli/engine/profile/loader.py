@@ -209,18 +209,18 @@ def worker_notes(current: Setting, restart: Mapping[str, float]) -> list[str]:
     if not current.workers:
         return [
             "data.workers is 0: each step waits while its images load, however fast; workers load "
-            "them beside it"
+            "them in parallel"
         ]
     if current.persistent_workers or restart["fresh"] < restart["persistent"]:
         return []
     return [
-        f"workers that start anew begin an epoch in {restart['fresh']:.0f} ms, those that stay in "
+        f"restarted workers begin an epoch in {restart['fresh']:.0f} ms, persistent ones in "
         f"{restart['persistent']:.0f} ms: data.persistent_workers=true"
     ]
 
 
 def _repeated(epoch: list[IntArray], count: int) -> Callable[[int], list[IntArray]]:
-    """A plan of so many batches, those of an epoch over and over."""
+    """A plan of this many batches, those of an epoch over and over."""
     batches = list(islice(cycle(epoch), count))
     return lambda number: batches
 

@@ -30,8 +30,8 @@ def with_data(recipe: Recipe, scratch: Path, say: Callable[[str], None]) -> Reci
         return recipe
     classes = num_classes(recipe)
     say(
-        f"{data.root}: no such folder; in its place {NUM_TRAIN} drawn images of "
-        f"{SIZE[1] * ENLARGED}x{SIZE[0] * ENLARGED} with {classes} classes: times are right for "
+        f"{data.root}: no such folder; using {NUM_TRAIN} synthetic images of "
+        f"{SIZE[1] * ENLARGED}x{SIZE[0] * ENLARGED} with {classes} classes instead: times hold for "
         "the network, not for reading your files"
     )
     root = write_shapes(

@@ -16,7 +16,7 @@ from detcli.engine.profile.spread import paired_ratios
 from detcli.engine.profile.verdict import verdict
 
 MIB = 2**20
-SHOWN = 0.01  # share of the network's figures below which a child's child has no row
+SHOWN = 0.01  # fraction of the network's figures below which a child's child has no row
 PART_HEADER = (
     "part",
     "parameters (M)",
@@ -52,9 +52,7 @@ def tables(found: Profile, device: str) -> Iterator[Table]:
     """Every part that was measured, the model first."""
     if found.model is not None:
         yield from _model_tables(found.model, found.recipe.name, device)
-        yield Table(
-            f"the columns of the notes' tables: {device}", NOTED_HEADER, [_noted_row(found)]
-        )
+        yield Table(f"columns as in published tables: {device}", NOTED_HEADER, [_noted_row(found)])
     if found.loader is not None:
         yield from _loader_tables(found.loader)
     if found.step is not None:
@@ -223,7 +221,7 @@ def _noted_row(found: Profile) -> list[str]:
 def _loader_tables(profile: loading.LoaderProfile) -> Iterator[Table]:
     yield Table("loading", loading.SETTING_HEADER, loading.setting_rows(profile))
     yield Table(
-        "one image in the process itself", loading.SAMPLE_HEADER, loading.sample_rows(profile)
+        "one image in the main process", loading.SAMPLE_HEADER, loading.sample_rows(profile)
     )
 
 
@@ -234,7 +232,7 @@ def _step_tables(profile: stepping.StepProfile) -> Iterator[Table]:
     )
     yield Table(what, stepping.PHASE_HEADER, stepping.phase_rows(profile))
     yield Table(
-        "the same batches with other settings, in turn",
+        "the same batches with other settings, interleaved",
         stepping.VARIANT_HEADER,
         stepping.variant_rows(profile),
     )

@@ -10,7 +10,7 @@ import torch
 from detcli.data.dataset import DetectionDataset
 from detcli.data.images import read_bytes
 from detcli.data.loader import Collate
-from detcli.data.transforms.build import BEFORE_RESIZE, Step
+from detcli.data.transforms.build import AUGMENTATIONS, Step
 from detcli.data.transforms.pool import Mixing
 from detcli.data.transforms.sample import Sample
 
@@ -29,7 +29,7 @@ def sample_ms(
     dataset: DetectionDataset, *, batch: int, pad_multiple: int, seconds: float
 ) -> dict[str, float]:
     """Mean milliseconds per image of decoding it, of each transform, and of joining images to a
-    batch; of mixing transforms with the images that they load. Takes about so many seconds, but
+    batch; of mixing transforms with the images that they load. Takes about this many seconds, but
     at least a batch."""
     collate = Collate(pad_multiple)
     totals: defaultdict[str, float] = defaultdict(float)
@@ -64,5 +64,5 @@ def _add(totals: defaultdict[str, float], name: str, since: float) -> float:
 
 def name_of(step: Step) -> str:
     """A transform's name as recipes write it."""
-    names = {kind: name for name, kind in BEFORE_RESIZE.items()}
+    names = {each.kind: name for name, each in AUGMENTATIONS.items()}
     return names.get(type(step), type(step).__name__.lower())

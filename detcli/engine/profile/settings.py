@@ -61,7 +61,7 @@ def cores() -> int:
 
 
 def worker_settings(current: Setting) -> list[tuple[str, Setting]]:
-    """The current setting, and it with 0, 1, 2, 4, ... workers, up to the processors there are."""
+    """The current setting, and it with 0, 1, 2, 4, ... workers, up to the number of CPUs."""
     counts = [0, 1]
     while counts[-1] < cores():
         counts.append(min(2 * counts[-1], cores()))

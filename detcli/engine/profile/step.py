@@ -195,7 +195,7 @@ def take_steps(
     seconds: float,
     advance: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Between `least` and `most` steps, no new one after so many seconds. Raises UsageError where
+    """Between `least` and `most` steps, no new one after this many seconds. Raises UsageError where
     the loss is not finite."""
     began = time.perf_counter()
     clock.start()

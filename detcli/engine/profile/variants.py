@@ -162,7 +162,7 @@ def _subject_of(variant: Variant, base: Subject) -> Subject | VariantRow:
         subject = Subject(variant.name, like(base.trainer, recipe), base.held, benchmark)
         subject.warm_up()
     except torch.OutOfMemoryError:
-        reason = "does not fit into the memory beside the others"
+        reason = "does not fit into the memory alongside the others"
     except DivergedError:
         reason = "the loss of random weights is not finite"
     except DetcliError as error:
@@ -173,14 +173,14 @@ def _subject_of(variant: Variant, base: Subject) -> Subject | VariantRow:
 
 
 def slow_convolution(device: torch.device) -> str | None:
-    """Why bfloat16 is not worth trying: a processor that does not compute in it takes minutes for
+    """Why bfloat16 is not worth trying: a CPU that does not compute in it takes minutes for
     a step. None where it does, and on CUDA."""
     if device.type != "cpu":
         return None
     full, half = (_convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
     if half < FAR_SLOWER * full:
         return None
-    return f"this processor takes {half / full:.0f} times as long for a convolution in bfloat16"
+    return f"this CPU takes {half / full:.0f} times as long for a convolution in bfloat16"
 
 
 def _convolution_seconds(dtype: torch.dtype) -> float:

@@ -11,7 +11,7 @@ from detcli.engine.profile.session import Profile
 from detcli.engine.profile.step import DATA_WAIT, StepProfile
 from detcli.engine.profile.variants import VariantRow
 
-WAITING = 0.2  # share of a step from which on waiting for images is what limits it
+WAITING = 0.2  # fraction of a step from which on waiting for images is what limits it
 WORTH = 1.05  # times faster from which on a change is worth a word
 SHOWN = 2  # phases that are named
 
@@ -104,7 +104,7 @@ def _inference(model: ModelProfile | None, post: PostProfile | None) -> Iterator
             f", {used.ms_per_image / (alone + used.ms_per_image):.0%} of network and suppression"
         )
     if post.lifted:
-        why = "; random weights, so with as many candidates as there can be"
+        why = "; random weights, so the maximum number of candidates"
     yield f"suppression ({used.spec.name}): {used.ms_per_image:.2f} ms an image{share}{why}"
 
 

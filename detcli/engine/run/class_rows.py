@@ -41,7 +41,7 @@ class ClassRows(NamedTuple):
         return moved.view_as(own)
 
     def size(self, num_classes: int) -> int:
-        """R for so many classes."""
+        """R for this many classes."""
         return self.groups * (self.before + self.per_class * num_classes + self.after)
 
     def _of(self, index: int) -> slice:
@@ -104,12 +104,12 @@ def _table(
     num_kept = sum(number is not None for number in origin)
     lines = [
         f"weights: the class lists differ: {num_kept} of {len(class_names)} classes are kept by "
-        f"name, {len(class_names) - num_kept} start fresh; "
+        f"name, {len(class_names) - num_kept} randomly initialised; "
         f"{len(known) - len(set(origin) - {None})} of the checkpoint's {len(known)} are not used"
     ]
     width = max(map(len, class_names))
     for name, number in list(zip(class_names, origin, strict=True))[:TABLE_ROWS]:
-        source = "fresh" if number is None else f"kept, class {number + 1} of the checkpoint"
+        source = "random" if number is None else f"kept, class {number + 1} of the checkpoint"
         lines.append(f"  {name:<{width}}  {source}")
     if len(class_names) > TABLE_ROWS:
         lines.append(f"  and {len(class_names) - TABLE_ROWS} more")

@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and accelerators as plain values."""
+    """Versions, CPU and accelerators as plain values."""
     import torch
 
     devices = [

@@ -84,7 +84,7 @@ def import_weights(
     Without a recipe the shipped one of the same detector and toolbox is taken, at the depth the
     tensors show. classes: names of the file's classes, where it has none; to_classes: those of the
     checkpoint to write (default: data.classes of a recipe that was given, else the file's), whose
-    class head goes on by name. Raises CheckpointError unless every tensor finds its place.
+    class head is remapped by name. Raises CheckpointError unless every tensor finds its place.
     """
     if out.exists():
         raise CheckpointError(f"{out}: exists already; name another file with --out")
@@ -164,7 +164,7 @@ def name_classes(
     if names is None or len(names) != facts.num_classes:
         have = "no class names" if names is None else f"{len(names)} class names"
         raise CheckpointError(
-            f"{file}: its class head has {facts.num_classes} classes, but there are {have}; "
+            f"{file}: the class head has {facts.num_classes} classes, but there are {have}; "
             "give them in order with --classes a,b,c"
         )
     ids = coco_ids() if names == coco_names() else range(1, len(names) + 1)

@@ -37,7 +37,7 @@ def load_weights(
     reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     fresh = [*reshaped, *(name for name in own if name not in weights)]
     detector.load_state_dict({name: own[name] if name in fresh else weights[name] for name in own})
-    say(f"weights: {len(own) - len(fresh)} tensors kept; fresh: {_some(fresh)}")
+    say(f"weights: {len(own) - len(fresh)} tensors loaded; randomly initialised: {_some(fresh)}")
 
 
 def _is_added(name: str) -> bool:

@@ -118,7 +118,7 @@ class Averages:
         """Which weights are evaluated after this many epochs, and used by whoever reads a
         checkpoint, in words."""
         if self.ema is not None:
-            return "the moving average of the weights"
+            return "the EMA weights"
         return "the last weights" if self.swa is None else self.swa.holds(epoch)
 
 

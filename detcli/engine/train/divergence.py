@@ -37,7 +37,7 @@ def diverged(reason: str, where: str, path: Path) -> DivergedError:
     return DivergedError(
         f"training diverged at {where}: {reason}; the batch is in {path} "
         f"(`detcli train --replay {path}` runs it again); "
-        "a lower optim.lr, optim.clip_norm or a longer warm-up is the usual cure"
+        "a lower optim.lr, optim.clip_norm or a longer warm-up usually helps"
     )
 
 

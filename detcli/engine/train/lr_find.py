@@ -22,13 +22,14 @@ import torch
 
 from detcli.engine.run import distributed, run_folder
 from detcli.engine.run.batch import network_input
-from detcli.engine.run.log import RunLog, write_atomically
+from detcli.engine.run.log import RunLog
 from detcli.engine.train.averaging import Averages
 from detcli.engine.train.build import optimizer_of, prepare, scaler_of
 from detcli.engine.train.loop import endless_batches
 from detcli.engine.train.step import compute_losses, ends_step, group_size, seed_step, take_step
 from detcli.engine.train.trainer import Network, Position, Trainer
 from detcli.errors import DivergedError, UsageError
+from detcli.files import write_atomically
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
 

@@ -94,7 +94,7 @@ class Meter:
         return mean_losses([(dict(zip(self._losses, values.tolist(), strict=True)), self._count)])
 
     def speed(self, world_size: int) -> dict[str, float]:
-        """images_per_s over all ranks; data_wait, the share of time spent waiting for batches;
+        """images_per_s over all ranks; data_wait, the fraction of time spent waiting for batches;
         memory_gib, the peak on the device (CUDA) or of the process."""
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         return {

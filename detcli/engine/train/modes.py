@@ -17,7 +17,7 @@ from detcli.engine.run.batch import autocast, network_input
 from detcli.engine.run.build import build_model
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.environment import environment
-from detcli.engine.run.log import RunLog, write_atomically
+from detcli.engine.run.log import RunLog
 from detcli.engine.train import divergence, overfit
 from detcli.engine.train.build import prepare
 from detcli.engine.train.loop import fit
@@ -27,6 +27,7 @@ from detcli.engine.train.step import compute_losses
 from detcli.engine.train.trainer import Trainer
 from detcli.errors import CheckpointError
 from detcli.evaluation import CocoMetrics
+from detcli.files import write_atomically
 from detcli.recipe import LoadedRecipe, dump_yaml, recipe_from_dict
 
 

@@ -1,4 +1,4 @@
-"""The sanity check before a long run: can the recipe learn a handful of images by heart?
+"""The sanity check before a long run: can the recipe overfit a handful of images?
 
 Note 004's first advice on training: one or two pictures first, to see that it converges.
 """

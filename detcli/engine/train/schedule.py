@@ -101,7 +101,9 @@ class Schedule:
             return None  # the rate is no longer the plateau's
         value = metrics.get(options.monitor)
         if value is None:
-            return f"plateau: {options.monitor} was not measured this epoch, the rate stays"
+            return (
+                f"plateau: {options.monitor} was not measured this epoch, learning rate unchanged"
+            )
         score = -value if options.monitor == "loss" else value
         if state["best"] is None or score > state["best"]:
             state.update(best=score, waited=0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @jit("void(f8[:, ::1], f8[:, ::1], b1[::1], f8[:, ::1])")
 def _fill_iou(boxes: FloatArray, objects: FloatArray, crowd: BoolArray, iou: FloatArray) -> None:
-    """IoU (D, G) of xywh boxes; for a crowd region, the share of the box that lies inside."""
+    """IoU (D, G) of xywh boxes; for a crowd region, the fraction of the box that lies inside."""
     for d in range(len(boxes)):
         x, y, width, height = boxes[d]
         for g in range(len(objects)):

@@ -5,7 +5,6 @@ Letters: B images, C channels of a map; H and W sides of the image.
 
 from __future__ import annotations
 
-import difflib
 import os
 import socket
 import urllib.request
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from detcli.errors import CheckpointError, UsageError
 from detcli.layers.norm import use_running_statistics
+from detcli.text import did_you_mean
 
 STRIDES = (4, 8, 16, 32)
 PROBE = (64, 96)  # sides of the blank image that shows how a network behaves
@@ -95,14 +95,14 @@ class TimmBackbone(nn.Module):
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UsageError(
                 f"{_WHERE}.model: timm's {name} cannot read an image of {height} x {width} "
-                f"({str(error).splitlines()[0]}); take a network for images of any size"
+                f"({str(error).splitlines()[0]}); use a network for images of any size"
             ) from None
         for x, channels, stride in zip(maps, self.out_channels, STRIDES, strict=True):
             wanted = (channels, height // stride, width // stride)
             if tuple(x.shape[1:]) != wanted:
                 raise UsageError(
                     f"{_WHERE}.model: timm's {name} should make {wanted} of {height} x {width} at "
-                    f"stride {stride}, but makes {tuple(x.shape[1:])}; take another network"
+                    f"stride {stride}, but makes {tuple(x.shape[1:])}; use another network"
                 )
         reached = []
         for x in maps:
@@ -172,8 +172,7 @@ def _resolves(host: str) -> bool:
 def _check_name(timm: Any, model: str) -> None:
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(architecture, timm.list_models())
         raise UsageError(f"{_WHERE}.model: timm has no network {architecture!r}{hint}")
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
@@ -196,8 +195,8 @@ def _indices(timm: Any, model: str) -> tuple[int, ...]:
     if not set(STRIDES) <= set(found):
         shown = ", ".join(map(str, dict.fromkeys(found)))
         raise UsageError(
-            f"{_WHERE}.model: a pyramid needs maps at strides 4, 8, 16 and 32, but timm's {model} "
-            f"has strides {shown}; take another network"
+            f"{_WHERE}.model: a pyramid needs feature maps at strides 4, 8, 16 and 32, but timm's "
+            f"{model} has strides {shown}; use another network"
         )
     return tuple(len(found) - 1 - found[::-1].index(stride) for stride in STRIDES)
 

@@ -49,7 +49,7 @@ class DLAUp(nn.Module):
     """Every map of the backbone brought to the next finer one, again and again, until one of each
     stride has seen all coarser ones; then the three finest of these brought together.
 
-    All 3x3 convolutions are modulated deformable ones with a bias beside the norm.
+    All 3x3 convolutions are modulated deformable ones with a bias in addition to the norm.
     """
 
     strides = STRIDES

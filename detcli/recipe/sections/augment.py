@@ -1,69 +1,97 @@
 """The `data.augment` section: what happens to training images."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from detcli.recipe.sections.section import Integers, Numbers, Pair, Probability, Section
 
-# What changes the size of an image, each in its own way, and what chips rule out.
-RESHAPING = ("zoom_out", "iou_crop", "crop", "center_crop", "resize_crop")
-WHOLE_IMAGE = ("mosaic", "mixup", *RESHAPING)
+
+class Effects(NamedTuple):
+    """What an augmentation can do that others must know about.
+
+    shrinks: objects become smaller than the resize alone makes them; crowds: an object lies over
+    others; reshapes: images of one size leave with different sizes; whole_image: another part of
+    the image is seen, which is for chips to choose.
+    """
+
+    shrinks: bool = False
+    crowds: bool = False
+    reshapes: bool = False
+    whole_image: bool = False
 
 
-class Flip(Section):
-    """Mirror images of a training image."""
+class Augmentation(Section):
+    """What happens to training images, and what others must know about it."""
 
-    horizontal: Probability = Field(0.5, description="Probability of a left-right flip")
-    vertical: Probability = Field(0.0, description="Probability of an up-down flip")
+    effects: ClassVar[Effects] = Effects()
 
-
-class Photometric(Section):
-    """Random brightness, contrast, saturation and hue (SSD, Liu et al. 2016)."""
-
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    def more_boxes(self, densest: int) -> int:
+        """How many boxes it adds to an image at most, where no image has more than `densest`."""
+        return 0
 
 
-class ZoomOut(Section):
-    """The image on a larger canvas, so that its objects become small (SSD)."""
+class Flip(Augmentation):
+    """Random horizontal and vertical flips."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
-    max_scale: float = Field(4.0, gt=1, description="Largest side of the canvas, in image sides")
-
-
-class IouCrop(Section):
-    """A random crop that keeps a minimum IoU with some object (SSD)."""
-
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    horizontal: Probability = Field(0.5, description="Probability of a horizontal flip")
+    vertical: Probability = Field(0.0, description="Probability of a vertical flip")
 
 
-class Crop(Section):
-    """A random crop that holds all objects, or a drawn one, whole."""
+class Photometric(Augmentation):
+    """Photometric distortion: brightness, contrast, saturation, hue (SSD, Liu et al. 2016)."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
+
+
+class ZoomOut(Augmentation):
+    """Random zoom-out: the image on a larger canvas, which makes its objects small (SSD)."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
+
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
+    max_scale: float = Field(4.0, gt=1, description="Maximum canvas side, in image sides")
+
+
+class IouCrop(Augmentation):
+    """Random crop with a minimum IoU with some object (SSD)."""
+
+    effects: ClassVar = Effects(reshapes=True, whole_image=True)
+
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
+
+
+class Crop(Augmentation):
+    """Random crop that keeps all objects, or one drawn at random, whole."""
+
+    effects: ClassVar = Effects(reshapes=True, whole_image=True)
+
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     min_side: float = Field(
-        0.4, gt=0, lt=1, description="Shortest side of the crop, as a share of the image's"
+        0.4, gt=0, lt=1, description="Minimum crop side, as a fraction of the image side"
     )
     keep: Literal["all", "one"] = Field(
-        "one", description="What stays whole: every object, or one drawn object, tiny ones alike"
+        "one", description="Objects that the crop keeps whole: all, or one drawn at random"
     )
 
 
-class CenterCrop(Section):
-    """A square window around a drawn point, filled beyond the image (CornerNet, Law 2018)."""
+class CenterCrop(Augmentation):
+    """Random square crop around a random centre, padded (CornerNet, Law 2018)."""
 
-    prob: Probability = Field(1.0, description="Probability that an image is changed")
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
+
+    prob: Probability = Field(1.0, description="Probability of applying it to an image")
     side_px: int | None = Field(
-        512, gt=0, description="Side of the window before scaling; null: the image's longer side"
+        512, gt=0, description="Crop size before scaling; null: the longer image side"
     )
     scales: Numbers = Field(
         (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3),
         min_length=1,
-        description="One of these multiplies the side",
+        description="Random scale factors of the crop size",
     )
     border_px: int = Field(
-        128, ge=0, description="Distance of the point from the image's edges; less in small images"
+        128, ge=0, description="Distance of the centre from the image border; less if small"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -71,15 +99,17 @@ class CenterCrop(Section):
             yield "scales", f"expected numbers greater than 0, got {list(self.scales)}"
 
 
-class ResizeCrop(Section):
-    """A crop that is resized before and after (DETR, Carion et al. 2020)."""
+class ResizeCrop(Augmentation):
+    """Resize, random crop and resize again (DETR, Carion et al. 2020)."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
+
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     short: Integers = Field(
         (400, 500, 600), min_length=1, description="Short sides before the crop; one is drawn"
     )
     side_px: Annotated[tuple[int, int], Field(strict=False)] = Field(
-        (384, 600), description="Shortest and longest side of the crop, at most the image's"
+        (384, 600), description="Minimum and maximum crop side, limited by the image"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -88,15 +118,15 @@ class ResizeCrop(Section):
         yield from _not_a_range("side_px", self.side_px, 1, 100_000)
 
 
-class ColourJitter(Section):
-    """Brightness, contrast, saturation and hue, all four, in a random order."""
+class ColourJitter(Augmentation):
+    """Colour jitter: brightness, contrast, saturation and hue, in a random order."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     brightness: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     contrast: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     saturation: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     hue: float = Field(
-        0.1, ge=0, le=0.5, description="Largest shift either way, in turns of the colour circle"
+        0.1, ge=0, le=0.5, description="Maximum shift either way, in turns of the hue circle"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -104,104 +134,125 @@ class ColourJitter(Section):
             yield "brightness", "brightness, contrast, saturation and hue are all 0: nothing acts"
 
 
-class Blur(Section):
+class Blur(Augmentation):
     """Gaussian blur."""
 
-    prob: Probability = Field(0.3, description="Probability that an image is changed")
-    sigma: Pair = Field((0.3, 2.0), description="Range of the width, in pixels of the stored image")
+    prob: Probability = Field(0.3, description="Probability of applying it to an image")
+    sigma: Pair = Field((0.3, 2.0), description="Range of sigma, in pixels of the original image")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _not_a_range("sigma", self.sigma, 0.05, 50)
 
 
-class Cutout(Section):
-    """Squares of mean colour at random places (DeVries and Taylor 2017)."""
+class Cutout(Augmentation):
+    """Cutout: squares of mean colour at random positions (DeVries and Taylor 2017)."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
-    num: int = Field(1, gt=0, le=100, description="Squares per image")
-    side: float = Field(0.25, gt=0, le=1, description="Side of each, in shorter sides of the image")
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
+    num: int = Field(1, gt=0, le=100, description="Number of erased squares per image")
+    side: float = Field(0.25, gt=0, le=1, description="Side of each, in shorter image sides")
 
 
-class Mosaic(Section):
-    """Four images in one (YOLOv4, Bochkovskiy et al. 2020)."""
+class Mosaic(Augmentation):
+    """Mosaic of four images (YOLOv4, Bochkovskiy et al. 2020)."""
 
-    prob: Probability = Field(0.5, description="Probability that an image becomes one of four")
+    effects: ClassVar = Effects(shrinks=True, whole_image=True)
+
+    prob: Probability = Field(0.5, description="Probability that an image becomes a mosaic of four")
     scale: Pair = Field(
-        (0.5, 1.0), description="Range of the images' sizes; 1: the image fits the whole canvas"
+        (0.5, 1.0), description="Scale range of each image; 1: it fits the whole canvas"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _not_a_range("scale", self.scale, 0.05, 4)
 
-
-class Mixup(Section):
-    """A blend with another image, objects of both (Zhang et al. 2019)."""
-
-    prob: Probability = Field(0.3, description="Probability that an image is blended")
-    alpha: float = Field(1.5, gt=0, description="Shares are drawn from Beta(alpha, alpha)")
+    def more_boxes(self, densest: int) -> int:
+        return 3 * densest
 
 
-class CopyPaste(Section):
-    """Copies of small objects at free places (Kisantal et al. 2019)."""
+class Mixup(Augmentation):
+    """MixUp: a blend of two images with the objects of both (Zhang et al. 2019)."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    effects: ClassVar = Effects(shrinks=True, crowds=True, whole_image=True)
+
+    prob: Probability = Field(0.3, description="Probability of blending an image with another")
+    alpha: float = Field(1.5, gt=0, description="The mixing ratio is drawn from Beta(alpha, alpha)")
+
+    def more_boxes(self, densest: int) -> int:
+        return densest
+
+
+class CopyPaste(Augmentation):
+    """Copy-paste of small objects at free positions (Kisantal et al. 2019)."""
+
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_side_px: float = Field(
-        32.0, gt=0, description="Small: a box area below its square, in pixels of the stored image"
+        32.0, gt=0, description="Small: box area below this squared, in original image pixels"
     )
-    copies: int = Field(3, gt=0, le=100, description="Copies per image at most")
+    copies: int = Field(3, gt=0, le=100, description="Maximum number of copies per image")
+
+    def more_boxes(self, densest: int) -> int:
+        return self.copies
 
 
-class DuckInjection(Section):
-    """Wrong detections and objects of a folder of patches at plausible places (note 002)."""
+class DuckInjection(Augmentation):
+    """Pastes hard negatives and objects at plausible positions (note 002)."""
 
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     patches: str = Field(
         min_length=1,
-        description="Folder of patches that `detcli data inject` wrote, from the current folder",
+        description="Patch folder from `detcli data inject`, relative to the current folder",
     )
     negatives: int = Field(
-        2, ge=0, le=100, description="Wrong detections per image at most, put there without a label"
+        2, ge=0, le=100, description="Maximum false positives pasted per image, without a label"
     )
-    objects: int = Field(1, ge=0, le=100, description="Labelled objects per image at most")
-    places: int = Field(10, gt=0, le=1000, description="Places that are tried for each patch")
+    objects: int = Field(1, ge=0, le=100, description="Maximum labelled objects pasted per image")
+    places: int = Field(10, gt=0, le=1000, description="Positions tried per patch")
     threshold: float = Field(
-        0.2, ge=0, description="Least mutual information of patch and place, in nats"
+        0.2, ge=0, description="Minimum mutual information of patch and background, in nats"
     )
     blend: Literal["poisson", "inpaint"] = Field(
-        "poisson", description="How the seam is hidden; inpaint leaves the colours as they are"
+        "poisson", description="Blending of the seam; inpaint keeps the colours of the patch"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.negatives == self.objects == 0:
             yield "negatives", "negatives and objects are both 0: nothing is injected"
 
-
-class Poisson(Section):
-    """Objects of another image, blended in at free places (note 002, for small data sets)."""
-
-    prob: Probability = Field(0.5, description="Probability that an image is changed")
-    objects: int = Field(2, gt=0, le=100, description="Objects per image at most")
+    def more_boxes(self, densest: int) -> int:
+        return self.objects
 
 
-class Oversample(Section):
-    """Images with small objects several times per epoch (Kisantal et al. 2019)."""
+class Poisson(Augmentation):
+    """Copy-paste of other images' objects with Poisson blending (note 002, for small data sets)."""
 
-    ratio: int = Field(3, ge=2, le=20, description="How often an epoch shows each of these images")
+    prob: Probability = Field(0.5, description="Probability of applying it to an image")
+    objects: int = Field(2, gt=0, le=100, description="Maximum number of objects pasted per image")
+
+    def more_boxes(self, densest: int) -> int:
+        return self.objects
+
+
+class Oversample(Augmentation):
+    """Oversampling of images with small objects (Kisantal et al. 2019)."""
+
+    ratio: int = Field(3, ge=2, le=20, description="How often an epoch shows each such image")
     max_side_px: float = Field(
-        32.0, gt=0, description="Small: a box area below its square, in pixels of the stored image"
+        32.0, gt=0, description="Small: box area below this squared, in original image pixels"
     )
 
 
-class Chips(Section):
-    """A square window in place of the image, for objects of a range of sizes (SNIPER)."""
+class Chips(Augmentation):
+    """Square training chips in place of images, each for a range of object sizes (SNIPER)."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
     sides_px: Integers = Field(
-        (256, 512), min_length=1, description="Sides of chips, in pixels of the stored image"
+        (256, 512), min_length=1, description="Chip sizes, in pixels of the original image"
     )
     valid: Pair = Field(
-        (0.02, 0.5), description="Sizes (root of the area) that are learned, in sides of the chip"
+        (0.02, 0.5), description="Valid object sizes (root of the area), as fractions of the chip"
     )
-    negative: Probability = Field(0.1, description="Share of images that give an empty chip")
+    negative: Probability = Field(0.1, description="Fraction of images that give a background chip")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.sides_px) < 16:
@@ -209,19 +260,23 @@ class Chips(Section):
         yield from _not_a_range("valid", self.valid, 0, 1)
 
 
-class AutoAugment(Section):
-    """A learned policy of geometric and colour operations (Zoph et al. 2019)."""
+class AutoAugment(Augmentation):
+    """AutoAugment: a learned policy of geometric and colour operations (Zoph et al. 2019)."""
+
+    effects: ClassVar = Effects(shrinks=True)
 
     policy: Literal["v0", "v1", "v2", "v3"] = Field(
-        "v0", description="Which of the published policies; v0 is the paper's"
+        "v0", description="Published AutoAugment policy; v0 is the paper's"
     )
 
 
-class Albumentations(Section):
-    """Transforms of the albumentations library: pip install 'detcli[albumentations]'."""
+class Albumentations(Augmentation):
+    """Transforms of Albumentations: pip install 'detcli[albumentations]'."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
     transforms: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)] = Field(
-        description="One entry each: {name: CLAHE, p: 0.5, ...}"
+        description="One entry per transform: {name: CLAHE, p: 0.5, ...}"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -231,43 +286,37 @@ class Albumentations(Section):
 
 
 class Augment(Section):
-    """Training only; applied in the order of the keys, resize between crop and flip."""
+    """Data augmentation in training, in the order of the keys; resize between crop and flip."""
 
-    oversample: Oversample | None = Field(None, description="Repeat images; null: off")
-    chips: Chips | None = Field(None, description="Windows in place of images; null: off")
-    duck_injection: DuckInjection | None = Field(None, description="Patches; null: off")
-    poisson: Poisson | None = Field(None, description="Objects of other images; null: off")
-    copy_paste: CopyPaste | None = Field(None, description="Copies of small objects; null: off")
-    mosaic: Mosaic | None = Field(None, description="Four images in one; null: off")
-    mixup: Mixup | None = Field(None, description="Blend two images; null: off")
-    auto_augment: AutoAugment | None = Field(None, description="A learned policy; null: off")
-    albumentations: Albumentations | None = Field(None, description="Of that library; null: off")
-    photometric: Photometric | None = Field(None, description="SSD's colour changes; null: off")
-    colour_jitter: ColourJitter | None = Field(None, description="Colour changes; null: off")
+    oversample: Oversample | None = Field(None, description="Oversample small objects; null: off")
+    chips: Chips | None = Field(None, description="Training chips (SNIPER); null: off")
+    duck_injection: DuckInjection | None = Field(None, description="Paste patches; null: off")
+    poisson: Poisson | None = Field(None, description="Copy-paste with Poisson blending; null: off")
+    copy_paste: CopyPaste | None = Field(None, description="Copy-paste of small objects; null: off")
+    mosaic: Mosaic | None = Field(None, description="Mosaic of four images; null: off")
+    mixup: Mixup | None = Field(None, description="MixUp of two images; null: off")
+    auto_augment: AutoAugment | None = Field(None, description="AutoAugment policy; null: off")
+    albumentations: Albumentations | None = Field(None, description="Library transforms; null: off")
+    photometric: Photometric | None = Field(None, description="Photometric distortion; null: off")
+    colour_jitter: ColourJitter | None = Field(None, description="Colour jitter; null: off")
     blur: Blur | None = Field(None, description="Gaussian blur; null: off")
-    zoom_out: ZoomOut | None = Field(None, description="Larger canvas; null: off")
-    iou_crop: IouCrop | None = Field(None, description="IoU-aware crop; null: off")
-    crop: Crop | None = Field(None, description="Crop that keeps objects whole; null: off")
-    center_crop: CenterCrop | None = Field(None, description="CenterNet's crop; null: off")
-    resize_crop: ResizeCrop | None = Field(None, description="DETR's crop; null: off")
-    flip: Flip | None = Field(Flip(), description="Mirror images; null: off")
-    cutout: Cutout | None = Field(None, description="Hide squares; null: off")
+    zoom_out: ZoomOut | None = Field(None, description="Random zoom-out (expand, SSD); null: off")
+    iou_crop: IouCrop | None = Field(None, description="Minimum-IoU random crop (SSD); null: off")
+    crop: Crop | None = Field(None, description="Random crop that keeps objects whole; null: off")
+    center_crop: CenterCrop | None = Field(None, description="CenterNet's random crop; null: off")
+    resize_crop: ResizeCrop | None = Field(None, description="DETR's random crop; null: off")
+    flip: Flip | None = Field(Flip(), description="Random flip; null: off")
+    cutout: Cutout | None = Field(None, description="Cutout (random erasing); null: off")
+
+    def chosen(self) -> dict[str, Augmentation]:
+        """What is on, by name, in the order in which it acts."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if value is not None}
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.chips is not None:
-            for name in WHOLE_IMAGE:
-                if getattr(self, name) is not None:
-                    yield (
-                        name,
-                        "would undo chips, which choose what an image shows; set one to null",
-                    )
-
-    @property
-    def changes_size(self) -> bool:
-        """Whether images of one size can leave with different sizes."""
-        return any(
-            getattr(self, name) is not None for name in ("chips", "albumentations", *RESHAPING)
-        )
+        for name, augmentation in self.chosen().items():
+            if self.chips is not None and augmentation.effects.whole_image:
+                yield name, "crops again what chips has cropped; set one of them to null"
 
 
 def _not_a_range(

@@ -1,11 +1,11 @@
-"""What a detector can be given beside its plain layers, each with a switch of its own."""
+"""What a detector can be given in addition to its plain layers, each with a switch of its own."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Integers, Section
+from detcli.recipe.sections.section import Integers, Named, Section
 
 STAGE_CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions of a ResNet's stages
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -17,32 +17,41 @@ Stages = Annotated[tuple[Literal[1, 2, 3, 4], ...], Field(strict=False, min_leng
 
 
 class StageBlocks(Section):
-    """Something that some stages of a backbone have."""
+    """A block in some stages of a backbone."""
 
-    stages: Stages = Field((2, 3, 4), description="Stages of the backbone, from 1 to 4")
+    stages: Stages = Field((2, 3, 4), description="Backbone stages, from 1 to 4")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.stages)) != len(self.stages):
             yield "stages", f"expected each stage once, got {list(self.stages)}"
 
+    @property
+    def where(self) -> str:
+        """The stages, for the log."""
+        return f"stage{'s' if len(self.stages) > 1 else ''} {', '.join(map(str, self.stages))}"
+
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for every rule that a backbone breaks."""
         first = min(self.stages)
         if first <= frozen_stages:
-            yield "stages", f"frozen_stages is {frozen_stages}, so that stage {first} cannot learn"
+            yield "stages", f"stage {first} is frozen (frozen_stages {frozen_stages}); leave it out"
 
 
 class Attention(StageBlocks):
-    """A block at the end of each residual branch, before the sum with the shortcut."""
+    """Attention block at the end of each residual branch, before the shortcut is added."""
 
     name: Literal["se", "cbam", "gc"] = Field(
-        description="se: squeeze and excitation; cbam: channel and cell gates; gc: global context"
+        description="se: squeeze-and-excitation; cbam: channel and spatial attention; gc: "
+        "global context"
     )
-    reduction: int = Field(16, gt=0, description="How many times fewer channels inside the block")
+    reduction: int = Field(16, gt=0, description="Channel reduction ratio inside the block")
     fusion: Literal["add", "mul_add"] = Field(
-        "add", description="gc: add the context, or multiply by a gate made from it before"
+        "add", description="gc: add the context, or also scale the channels by it before"
     )
     acts_with: ClassVar = {"fusion": ("gc",)}
+
+    def announce(self, named: Named) -> Iterator[str]:
+        yield f"attention {self.name}: {self.where}, {_fresh(*named('attention'))}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
@@ -55,8 +64,12 @@ class Attention(StageBlocks):
 class Deformable(StageBlocks):
     """Deformable 3x3 convolutions (Dai et al. 2017, Zhu et al. 2019)."""
 
-    version: Literal[1, 2] = Field(2, description="1: taps move; 2: taps move and are weighted")
-    groups: int = Field(1, gt=0, description="Groups of channels with offsets of their own")
+    version: Literal[1, 2] = Field(2, description="DCN 1: learned offsets; 2: and modulation")
+    groups: int = Field(1, gt=0, description="Groups of channels with their own offsets")
+
+    def announce(self, named: Named) -> Iterator[str]:
+        fresh = _fresh(*named("conv_offset"))
+        yield f"deformable convolutions v{self.version}: {self.where}, {fresh}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
@@ -66,12 +79,16 @@ class Deformable(StageBlocks):
 
 
 class Dilation(StageBlocks):
-    """Dilated 3x3 convolutions; the strides stay as they are."""
+    """Dilated (atrous) 3x3 convolutions; the strides stay as they are."""
 
-    stages: Stages = Field((4,), description="Stages of the backbone, from 1 to 4")
+    stages: Stages = Field((4,), description="Backbone stages, from 1 to 4")
     rates: Integers = Field(
-        (1, 2, 5), min_length=1, description="Dilations of the blocks of a stage, in turn"
+        (1, 2, 5), min_length=1, description="Dilation rates of the blocks of a stage, in turn"
     )
+
+    def announce(self, named: Named) -> Iterator[str]:
+        rates = ", ".join(map(str, self.rates))
+        yield f"dilation: {self.where}, {rates} in turn; strides stay as they are"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -83,23 +100,28 @@ class Dilation(StageBlocks):
         for stage in self.stages:
             used = self.rates[: STAGE_BLOCKS[depth][stage - 1]]
             if max(used) == 1:
-                yield "rates", f"all blocks of stage {stage} would have dilation 1"
+                yield "rates", f"all blocks of stage {stage} would have dilation 1; leave it out"
 
 
 class Aspp(Section):
-    """Atrous spatial pyramid pooling of the coarsest map (Chen et al. 2017)."""
+    """Atrous spatial pyramid pooling of the coarsest feature map (Chen et al. 2017)."""
 
     rates: Integers = Field(
-        (6, 12, 18), min_length=1, description="Dilation of each 3x3 convolution, in cells"
+        (6, 12, 18), min_length=1, description="Dilation rate of each 3x3 (atrous) convolution"
     )
-    channels: int = Field(256, gt=0, description="Channels of each branch and of their fusion")
+    channels: int = Field(256, gt=0, description="Channels of each branch and of the fused output")
     norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.rates) < 1:
             yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
         if reason := misgrouped(self.norm, self.channels):
             yield "channels", reason
+
+    def announce(self, named: Named) -> Iterator[str]:
+        rates = ", ".join(map(str, self.rates))
+        yield f"neck: ASPP of the backbone's last map, dilations {rates}, norm {self.norm}"
 
 
 def misgrouped(norm: str, channels: int) -> str | None:
@@ -113,13 +135,22 @@ def misgrouped(norm: str, channels: int) -> str | None:
 
 
 class Dropout(Section):
-    """Noise on the features that the predictions are made from, in training."""
+    """Dropout on the features before each prediction, in training."""
 
     name: Literal["bernoulli", "gaussian", "uniform"] = Field(
-        description="Zeros; normal noise of the same variance; uniform noise around 1"
+        description="bernoulli: zeros; gaussian: normal noise of the same variance; uniform: "
+        "around 1"
     )
     rate: float = Field(
-        0.1, gt=0, lt=1, description="bernoulli: share of zeros; gaussian: variance rate / (1-rate)"
+        0.1, gt=0, lt=1, description="bernoulli: drop probability; gaussian: variance rate/(1-rate)"
     )
     beta: float = Field(0.1, gt=0, le=1, description="uniform: values are 1 - beta to 1 + beta")
     acts_with: ClassVar = {"rate": ("bernoulli", "gaussian"), "beta": ("uniform",)}
+
+    def announce(self, named: Named) -> Iterator[str]:
+        how = f"beta {self.beta}" if self.name == "uniform" else f"rate {self.rate}"
+        yield f"dropout {self.name}, {how}: on the features before each prediction, in training"
+
+
+def _fresh(count: int, parameters: int) -> str:
+    return f"{count} of them; their {parameters} parameters start fresh"

@@ -8,7 +8,7 @@ from pydantic import Field
 from detcli.recipe.sections.augment import Augment
 from detcli.recipe.sections.section import Integers, Section, Triple, Words
 
-# The keys of a split that each format reads.
+# The keys of a split that each format reads: those of READERS in detcli/data/formats/read.py.
 SPLIT_KEYS = {
     "coco": ("annotations", "images"),
     "voc": ("split",),
@@ -22,23 +22,23 @@ class Split(Section):
 
     annotations: str | None = Field(None, description="coco: JSON file, relative to data.root")
     images: str | None = Field(None, description="coco, yolo: image folder, relative to data.root")
-    labels: str | None = Field(None, description="yolo: folder of txt files, relative to data.root")
-    split: str | None = Field(None, description="voc: name of the list in ImageSets/Main")
+    labels: str | None = Field(None, description="yolo: label folder, relative to data.root")
+    split: str | None = Field(None, description="voc: name of the image list in ImageSets/Main")
 
 
 class Shapes(Section):
-    """The generated data set (format shapes)."""
+    """Synthetic data set (format shapes)."""
 
     variant: Literal["plain", "small", "crowded", "hard_negatives", "background"] = Field(
         "plain",
-        description="What is drawn: ordinary, small or crowded objects, more clutter, or nothing",
+        description="Content: ordinary, small or crowded objects, more clutter, or no objects",
     )
     num_train: int = Field(300, gt=0, description="Number of training images")
     num_val: int = Field(60, gt=0, description="Number of validation images")
     size: Annotated[tuple[int, int], Field(strict=False)] = Field(
         (128, 128), description="Height and width of each image in pixels"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="The same seed gives the same images")
+    seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the images")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.size) < 32 or max(self.size) > 2048:
@@ -49,14 +49,14 @@ class Resize(Section):
     """Aspect-preserving resize by the short side, limited by the long side, or to squares."""
 
     short: Integers = Field(
-        (800,), min_length=1, description="Short sides in pixels; training picks one per image"
+        (800,), min_length=1, description="Short sides in pixels; multi-scale training draws one"
     )
-    long: int = Field(1333, gt=0, description="The long side never exceeds this many pixels")
+    long: int = Field(1333, gt=0, description="Maximum long side in pixels")
     keep_aspect: bool = Field(
-        True, description="false: every image becomes a square of `short`, whatever its shape (SSD)"
+        True, description="false: resize to a square of `short`, ignoring the aspect ratio (SSD)"
     )
     pick: Literal["choice", "range"] = Field(
-        "choice", description="Draw one of `short`, or any integer between its two numbers"
+        "choice", description="Draw one of `short`, or any integer between its two values"
     )
     eval_short: int | None = Field(
         None, gt=0, description="Short side in evaluation; null: the largest of `short`"
@@ -72,7 +72,7 @@ class Resize(Section):
             )
         if not self.keep_aspect:
             if self.long != type(self).model_fields["long"].default:
-                yield "long", "does nothing with keep_aspect false; remove it"
+                yield "long", "has no effect with keep_aspect false; remove it"
             return
         if self.long < max(self.short):
             yield "long", f"expected at least the short side {max(self.short)}, got {self.long}"
@@ -81,43 +81,43 @@ class Resize(Section):
 
 
 class Data(Section):
-    """Images, labels and the loader."""
+    """Data set, preprocessing, augmentation and data loader."""
 
     format: Literal["coco", "voc", "yolo", "shapes"] = Field(
-        description="How the labels are stored; shapes is a generated set, written on first use"
+        description="Annotation format; shapes is a synthetic data set, generated on first use"
     )
-    root: str = Field(min_length=1, description="Folder of the data set, from the current folder")
-    train: Split | None = Field(None, description="The training split")
-    val: Split | None = Field(None, description="The validation split")
-    test: Split | None = Field(None, description="A third split, only for eval.split: test")
+    root: str = Field(min_length=1, description="Data set folder, from the current folder")
+    train: Split | None = Field(None, description="Training split")
+    val: Split | None = Field(None, description="Validation split")
+    test: Split | None = Field(None, description="Test split, used only with eval.split: test")
     class_file: str | None = Field(
         None, description="yolo: class names, one per line, or a data.yaml; relative to data.root"
     )
-    shapes: Shapes | None = Field(None, description="Format shapes: what is generated")
+    shapes: Shapes | None = Field(None, description="Format shapes: settings of the synthetic data")
     classes: Words | None = Field(
         None, description="Names of the classes to keep, in this order; null: all of the data's"
     )
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="What to do about images or labels that cannot be used"
+        "fail", description="What to do about broken images or labels: fail, or skip them"
     )
-    resize: Resize = Field(Resize(), description="Image size at the network's input")
+    resize: Resize = Field(Resize(), description="Resizing to the network's input size")
     mean: Triple = Field(
-        (123.675, 116.28, 103.53), description="Subtracted, 0..255, in the order of `channels`"
+        (123.675, 116.28, 103.53), description="Mean to subtract, 0..255, in `channels` order"
     )
-    std: Triple = Field((58.395, 57.12, 57.375), description="Divided by, after the mean")
-    channels: Literal["rgb", "bgr"] = Field("rgb", description="Channel order of the network")
+    std: Triple = Field((58.395, 57.12, 57.375), description="Normalisation standard deviation")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="Channel order of the input")
     pad_multiple: int = Field(32, gt=0, description="Batches are padded to a multiple of this")
-    augment: Augment = Field(Augment(), description="Training augmentation")
-    batch_per_rank: int = Field(2, gt=0, description="Training images per process and step")
-    workers: int = Field(2, ge=0, description="Loader processes per rank; 0: load in the process")
-    pin_memory: bool = Field(True, description="Page-locked batches; acts on CUDA only")
-    prefetch_factor: int = Field(2, gt=0, description="Batches that each worker keeps ready")
-    persistent_workers: bool = Field(True, description="Keep the workers from epoch to epoch")
+    augment: Augment = Field(Augment(), description="Data augmentation in training")
+    batch_per_rank: int = Field(2, gt=0, description="Training batch size per GPU (rank)")
+    workers: int = Field(2, ge=0, description="Data loader workers per rank; 0: in the process")
+    pin_memory: bool = Field(True, description="Pinned memory of batches; acts on CUDA only")
+    prefetch_factor: int = Field(2, gt=0, description="Batches prefetched per worker")
+    persistent_workers: bool = Field(True, description="Keep the workers alive between epochs")
     cache: Literal["none", "ram"] = Field(
-        "none", description="ram: training and evaluation keep the decoded images in memory"
+        "none", description="ram: cache decoded training and evaluation images in memory"
     )
     group_by_aspect: bool = Field(
-        True, description="Training batches hold only portrait or only landscape images"
+        True, description="Aspect-ratio grouping: batches are all portrait or all landscape"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -13,21 +13,21 @@ WeightsByName = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_le
 
 
 class Ohem(Section):
-    """Online hard example mining (Shrivastava et al. 2016), in each image."""
+    """Online hard example mining per image (OHEM, Shrivastava et al. 2016)."""
 
     name: Literal["hardest", "rank"] = Field(
-        description="hardest: drop easy background; rank: weight by the rank of the loss"
+        description="hardest: online hard negative mining; rank: weight by the rank of the loss"
     )
     negatives_per_object: float = Field(
-        3.0, gt=0, description="hardest: samples of background kept for each sample of an object"
+        3.0, gt=0, description="hardest: negatives kept per positive (negative:positive ratio)"
     )
     background_images: bool = Field(
         True,
-        description="hardest: an image without objects keeps as many as one with a single sample; "
-        "false: none (SSD)",
+        description="hardest: an image without positives keeps as many negatives as one with "
+        "a single positive; false: none (SSD)",
     )
     power: float = Field(
-        1.0, gt=0, description="rank: weight (1 + power) (1 - r)^power, r 0 for the hardest, to 1"
+        1.0, gt=0, description="rank: weight (1 + power) (1 - r)^power, r from 0 (hardest) to 1"
     )
     acts_with: ClassVar = {
         "negatives_per_object": ("hardest",),
@@ -39,15 +39,16 @@ class Ohem(Section):
 class ClassLoss(Section):
     """What every classification loss has."""
 
-    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
-    ohem: Ohem | None = Field(None, description="Hard example mining; null: all samples alike")
+    weight: float = Field(1.0, gt=0, description="Loss weight")
+    ohem: Ohem | None = Field(None, description="Hard example mining; null: off")
     class_weights: Literal["inverse", "effective"] | WeightsByName | None = Field(
         None,
-        description="Weight of an object by its class: one over the number of objects, over the "
-        "effective number (Cui et al. 2019), or {class name: weight}; scaled to a mean of 1",
+        description="Class weights: inverse frequency, inverse effective number "
+        "(class-balanced loss, Cui et al. 2019), or {class name: weight}; scaled "
+        "to a mean of 1",
     )
     class_beta: float = Field(
-        0.999, gt=0, lt=1, description="effective: n objects count as (1 - this^n) / (1 - this)"
+        0.999, gt=0, lt=1, description="effective: n objects count as (1 - beta^n) / (1 - beta)"
     )
 
     @field_validator("class_weights", mode="wrap")
@@ -71,19 +72,19 @@ class FocalLoss(ClassLoss):
     """Focal loss (Lin et al. 2017)."""
 
     name: Literal["focal"] = Field(description="Classification loss")
-    alpha: float = Field(0.25, ge=0, le=1, description="Weight of the positives; 1 - alpha: others")
-    gamma: float = Field(2.0, ge=0, description="How strongly easy examples are damped")
+    alpha: float = Field(0.25, ge=0, le=1, description="Weight of positives; negatives: 1 - alpha")
+    gamma: float = Field(2.0, ge=0, description="Focal loss: down-weighting of easy examples")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Samples of objects: targets 1 - this, and this elsewhere"
+        0.0, ge=0, lt=0.5, description="Label smoothing of positives: 1 - this, others this"
     )
 
 
 class BceLoss(ClassLoss):
-    """Binary cross entropy, every entry alike."""
+    """Binary cross entropy without weights."""
 
     name: Literal["bce"] = Field(description="Classification loss")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Samples of objects: targets 1 - this, and this elsewhere"
+        0.0, ge=0, lt=0.5, description="Label smoothing of positives: 1 - this, others this"
     )
 
 
@@ -92,16 +93,16 @@ class VarifocalLoss(ClassLoss):
 
     name: Literal["varifocal"] = Field(description="Classification loss")
     negative_weight: float = Field(
-        0.75, ge=0, description="Factor of the negatives (the paper's alpha; not a share)"
+        0.75, ge=0, description="Weight of the negatives (alpha of the paper)"
     )
-    gamma: float = Field(2.0, ge=0, description="How strongly easy negatives are damped")
+    gamma: float = Field(2.0, ge=0, description="Down-weighting of easy negatives")
 
 
 class QualityFocalLoss(ClassLoss):
     """Quality focal loss (Li et al. 2020): the target is the IoU of the predicted box."""
 
     name: Literal["quality_focal"] = Field(description="Classification loss")
-    gamma: float = Field(2.0, ge=0, description="Power of the distance to the target")
+    gamma: float = Field(2.0, ge=0, description="Exponent of the distance to the quality target")
 
 
 SSD_MINING = Ohem(name="hardest", background_images=False)
@@ -111,9 +112,9 @@ class SoftmaxLoss(ClassLoss):
     """Cross entropy of a soft-max over the classes and background (SSD, Liu et al. 2016)."""
 
     name: Literal["softmax"] = Field(description="Classification loss")
-    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: all alike")
+    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: off")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Samples of objects: this share of the target goes to all"
+        0.0, ge=0, lt=1, description="Label smoothing of positives, spread over all classes"
     )
 
 
@@ -121,11 +122,11 @@ class AmSoftmaxLoss(ClassLoss):
     """Soft-max of cosines with an additive margin (AM-Softmax, Wang et al. 2018)."""
 
     name: Literal["am_softmax"] = Field(description="Classification loss")
-    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: all alike")
+    ohem: Ohem | None = Field(SSD_MINING, description="Hard example mining; null: off")
     margin: float = Field(
-        0.35, ge=0, lt=2, description="Cosine by which an object's class must exceed all others"
+        0.35, ge=0, lt=2, description="Cosine margin by which the true class must exceed all others"
     )
-    scale: float = Field(30.0, gt=0, description="Logits are this x cosine")
+    scale: float = Field(30.0, gt=0, description="Scale of the cosine logits")
 
 
 AnySoftmaxLoss = Annotated[SoftmaxLoss | AmSoftmaxLoss, Field(discriminator="name")]
@@ -140,19 +141,19 @@ BoxLossName = Literal["l1", "l2", "smooth_l1", "iou", "giou", "diou", "ciou", "e
 class RegressionLoss(Section):
     """What every regression loss has."""
 
-    name: str = Field(description="Regression loss")
-    form: Literal["log", "linear"] = Field("log", description="iou: -log IoU, or 1 - IoU")
-    beta: float = Field(1 / 9, gt=0, description="smooth_l1: where the square ends")
+    name: str = Field(description="Box regression loss")
+    form: Literal["log", "linear"] = Field("log", description="iou: -log(IoU), or 1 - IoU")
+    beta: float = Field(1 / 9, gt=0, description="smooth_l1: transition from L2 to L1")
     gamma: float = Field(
-        0.5, gt=0, description="focal_eiou: power of the IoU that each box is weighted by"
+        0.5, gt=0, description="focal_eiou: exponent of the IoU weight of each box"
     )
     small_box_factor: float | None = Field(
         None,
         gt=0,
-        description="Weight of each box: this x (2 - w x h), w and h relative to the image; "
+        description="Box weight by size: this x (2 - w x h), w and h relative to the image; "
         "null: 1",
     )
-    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    weight: float = Field(1.0, gt=0, description="Loss weight")
     acts_with: ClassVar = {
         "form": ("iou",),
         "beta": ("smooth_l1",),
@@ -161,23 +162,23 @@ class RegressionLoss(Section):
 
 
 class BoxLoss(RegressionLoss):
-    """Regression loss."""
+    """Box regression loss."""
 
     name: BoxLossName = Field(
-        description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes"
+        description="l1, l2 and smooth_l1 act on encoded offsets, the others on decoded boxes"
     )
 
 
 class SideLoss(RegressionLoss):
-    """Regression loss of heads that can predict how uncertain each side is."""
+    """Box regression loss of heads that can predict the uncertainty of each side."""
 
     name: Literal[BoxLossName, "kl"] = Field(
-        description="l1, l2 and smooth_l1 on coded offsets, the others on decoded boxes; kl also "
-        "predicts how uncertain each side is"
+        description="l1, l2 and smooth_l1 act on encoded offsets, the others on decoded "
+        "boxes; kl also predicts the uncertainty of each box side"
     )
 
 
 class DensityBranch(Section):
-    """A predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
+    """Density branch: a predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
 
-    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    weight: float = Field(1.0, gt=0, description="Loss weight")

@@ -1,12 +1,19 @@
 """The parts of a detector's network: backbone, neck and head."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.blocks import Aspp, Attention, Deformable, Dilation, Dropout, misgrouped
-from detcli.recipe.sections.section import Section
+from detcli.recipe.sections.blocks import (
+    Aspp,
+    Attention,
+    Deformable,
+    Dilation,
+    Dropout,
+    misgrouped,
+)
+from detcli.recipe.sections.section import Named, Section
 
 IMAGE_NORMS = {"gn": "group", "ln": "layer", "in": "instance"}  # statistics of one image each
 BOTTLENECK = 4  # times fewer channels inside a bottleneck
@@ -17,24 +24,24 @@ ConvKind = Literal["plain", "rep", "depthwise", "grouped_shuffle", "bottleneck"]
 
 
 class Backbone(Section):
-    """The network that reads the image."""
+    """Backbone: ResNet."""
 
-    name: Literal["resnet"] = Field("resnet", description="Family of the backbone")
-    depth: Literal[18, 34, 50, 101] = Field(50, description="Number of weight layers")
+    name: Literal["resnet"] = Field("resnet", description="Backbone type")
+    depth: Literal[18, 34, 50, 101] = Field(50, description="Depth: number of weight layers")
     style: Literal["pytorch", "caffe"] = Field(
-        "pytorch", description="Stride in the 3x3 convolution, or in the first 1x1 of a block"
+        "pytorch", description="Stride in the 3x3 convolution of a block, or in its first 1x1"
     )
     norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
-        "bn", description="Norm layers; frozen_bn: statistics, scales and shifts are constants"
+        "bn", description="Normalisation layers; frozen_bn: constant statistics, scale and shift"
     )
     norm_eval: bool = Field(
-        True, description="Batch norms use their running statistics in training too"
+        True, description="Batch norms stay in eval mode (running statistics) in training"
     )
     norm_eps: float = Field(
-        1e-5, ge=0, description="Added to the variance; 0 for torchvision's published RetinaNet"
+        1e-5, ge=0, description="Epsilon of the norms; 0 for torchvision's published RetinaNet"
     )
     frozen_stages: int = Field(
-        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: everything"
+        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: all stages"
     )
     weights: str | None = Field(
         "imagenet", min_length=1, description="imagenet (torchvision's), a file, or null: random"
@@ -43,7 +50,7 @@ class Backbone(Section):
     dcn: Deformable | None = Field(None, description="Deformable convolutions; null: none")
     dilation: Dilation | None = Field(None, description="Dilated convolutions; null: none")
     units: Literal["post", "pre"] = Field(
-        "post", description="Residual units: norm and ReLU after each convolution, or before it"
+        "post", description="Norm and ReLU after each convolution, or before it (pre-activation)"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -70,20 +77,24 @@ class Backbone(Section):
                 "null",
             )
 
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.units == "pre":
+            yield "backbone: pre-activation, norm and ReLU before each convolution"
+
 
 class TimmBackbone(Section):
-    """A network of the timm library: pip install 'detcli[timm]'."""
+    """Backbone from timm: pip install 'detcli[timm]'."""
 
-    name: Literal["timm"] = Field(description="Family of the backbone")
-    model: str = Field(min_length=1, description="Its name there, as in resnet50.a1_in1k")
+    name: Literal["timm"] = Field(description="Backbone type")
+    model: str = Field(min_length=1, description="Name in timm, such as resnet50.a1_in1k")
     norm_eval: bool = Field(
-        True, description="Batch norms use their running statistics in training too"
+        True, description="Batch norms stay in eval mode (running statistics) in training"
     )
     frozen_stages: int = Field(
         1,
         ge=0,
         le=4,
-        description="0: nothing is frozen; 1: all that the map at stride 4 is made from; 4: all",
+        description="0: nothing is frozen; 1: up to the feature map at stride 4; 4: all",
     )
     weights: str | None = Field(
         "imagenet", min_length=1, description="imagenet (timm's), a file, or null: random"
@@ -96,7 +107,7 @@ AnyBackbone = Annotated[Backbone | TimmBackbone, Field(discriminator="name")]
 class Levels(Section):
     """The levels of a feature pyramid. Level l has stride 2^l."""
 
-    name: str = Field(description="Family of the neck")
+    name: str = Field(description="Neck type")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     min_level: int = Field(3, ge=2, le=5, description="Finest level; 2 adds a head at stride 4")
     max_level: int = Field(7, ge=2, le=8, description="Coarsest level; above 5: extra convolutions")
@@ -104,6 +115,11 @@ class Levels(Section):
     @property
     def num_levels(self) -> int:
         return self.max_level - self.min_level + 1
+
+    @property
+    def num_steps(self) -> int:
+        """From each level that the backbone has too to the next."""
+        return 5 - self.min_level
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.min_level > self.max_level:
@@ -116,10 +132,10 @@ class Levels(Section):
 
 
 class ExtraLevels(Levels):
-    """A pyramid whose levels above 5 are made from its own or the backbone's coarsest map."""
+    """A pyramid whose levels above 5 come from P5 or the backbone's C5."""
 
     extra_from: Literal["c5", "p5", "pool"] = Field(
-        "p5", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
+        "p5", description="P6: convolution of C5 or of P5, or subsampled P5"
     )
     extra_relu: bool = Field(False, description="ReLU between P6 and P7")
 
@@ -130,21 +146,22 @@ class ExtraLevels(Levels):
 
 
 class TopDown(ExtraLevels):
-    """What pyramids have whose coarse maps are enlarged and added to finer ones."""
+    """What pyramids with a top-down path have."""
 
     upsample: Literal["nearest", "carafe", "duc"] = Field(
-        "nearest", description="How a coarse map is enlarged for the next finer one"
+        "nearest", description="Upsampling to the next finer level"
     )
     conv: ConvKind = Field(
-        "plain", description="Kind of the 3x3 convolutions that make P2 to P5; see docs/blocks.md"
+        "plain", description="Type of the 3x3 output convolutions (P2 to P5); see docs/blocks.md"
     )
     aspp: Aspp | None = Field(
-        None, description="Context of several ranges for the backbone's last map; null: off"
+        None, description="ASPP (atrous spatial pyramid pooling) on C5; null: off"
     )
+    batch_norms: ClassVar = ("conv",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.upsample != "nearest" and self.min_level == 5:
-            yield "upsample", "nothing is enlarged with min_level 5; remove it"
+            yield "upsample", "nothing is upsampled with min_level 5; remove it"
         if self.out_channels % CONV_DIVISOR.get(self.conv, 1):
             yield (
                 "out_channels",
@@ -153,30 +170,41 @@ class TopDown(ExtraLevels):
             )
         yield from super().problems()
 
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.conv != "plain":
+            yield f"neck outputs: {self.conv} convolutions"
+        if self.upsample != "nearest":
+            yield f"neck: {self.num_steps} maps enlarged by {self.upsample.upper()}"
+
 
 class Neck(TopDown):
-    """Feature pyramid (Lin et al. 2017). Level l has stride 2^l."""
+    """Feature pyramid network (FPN, Lin et al. 2017). Level l has stride 2^l."""
 
-    name: Literal["fpn"] = Field("fpn", description="Family of the neck")
+    name: Literal["fpn"] = Field("fpn", description="Neck type")
 
 
 class PanNeck(TopDown):
-    """A feature pyramid and a path back up from its finest level (PANet, Liu et al. 2018)."""
+    """PAN: FPN with a bottom-up path (PANet, Liu et al. 2018)."""
 
-    name: Literal["pan"] = Field(description="Family of the neck")
+    name: Literal["pan"] = Field(description="Neck type")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if self.min_level == 5:
             yield "name", "pan has no path from level 5 to itself: take fpn, or min_level 4 or less"
 
+    def announce(self, named: Named) -> Iterator[str]:
+        yield from super().announce(named)
+        yield f"neck pan: {self.num_steps} steps back up"
+
 
 class BifpnNeck(Levels):
-    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+    """BiFPN: weighted top-down and bottom-up fusion (Tan et al. 2020)."""
 
-    name: Literal["bifpn"] = Field(description="Family of the neck")
-    repeats: int = Field(3, gt=0, description="How often they are fused down and up")
+    name: Literal["bifpn"] = Field(description="Neck type")
+    repeats: int = Field(3, gt=0, description="Number of top-down and bottom-up fusion rounds")
     norm: Literal["bn", "sync_bn", "gn"] = Field("bn", description="Norm after every convolution")
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -185,13 +213,18 @@ class BifpnNeck(Levels):
         if reason := misgrouped(self.norm, self.out_channels):
             yield "out_channels", reason
 
+    def announce(self, named: Named) -> Iterator[str]:
+        levels = f"{self.num_levels} levels fused {self.repeats} times"
+        yield f"neck bifpn: {levels}, norm {self.norm}"
+
 
 class Nested(ExtraLevels):
-    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+    """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
     norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
-        "gn", description="Norm after the convolution of every node"
+        "gn", description="Normalisation after the convolution of every node"
     )
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -200,15 +233,18 @@ class Nested(ExtraLevels):
         if reason := misgrouped(self.norm, self.out_channels):
             yield "out_channels", reason
 
+    def announce(self, named: Named) -> Iterator[str]:
+        yield f"neck unet_pp: {self.num_steps} columns of nested nodes, norm {self.norm}"
+
 
 class NestedNeck(Nested):
-    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+    """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
-    name: Literal["unet_pp"] = Field(description="Family of the neck")
+    name: Literal["unet_pp"] = Field(description="Neck type")
     deep_supervision: bool = Field(
         False,
-        description="In training the head sees the pyramid of every column, and its losses are "
-        "averaged",
+        description="Deep supervision: training losses are averaged over the pyramids of all "
+        "columns",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -216,8 +252,22 @@ class NestedNeck(Nested):
         if self.deep_supervision and self.min_level > 3:
             yield (
                 "deep_supervision",
-                f"with min_level {self.min_level} there is one column, and no other to learn",
+                f"with min_level {self.min_level} there is one column only; set it to false",
             )
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if self.deep_supervision and recipe.train.distill is not None:
+            yield (
+                f"{key}.deep_supervision",
+                "gives several pyramids of each image, a teacher one: expected false with "
+                "train.distill",
+            )
+
+    def announce(self, named: Named) -> Iterator[str]:
+        yield from super().announce(named)
+        if self.deep_supervision:
+            pyramids = f"{self.num_steps} pyramids"
+            yield f"deep supervision: in training the losses are means over {pyramids}"
 
 
 AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator="name")]
@@ -226,7 +276,7 @@ AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator
 class NasFcosNeck(Section):
     """The neck of NAS-FCOS (Wang et al. 2020), P3 and coarser."""
 
-    name: Literal["nas_fcos"] = Field("nas_fcos", description="Family of the neck")
+    name: Literal["nas_fcos"] = Field("nas_fcos", description="Neck type")
     out_channels: int = Field(
         256, gt=0, multiple_of=2, description="Channels of every level, half for each offset group"
     )
@@ -234,17 +284,18 @@ class NasFcosNeck(Section):
 
 
 class Head(Section):
-    """The convolutions of each branch, shared by all levels."""
+    """Convolution towers of the head, shared by all levels."""
 
-    num_convs: int = Field(4, ge=0, description="3x3 convolutions before the prediction")
-    norm: HeadNorm = Field("gn", description="Norm after each of them")
-    conv: ConvKind = Field("plain", description="Kind of these convolutions; see docs/blocks.md")
+    num_convs: int = Field(4, ge=0, description="Number of 3x3 convolutions before the prediction")
+    norm: HeadNorm = Field("gn", description="Normalisation after each of them")
+    conv: ConvKind = Field("plain", description="Type of these convolutions; see docs/blocks.md")
     implicit: bool = Field(
-        False, description="Learned vectors before and after each prediction (YOLOR)"
+        False, description="Implicit knowledge (YOLOR) before and after each prediction"
     )
     dropout: Dropout | None = Field(
-        None, description="Noise after the last norm, before the predictions; null: none"
+        None, description="Dropout after the last norm, before the predictions; null: none"
     )
+    batch_norms: ClassVar = ("norm", "conv")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.conv != "plain" and self.num_convs == 0:
@@ -252,28 +303,39 @@ class Head(Section):
         if self.conv == "rep" and self.norm != "none":
             yield "norm", f"conv rep has batch norms of its own: expected none, got {self.norm}"
 
+    def announce(self, named: Named) -> Iterator[str]:
+        yield from _announce_branches(self, named)
+        if self.conv != "plain":
+            yield f"head: {self.conv} convolutions"
+        if self.conv == "rep":
+            yield (
+                "model.head.conv rep: all levels share one set of running statistics, with which "
+                "evaluation can be far worse than training; model.neck.conv rep has one for each "
+                "level"
+            )
+
 
 class RetinaNetHead(Head):
-    """As published: no norm."""
+    """Convolution towers without norm, as published."""
 
-    norm: HeadNorm = Field("none", description="Norm after each of them")
+    norm: HeadNorm = Field("none", description="Normalisation after each of them")
 
 
 class FcosHead(Head):
-    """The convolutions of each branch, shared by all levels."""
+    """Convolution towers of the head, shared by all levels."""
 
-    conv_bias: bool = Field(False, description="Those convolutions have a bias beside the norm")
+    conv_bias: bool = Field(False, description="Bias in addition to the norm")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if self.conv == "rep" and self.conv_bias:
-            yield "conv_bias", "conv rep has no bias beside its norms; remove it"
+            yield "conv_bias", "conv rep has no bias in addition to its norms; remove it"
 
 
 class VfnetHead(Head):
-    """The convolutions of each branch before the first box, shared by all levels."""
+    """Convolution towers before the first box, shared by all levels."""
 
-    num_convs: int = Field(3, ge=0, description="3x3 convolutions of each branch")
+    num_convs: int = Field(3, ge=0, description="Number of 3x3 convolutions of each branch")
     deform_last: bool = Field(False, description="The last of them is deformable (DCNv2)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -283,12 +345,24 @@ class VfnetHead(Head):
 
 
 class SearchedHead(Section):
-    """The branches that NAS-FCOS's search found, shared by all levels."""
+    """Searched head of NAS-FCOS, shared by all levels."""
 
-    norm: HeadNorm = Field("gn", description="Norm after each convolution")
+    norm: HeadNorm = Field("gn", description="Normalisation after each convolution")
     implicit: bool = Field(
-        False, description="Learned vectors before and after each prediction (YOLOR)"
+        False, description="Implicit knowledge (YOLOR) before and after each prediction"
     )
     dropout: Dropout | None = Field(
-        None, description="Noise after the last norm, before the predictions; null: none"
+        None, description="Dropout after the last norm, before the predictions; null: none"
     )
+    batch_norms: ClassVar = ("norm",)
+
+    def announce(self, named: Named) -> Iterator[str]:
+        return _announce_branches(self, named)
+
+
+def _announce_branches(head: Head | SearchedHead, named: Named) -> Iterator[str]:
+    if head.norm in ("bn", "sync_bn"):
+        yield f"model.head.norm {head.norm}: all levels share one set of running statistics"
+    if head.implicit:
+        count, _ = named("multiply")
+        yield f"implicit knowledge: around {count} predictions, never decayed"

@@ -9,34 +9,34 @@ from detcli.recipe.sections.section import Pair, Section
 
 
 class Optim(Section):
-    """The optimiser. `lr` holds at `lr_batch` images per step and is scaled by `lr_rule`."""
+    """Optimiser. `lr` is for a batch size of `lr_batch` and is scaled by `lr_rule`."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="Optimiser")
-    lr: float = Field(0.01, gt=0, description="Base learning rate, at lr_batch images per step")
+    lr: float = Field(0.01, gt=0, description="Base learning rate, at a batch size of lr_batch")
     lr_batch: int = Field(
-        16, gt=0, description="Images per step (all ranks, accumulation included) that lr is for"
+        16, gt=0, description="Batch size of lr (all ranks, gradient accumulation included)"
     )
     lr_rule: Literal["linear", "sqrt", "none"] = Field(
-        "linear", description="How lr follows the batch; an lr from the command line is used as is"
+        "linear", description="Scaling of lr with the batch size; a command-line lr is not scaled"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
     nesterov: bool = Field(False, description="sgd: Nesterov momentum")
-    betas: Pair = Field((0.9, 0.999), description="adamw: decay of the two moments")
+    betas: Pair = Field((0.9, 0.999), description="adamw: decay rates of the two moments")
     weight_decay: float = Field(0.0001, ge=0, description="Weight decay")
     backbone_lr_mult: float = Field(1.0, ge=0, description="Multiple of lr for the backbone")
     sampling_lr_mult: float = Field(
         1.0,
         ge=0,
-        description="Multiple of lr for what predicts where deformable attention looks",
+        description="Learning-rate multiplier of sampling offsets and reference points",
     )
-    norm_decay: bool = Field(True, description="Weight decay on norm scales and shifts")
-    bias_decay: bool = Field(True, description="Weight decay on biases")
-    bias_lr_mult: float = Field(1.0, ge=0, description="Multiple of lr for biases")
+    norm_decay: bool = Field(True, description="Apply weight decay to normalisation layers")
+    bias_decay: bool = Field(True, description="Apply weight decay to biases")
+    bias_lr_mult: float = Field(1.0, ge=0, description="Learning-rate multiplier of biases")
     clip_norm: float | None = Field(
-        None, gt=0, description="Largest L2 norm of the whole gradient; null: not clipped"
+        None, gt=0, description="Gradient clipping by total L2 norm; null: off"
     )
     clip_value: float | None = Field(
-        None, gt=0, description="Largest absolute value of a gradient entry; null: not clipped"
+        None, gt=0, description="Gradient clipping by value (each entry); null: off"
     )
     acts_with: ClassVar = {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adamw",)}
 

@@ -13,18 +13,19 @@ DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 class Anchors(Section):
     """Anchor boxes of each cell, centred on the cell's corner at (x, y) x stride."""
 
-    base_scale: float = Field(4.0, gt=0, description="Side of the smallest anchor, in strides")
-    scales_per_octave: int = Field(3, gt=0, description="Sizes per level: 2^(0, 1/3, 2/3) for 3")
+    base_scale: float = Field(4.0, gt=0, description="Size of the smallest anchor, in strides")
+    scales_per_octave: int = Field(3, gt=0, description="Scales per octave: 2^(0, 1/3, 2/3) for 3")
     ratios: Numbers = Field(
-        (0.5, 1.0, 2.0), min_length=1, description="Height over width of the anchors"
+        (0.5, 1.0, 2.0), min_length=1, description="Aspect ratios (height / width) of the anchors"
     )
     sizes: SizesPerLevel | None = Field(
-        None, description="Sides in pixels, a list per level; null: from the two keys above"
+        None, description="Anchor sizes in pixels, a list per level; null: from the two keys above"
     )
     round_corners: bool = Field(False, description="Anchor corners in whole pixels (torchvision)")
     fit_grid: bool = Field(
         False,
-        description="Cells are floor(image side / map side) apart (torchvision), not the stride",
+        description="Grid spacing floor(image size / feature map size) (torchvision), not the "
+        "stride",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -34,7 +35,7 @@ class Anchors(Section):
             return
         for key in ("base_scale", "scales_per_octave"):
             if getattr(self, key) != type(self).model_fields[key].default:
-                yield key, "does nothing beside sizes; remove one of the two"
+                yield key, "has no effect together with sizes; remove one of the two"
         if len({len(level) for level in self.sizes}) != 1 or not self.sizes[0]:
             yield "sizes", "expected a list per level, all of the same length"
         elif min(side for level in self.sizes for side in level) <= 0:
@@ -45,10 +46,10 @@ class SmallObjects(Section):
     """Lower IoU thresholds for small objects (note 003, small objects 5)."""
 
     max_side_px: float = Field(
-        gt=0, description="Objects of less area than this squared, in pixels of the network input"
+        gt=0, description="Small object: area below this squared, in pixels of the network input"
     )
-    positive_iou: float = Field(gt=0, le=1, description="From this IoU on: positive")
-    negative_iou: float = Field(gt=0, le=1, description="Below this IoU: negative")
+    positive_iou: float = Field(gt=0, le=1, description="IoU threshold of positives")
+    negative_iou: float = Field(gt=0, le=1, description="IoU threshold of negatives")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.negative_iou > self.positive_iou:
@@ -61,17 +62,17 @@ class SmallObjects(Section):
 class MaxIouAssigner(Section):
     """Positive and negative anchors by IoU thresholds (Ren et al. 2015)."""
 
-    name: Literal["max_iou"] = Field(description="IoU thresholds")
-    positive_iou: float = Field(0.5, gt=0, le=1, description="From this IoU on: positive")
-    negative_iou: float = Field(0.4, ge=0, le=1, description="Below this IoU: negative")
+    name: Literal["max_iou"] = Field(description="Assignment by IoU thresholds")
+    positive_iou: float = Field(0.5, gt=0, le=1, description="IoU threshold of positives")
+    negative_iou: float = Field(0.4, ge=0, le=1, description="IoU threshold of negatives")
     min_positive_iou: float | None = Field(
-        0.0, ge=0, le=1, description="A box's best anchor is positive from this IoU on; null: never"
+        0.0, ge=0, le=1, description="Minimum IoU of an object's best anchor; null: none forced"
     )
     small: SmallObjects | None = Field(
-        None, description="Lower thresholds for small objects; null: one rule for all"
+        None, description="Lower IoU thresholds for small objects; null: the same for all"
     )
     single_best: bool = Field(
-        False, description="A box takes one best anchor, and not all that are equally good (SSD)"
+        False, description="Only one best anchor per object, not all ties (SSD)"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -94,29 +95,29 @@ class MaxIouAssigner(Section):
 
 
 class EnlargedObjects(Section):
-    """Small objects that the assigner sees larger than they are (note 003, small objects 7)."""
+    """Small objects, enlarged for label assignment (note 003, small objects 7)."""
 
     max_side_px: float = Field(
-        gt=0, description="Objects of less area than this squared, in pixels of the network input"
+        gt=0, description="Small object: area below this squared, in pixels of the network input"
     )
     factor: float = Field(
-        gt=1, description="Both sides grow by this about the centre; the regressed box stays"
+        gt=1, description="Factor of the box for assignment; the regression target stays"
     )
 
 
 class AtssAssigner(Section):
     """Adaptive training sample selection (Zhang et al. 2020)."""
 
-    name: Literal["atss"] = Field(description="Mean plus deviation of the candidates' IoU")
-    topk: int = Field(9, gt=0, description="Candidates per object and level")
+    name: Literal["atss"] = Field(description="IoU threshold: mean + deviation of the candidates")
+    topk: int = Field(9, gt=0, description="Candidates per object and level (top k)")
 
 
 class FcosAssigner(Section):
     """Points inside a box, by level ranges of the box size (Tian et al. 2019)."""
 
-    name: Literal["fcos"] = Field(description="Points inside the box")
+    name: Literal["fcos"] = Field(description="Points inside the box are positive (FCOS)")
     center_radius: float | None = Field(
-        None, gt=0, description="Only points this many strides from the centre; null: all inside"
+        None, gt=0, description="Centre sampling radius in strides; null: all points inside the box"
     )
 
 

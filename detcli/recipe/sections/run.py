@@ -1,7 +1,7 @@
 """The sections `train`, `postprocess` and `eval`."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,33 +9,33 @@ from detcli.recipe.sections.section import Section
 
 
 class Ema(Section):
-    """Moving average of the weights; evaluation and best.pt use it."""
+    """Exponential moving average (EMA) of the weights; evaluation and best.pt use it."""
 
-    decay: float = Field(0.9998, gt=0, lt=1, description="Decay per step after the warm-up")
+    decay: float = Field(0.9998, gt=0, lt=1, description="EMA decay per step after the warm-up")
     warmup_steps: int = Field(
         2000, gt=0, description="The decay at step t is decay x (1 - exp(-t / warmup_steps))"
     )
 
 
 class Swa(Section):
-    """The mean of the weights of the last epochs (Izmailov et al. 2018; for detectors Zhang et al.
-    2020); evaluation and checkpoints use it."""
+    """Stochastic weight averaging over the last epochs (Izmailov et al. 2018; for detectors Zhang
+    et al. 2020); evaluation and checkpoints use it."""
 
     chooser: ClassVar[str] = "course"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"min_lr_ratio": ("cyclic",)}
 
     start: float = Field(
-        0.75, ge=0, lt=1, description="Share of the epochs after which averaging begins"
+        0.75, ge=0, lt=1, description="Fraction of the epochs after which averaging starts"
     )
-    every: int = Field(1, gt=0, description="Epochs from one averaged model to the next; a cycle")
+    every: int = Field(1, gt=0, description="Epochs between averaged models (cycle length)")
     course: Literal["constant", "cyclic"] = Field(
-        "constant", description="Learning rate while averaging; cyclic: falls in every cycle"
+        "constant", description="SWA learning rate: constant, or cyclic (falls in every cycle)"
     )
     lr_ratio: float = Field(
-        0.5, gt=0, description="That rate, or the highest of a cycle, as a multiple of lr"
+        0.5, gt=0, description="SWA learning rate, or the highest of a cycle, as a multiple of lr"
     )
     min_lr_ratio: float = Field(
-        0.01, ge=0, description="cyclic: the lowest rate of a cycle, as a multiple of lr"
+        0.01, ge=0, description="cyclic: lowest learning rate of a cycle, as a multiple of lr"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -46,22 +46,32 @@ class Swa(Section):
         """Epochs trained before averaging begins, of this many."""
         return round(self.start * epochs)
 
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        epochs = recipe.schedule.num_epochs
+        left = epochs - self.first_epoch(epochs)
+        if left % self.every or left // self.every < 2:
+            yield (
+                f"{key}.every",
+                f"after epoch {epochs - left} of {epochs} there are {left} epochs: expected "
+                f"2 or more times {self.every}, so that there are models to average; change start",
+            )
+
 
 class Distill(Section):
-    """Learn from a trained detector, the teacher, besides the objects."""
+    """Knowledge distillation from a trained detector, the teacher."""
 
     teacher: str = Field(min_length=1, description="Run folder or checkpoint of the teacher")
     logits_weight: float = Field(
-        1.0, ge=0, description="Class scores (Yang et al. 2023, BCKD): multiple of the loss; 0: off"
+        1.0, ge=0, description="Class score distillation (BCKD, Yang et al. 2023): weight; 0: off"
     )
     temperature: float = Field(
-        1.0, gt=0, description="Both class logits are divided by this; the loss grows by its square"
+        1.0, gt=0, description="Temperature of both class logits; the loss grows by its square"
     )
     feature_weight: float = Field(
-        3.0, ge=0, description="Neck maps on objects (Guo et al. 2021, DeFeat): multiple; 0: off"
+        3.0, ge=0, description="Feature distillation on objects (DeFeat, Guo et al. 2021); 0: off"
     )
     background_weight: float = Field(
-        12.0, ge=0, description="Neck maps off objects (DeFeat): multiple of the loss; 0: off"
+        12.0, ge=0, description="Feature distillation on background (DeFeat); 0: off"
     )
 
     @property
@@ -71,21 +81,21 @@ class Distill(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.logits_weight and not self.imitates_maps:
-            yield "logits_weight", "all three weights are 0: nothing would be learned"
+            yield "logits_weight", "all three weights are 0: set one above 0, or distill: null"
         if not self.logits_weight and self.temperature != 1:
             yield "temperature", "acts only with a logits_weight above 0; remove it"
 
 
 class Train(Section):
-    """The training loop."""
+    """Training loop."""
 
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, data order, augmentation")
-    amp: Literal["none", "bf16", "fp16"] = Field("none", description="Precision of autocast")
-    channels_last: bool = Field(False, description="Memory format of images and convolutions")
-    accumulate: int = Field(1, gt=0, description="Batches per optimiser step")
-    ema: Ema | None = Field(None, description="Moving average of the weights; null: off")
-    swa: Swa | None = Field(None, description="Mean of the weights of the last epochs; null: off")
-    distill: Distill | None = Field(None, description="Learn from a teacher; null: off")
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="Mixed precision (autocast)")
+    channels_last: bool = Field(False, description="channels_last memory format")
+    accumulate: int = Field(1, gt=0, description="Gradient accumulation: batches per step")
+    ema: Ema | None = Field(None, description="Exponential moving average (EMA); null: off")
+    swa: Swa | None = Field(None, description="Stochastic weight averaging; null: off")
+    distill: Distill | None = Field(None, description="Knowledge distillation; null: off")
     compile: bool = Field(
         False, description="torch.compile of the forward pass in training; needs a C++ compiler"
     )
@@ -96,7 +106,7 @@ class Train(Section):
         None, gt=0, description="Steps between extra checkpoints inside an epoch; null: none"
     )
     cudnn_benchmark: Literal["auto", "on", "off"] = Field(
-        "auto", description="auto: on only where the input shapes are fixed"
+        "auto", description="cudnn.benchmark; auto: on only if the input shapes are fixed"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -105,7 +115,7 @@ class Train(Section):
         if self.compile and self.distill is not None and self.distill.imitates_maps:
             yield (
                 "compile",
-                "distill compares the neck's maps, which a compiled forward does not give out: "
+                "distill compares neck feature maps, which a compiled forward does not return: "
                 "set distill.feature_weight and distill.background_weight to 0, or compile: false",
             )
 
@@ -184,6 +194,12 @@ class Postprocess(Section):
 class Eval(Section):
     """Evaluation during and after training."""
 
-    metric: Literal["coco"] = Field("coco", description="COCO's twelve numbers")
-    batch_per_rank: int = Field(1, gt=0, description="Images per process and step")
+    metric: Literal["coco"] = Field("coco", description="The twelve COCO metrics")
+    batch_per_rank: int = Field(1, gt=0, description="Evaluation batch size per GPU (rank)")
     split: Literal["train", "val", "test"] = Field("val", description="The split to evaluate")
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if recipe.data.format != "shapes" and getattr(recipe.data, self.split) is None:
+            yield f"{key}.split", f"data.{self.split} is not set"
+        if recipe.data.format == "shapes" and self.split == "test":
+            yield f"{key}.split", "format shapes has only train and val"

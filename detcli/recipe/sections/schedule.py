@@ -13,34 +13,35 @@ SHORT_NAMES = {"1x": (12, (8, 11)), "2x": (24, (16, 22)), "3x": (36, (27, 33))}
 
 
 class Schedule(Section):
-    """Epochs, warm-up and the course of the learning rate."""
+    """Epochs, warm-up and learning-rate schedule."""
 
     name: Literal["step", "cosine", "cosine_restarts", "plateau"] = Field(
-        "step", description="Course of the learning rate after the warm-up"
+        "step", description="Learning-rate schedule after the warm-up"
     )
     epochs: int | Literal["1x", "2x", "3x"] = Field(
         "1x", description="Number of epochs, or 1x, 2x, 3x for 12, 24, 36"
     )
     milestones: Integers | None = Field(
         None,
-        description="step: epochs after which lr is multiplied by gamma; null: 8, 11 for 1x, "
-        "16, 22 for 2x, 27, 33 for 3x, otherwise 2/3 and 11/12 of the epochs",
+        description="step: milestones, epochs after which lr is multiplied by gamma; null: 8, "
+        "11 for 1x, 16, 22 for 2x, 27, 33 for 3x, otherwise 2/3 and 11/12 of the "
+        "epochs",
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="step, plateau: multiple of lr at each drop")
+    gamma: float = Field(0.1, gt=0, le=1, description="step, plateau: factor of lr at each drop")
     min_lr_ratio: float = Field(
-        0.0, ge=0, lt=1, description="cosine, cosine_restarts: floor, as a multiple of lr"
+        0.0, ge=0, lt=1, description="cosine, cosine_restarts: minimum lr, as a multiple of lr"
     )
     restarts: int = Field(1, gt=0, description="cosine_restarts: number of cycles of equal length")
     patience: int = Field(3, ge=0, description="plateau: epochs without improvement before a drop")
     monitor: Literal["AP", "loss"] = Field(
-        "AP", description="plateau: validation AP, or validation loss (needs train.val_loss)"
+        "AP", description="plateau: monitored metric, validation AP or loss (needs train.val_loss)"
     )
-    warmup_steps: int = Field(500, ge=0, description="Steps of the warm-up")
+    warmup_steps: int = Field(500, ge=0, description="Warm-up length in steps")
     warmup_ratio: float = Field(
-        0.001, ge=0, le=1, description="Multiple of lr at the start of the warm-up"
+        0.001, ge=0, le=1, description="Start of the warm-up, as a multiple of lr"
     )
     warmup: Literal["linear", "constant", "none"] = Field(
-        "linear", description="Rise to lr, stay at warmup_ratio x lr until it ends, or no warm-up"
+        "linear", description="Linear warm-up to lr, constant warm-up at warmup_ratio x lr, or none"
     )
     acts_with: ClassVar = {
         "milestones": ("step",),
@@ -90,3 +91,11 @@ class Schedule(Section):
                 "milestones",
                 f"expected epochs below schedule.epochs ({self.num_epochs}), got {listed}",
             )
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if self.name != "plateau":
+            return
+        if self.monitor == "loss" and not recipe.train.val_loss:
+            yield f"{key}.monitor", "loss is only measured with train.val_loss: true"
+        if self.monitor == "AP" and recipe.train.eval_every == 0:
+            yield f"{key}.monitor", "AP is only measured with train.eval_every of 1 or more"

@@ -44,11 +44,11 @@ def test_every_row_of_a_table_fits_its_header():
     assert [table.title.split(":")[0] for table in shown] == [
         "tiny",
         "forward pass",
-        "the columns of the notes' tables",
+        "columns as in published tables",
         "loading",
-        "one image in the process itself",
+        "one image in the main process",
         "step",
-        "the same batches with other settings, in turn",
+        "the same batches with other settings, interleaved",
         "post-processing",
     ]
     for table in shown:

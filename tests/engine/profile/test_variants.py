@@ -25,6 +25,7 @@ from detcli.engine.train.trainer import Trainer
 from detcli.errors import DivergedError, UsageError
 from detcli.recipe import diff_recipes, override_recipe
 from tests.engine.profile.trials import QUIET, thin_network, tiny, trial
+from tests.ticks import TICK_SECONDS, Ticks
 
 __all__ = ["thin_network"]  # a fixture of every test here
 
@@ -137,7 +138,9 @@ def test_variants_that_fail_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (row.ratio is None) == (row.step_memory_gib is None) == (row.note is not None)
 
 
-def test_a_compiled_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_is_measured(
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch._dynamo.reset()
     eager = functools.partial(torch.compile, backend="eager")  # without the code generator
     monkeypatch.setattr(compiled.torch, "compile", eager)
@@ -145,7 +148,7 @@ def test_a_compiled_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     base, row = measure_variants(held_of(trial(tmp_path)), [variant], QUIET, seconds=0.0)
     assert row.note is None
     assert row.ratio is not None
-    assert row.ratio.median > 0
+    assert row.ratio.median == pytest.approx(1.0)  # a tick in each turn of both
     assert base.ratio == spread([1.0])
 
 
@@ -201,7 +204,7 @@ def test_benchmark_with_changing_shapes_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_a_search_is_what_the_first_pass_takes_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trial(tmp_path, "data.resize={short: [128], long: 128}")
     assert measure_autotune(trainer) is None
@@ -212,7 +215,7 @@ def test_a_search_is_what_the_first_pass_takes_longer(
         assert len(target.boxes) > 0
         assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
         assert target.boxes.max() <= 96
-    assert autotune._pass_seconds(trainer, images, targets) > 0
+    assert autotune._pass_seconds(trainer, images, targets) == pytest.approx(TICK_SECONDS)
     switched: list[bool] = []
 
     def seconds(*arguments: object) -> float:

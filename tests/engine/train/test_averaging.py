@@ -30,6 +30,8 @@ from tests.engine.train.interrupt import (
 )
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():

@@ -147,8 +147,8 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("resnet19", r"timm has no network 'resnet19'; did you mean resnet"),
         ("resnet18.a9_in1k", r"no weights tagged 'a9_in1k'; it has a1_in1k"),
-        ("vit_tiny_patch16_224", r"needs maps at strides 4, 8, 16 and 32, but timm's .* has strid"),
-        ("swin_tiny_patch4_window7_224", r"cannot read an image of 64 x 96 \(.*\); take a netw"),
+        ("vit_tiny_patch16_224", r"maps at strides 4, 8, 16 and 32, but timm's .* has strid"),
+        ("swin_tiny_patch4_window7_224", r"cannot read an image of 64 x 96 \(.*\)"),
     ],
 )
 def test_what_cannot_be_a_backbone(model: str, reason: str) -> None:

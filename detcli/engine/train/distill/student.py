@@ -116,9 +116,9 @@ def build_student(
         return Student(forward, nn.ModuleList(), gives_maps=False)
     if mine.maps is None or theirs.maps is None or _cells(mine.maps) != _cells(theirs.maps):
         raise UsageError(
-            f"train.distill: the neck maps of {names} cannot be compared: of {side_px} px they "
-            f"make {_sides(theirs.maps)} and {_sides(mine.maps)} cells; choose a teacher with the "
-            "same levels, or set feature_weight and background_weight to 0"
+            f"train.distill: the neck feature maps of {names} cannot be compared: of "
+            f"{side_px} px they make {_sides(theirs.maps)} and {_sides(mine.maps)} cells; choose a "
+            "teacher with the same levels, or set feature_weight and background_weight to 0"
         )
     pairs = [(own[0], other[0]) for own, other in zip(mine.maps, theirs.maps, strict=True)]
     adapters = [nn.Identity() if own == other else nn.Conv2d(own, other, 1) for own, other in pairs]
@@ -141,7 +141,7 @@ def check_logits(mine: Shapes, theirs: Shapes, names: str, recipes: tuple[Recipe
     if reason is not None:
         raise UsageError(
             f"train.distill.logits_weight: the class logits of {names} cannot be compared: "
-            f"{reason}; choose a teacher with the same head, or set it to 0 to imitate maps only"
+            f"{reason}; choose a teacher with the same head, or set it to 0 to distil features only"
         )
 
 

@@ -22,15 +22,13 @@ class Atss(Detector):
     """ATSS (Zhang et al. 2020)."""
 
     name: Literal["atss"] = Field(description="ATSS")
-    anchor_scale: float = Field(8.0, gt=0, description="Side of the square anchor, in strides")
-    assigner: Assigner = Field(
-        AtssAssigner(name="atss"), description="Which anchors learn which object"
-    )
+    anchor_scale: float = Field(8.0, gt=0, description="Anchor size (square), in strides")
+    assigner: Assigner = Field(AtssAssigner(name="atss"), description="Label assignment of anchors")
     delta_stds: Quadruple = Field(
-        DELTA_STDS, description="regression box: coded offsets x, y, w, h are divided by these"
+        DELTA_STDS, description="regression box: encoded offsets (x, y, w, h) are divided by these"
     )
-    box_loss: SideLoss = Field(SideLoss(name="giou", weight=2.0), description="Regression loss")
-    centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
+    box_loss: SideLoss = Field(SideLoss(name="giou", weight=2.0), description="Box regression loss")
+    centerness_weight: float = Field(1.0, gt=0, description="Weight of the centre-ness loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -14,21 +14,19 @@ class CascadeRcnn(RegionDetector):
     """Cascade R-CNN (Cai and Vasconcelos 2018) on a feature pyramid."""
 
     name: Literal["cascade_rcnn"] = Field(description="Cascade R-CNN")
-    rpn: Rpn = Field(Rpn(), description="The first stage")
+    rpn: Rpn = Field(Rpn(), description="First stage: region proposal network (RPN)")
     stage_ious: Numbers = Field(
         (0.5, 0.6, 0.7),
         min_length=1,
-        description="IoU from which on a region has an object, one value per stage",
+        description="IoU threshold of positive proposals, one value per stage",
     )
     stage_stds: SizesPerLevel = Field(
         ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)),
-        description="Coded offsets x, y, w, h are divided by these, a list per stage",
+        description="Encoded offsets (x, y, w, h) are divided by these, a list per stage",
     )
-    stage_weights: Numbers = Field(
-        (1.0, 0.5, 0.25), description="Multiple of the losses of each stage"
-    )
+    stage_weights: Numbers = Field((1.0, 0.5, 0.25), description="Loss weight of each stage")
     box_loss: BoxLoss = Field(
-        BoxLoss(name="smooth_l1", beta=1.0), description="Regression loss of every stage"
+        BoxLoss(name="smooth_l1", beta=1.0), description="Box regression loss of every stage"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

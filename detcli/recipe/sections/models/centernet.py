@@ -6,73 +6,77 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detcli.recipe.sections.network import Backbone, TimmBackbone
-from detcli.recipe.sections.section import Integers, Section
+from detcli.recipe.sections.section import Integers, Named, Section
 
 
 class CenterBackbone(Backbone):
-    """ResNet with the defaults of CenterNet: all of it learns, the norms' statistics too."""
+    """ResNet with CenterNet's defaults: nothing is frozen, batch norms included."""
 
-    depth: Literal[18, 34, 50, 101] = Field(18, description="Number of weight layers")
+    depth: Literal[18, 34, 50, 101] = Field(18, description="Depth: number of weight layers")
     norm_eval: bool = Field(
-        False, description="Batch norms use their running statistics in training too"
+        False, description="Batch norms stay in eval mode (running statistics) in training"
     )
     frozen_stages: int = Field(
-        0, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: everything"
+        0, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: all stages"
     )
 
 
 class DlaBackbone(Section):
     """DLA-34 (Yu et al. 2018)."""
 
-    name: Literal["dla34"] = Field(description="Family of the backbone")
-    norm: Literal["bn", "sync_bn"] = Field("bn", description="Norm layers")
+    name: Literal["dla34"] = Field(description="Backbone type")
+    norm: Literal["bn", "sync_bn"] = Field("bn", description="Normalisation layers")
     weights: str | None = Field(
-        None, min_length=1, description="A file with the authors' names, or null: random"
+        None, min_length=1, description="Checkpoint of the authors, or null: random"
     )
 
 
 class DeconvNeck(Section):
-    """Transposed convolutions, each of which doubles the size of the map."""
+    """Transposed convolutions (deconvolutions), each of which upsamples by 2."""
 
-    name: Literal["deconv"] = Field(description="Family of the neck")
+    name: Literal["deconv"] = Field(description="Neck type")
     channels: Integers = Field((256, 128, 64), min_length=1, description="Channels of each step")
     conv: Literal["plain", "dcn"] = Field(
-        "plain", description="The 3x3 convolution before each; dcn: modulated deformable (v2)"
+        "plain", description="3x3 convolution before each step; dcn: modulated deformable (DCNv2)"
     )
-    conv_bias: bool = Field(False, description="Those have a bias beside the norm")
+    conv_bias: bool = Field(False, description="Bias in addition to the norm")
     norm: Literal["bn", "sync_bn"] = Field("bn", description="Norm after every convolution")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.channels) < 1:
             yield "channels", f"expected numbers greater than 0, got {list(self.channels)}"
 
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.conv != "plain":
+            yield f"neck outputs: {self.conv} convolutions"
+
 
 class DlaUpNeck(Section):
     """Iterative deep aggregation with deformable convolutions, for DLA-34."""
 
-    name: Literal["dla_up"] = Field(description="Family of the neck")
+    name: Literal["dla_up"] = Field(description="Neck type")
     norm: Literal["bn", "sync_bn"] = Field("bn", description="Norm after every 3x3 convolution")
 
 
 class CenterHead(Section):
-    """The three branches."""
+    """Heat map, size and offset heads."""
 
-    channels: int = Field(64, gt=0, description="Channels between its two convolutions")
+    channels: int = Field(64, gt=0, description="Hidden channels between its two convolutions")
 
 
 class CenterAssigner(Section):
     """Gaussian peaks at the objects' centres."""
 
-    name: Literal["center"] = Field("center", description="Assignment rule")
+    name: Literal["center"] = Field("center", description="Label assignment method")
     radius: Literal["corrected", "cornernet"] = Field(
-        "corrected", description="Roots of its equations, or as CornerNet's code has them"
+        "corrected", description="Gaussian radius: corrected, or that of CornerNet's code"
     )
     min_overlap: float = Field(
-        0.3, gt=0, lt=1, description="IoU that a box whose corners move by the radius still has"
+        0.3, gt=0, lt=1, description="IoU of a box whose corners are shifted by the radius"
     )
-    whole_cells: bool = Field(False, description="Sides are rounded up before the radius is taken")
+    whole_cells: bool = Field(False, description="Round box sides up before computing the radius")
     shared_cells: Literal["last", "all"] = Field(
-        "last", description="Which of several objects is regressed whose centres share a cell"
+        "last", description="Which object to regress when several centres fall into one cell"
     )
 
 
@@ -80,12 +84,12 @@ class CenterLoss(Section):
     """Focal loss of heat maps (CornerNet, Law and Deng 2018)."""
 
     name: Literal["gaussian_focal"] = Field("gaussian_focal", description="Classification loss")
-    alpha: float = Field(2.0, ge=0, description="How strongly easy cells are damped")
-    beta: float = Field(4.0, ge=0, description="How strongly cells near a centre are damped")
+    alpha: float = Field(2.0, ge=0, description="Down-weighting of easy cells")
+    beta: float = Field(4.0, ge=0, description="Down-weighting of negatives near a centre")
     min_probability: float = Field(
-        0.0, ge=0, lt=0.5, description="Scores learn only above this and below 1 - this; 0: always"
+        0.0, ge=0, lt=0.5, description="Scores have gradients above this, below 1 - this; 0: all"
     )
-    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    weight: float = Field(1.0, gt=0, description="Loss weight")
 
 
 class CenterNet(Section):
@@ -94,23 +98,21 @@ class CenterNet(Section):
     name: Literal["centernet"] = Field(description="CenterNet")
     backbone: Annotated[
         CenterBackbone | DlaBackbone | TimmBackbone, Field(discriminator="name")
-    ] = Field(CenterBackbone(name="resnet"), description="The network that reads the image")
+    ] = Field(CenterBackbone(name="resnet"), description="Backbone network")
     neck: Annotated[DeconvNeck | DlaUpNeck, Field(discriminator="name")] = Field(
-        DeconvNeck(name="deconv"), description="What leads back to one fine map"
+        DeconvNeck(name="deconv"), description="Neck: upsampling to one fine feature map"
     )
-    head: CenterHead = Field(CenterHead(), description="The branches")
+    head: CenterHead = Field(CenterHead(), description="Prediction head")
     assigner: CenterAssigner = Field(
-        CenterAssigner(), description="What the heat maps should be for the objects"
+        CenterAssigner(), description="Label assignment: Gaussian heat map targets"
     )
     class_loss: CenterLoss = Field(CenterLoss(), description="Classification loss")
-    size_weight: float = Field(0.1, gt=0, description="Multiple of the L1 loss of width and height")
+    size_weight: float = Field(0.1, gt=0, description="Weight of the L1 loss of width and height")
     offset_weight: float = Field(
-        1.0, gt=0, description="Multiple of the L1 loss of the centre's place in its cell"
+        1.0, gt=0, description="Weight of the L1 loss of the centre offset"
     )
-    score_threshold: float = Field(
-        0.0, ge=0, lt=1, description="Candidates must have a higher class score"
-    )
-    topk_per_level: int = Field(100, gt=0, description="Best peaks kept")
+    score_threshold: float = Field(0.0, ge=0, lt=1, description="Score threshold of the candidates")
+    topk_per_level: int = Field(100, gt=0, description="Number of heat map peaks kept (top k)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if (self.backbone.name == "dla34") != (self.neck.name == "dla_up"):

@@ -27,42 +27,42 @@ from detcli.recipe.sections.section import Section
 
 
 class IouBranch(Section):
-    """A predicted IoU for every box (Wu et al. 2020; PP-YOLO, Long et al. 2020)."""
+    """IoU branch: a predicted IoU per box (Wu et al. 2020; PP-YOLO, Long et al. 2020)."""
 
-    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    weight: float = Field(1.0, gt=0, description="Loss weight")
     alpha: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Score: class probability^(1 - this) x predicted IoU^this; 0: only the column",
+        description="Score = class probability^(1 - this) x predicted IoU^this; 0: only the column",
     )
 
 
 class Auxiliary(Section):
-    """A second head on the same maps, in training only (YOLOv7, Wang et al. 2022)."""
+    """Auxiliary head on the same features, training only (YOLOv7, Wang et al. 2022)."""
 
-    weight: float = Field(0.25, gt=0, description="Multiple of its losses in the sum")
+    weight: float = Field(0.25, gt=0, description="Weight of its losses")
     relax: float = Field(
-        2.0, gt=1, description="How much looser its assignment is: thresholds / this, reach x this"
+        2.0, gt=1, description="Looser label assignment: thresholds / this, radius x this"
     )
     topk: int = Field(
-        20, gt=0, description="An object keeps the sum of its best so many IoUs of looser positives"
+        20, gt=0, description="Dynamic k: positives per object = sum of its top-k IoUs"
     )
 
 
 class Dense(Section):
     """What every detector on a feature pyramid has."""
 
-    backbone: AnyBackbone = Field(Backbone(), description="The network that reads the image")
-    neck: AnyNeck = Field(Neck(), description="The feature pyramid")
-    head: Head = Field(Head(), description="The branches")
+    backbone: AnyBackbone = Field(Backbone(), description="Backbone network")
+    neck: AnyNeck = Field(Neck(), description="Neck: feature pyramid")
+    head: Head = Field(Head(), description="Prediction head")
     class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
     score_threshold: float = Field(
-        0.05, ge=0, lt=1, description="Candidates must have a higher class score"
+        0.05, ge=0, lt=1, description="Score threshold of the candidates"
     )
-    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+    topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
     enlarge_small: EnlargedObjects | None = Field(
-        None, description="Small objects are assigned by a larger box; null: off"
+        None, description="Label assignment of small objects with an enlarged box; null: off"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -77,16 +77,14 @@ class Detector(Dense):
     """What the detectors have whose head predicts one box per prior, from either start."""
 
     regression: Literal["box", "point"] = Field(
-        "box", description="Regress from the anchor box, or side distances from its centre"
+        "box", description="Regress anchor box offsets, or distances of a point to the sides"
     )
-    iou_branch: IouBranch | None = Field(
-        None, description="Predict the IoU of each box with its object; null: off"
-    )
+    iou_branch: IouBranch | None = Field(None, description="IoU prediction branch; null: off")
     density_branch: DensityBranch | None = Field(
-        None, description="Predict how far each object overlaps with another; null: off"
+        None, description="Density branch: predicted overlap with other objects; null: off"
     )
     auxiliary: Auxiliary | None = Field(
-        None, description="A coarser second head beside the one that is kept; null: off"
+        None, description="Auxiliary head with looser label assignment (training only); null: off"
     )
 
 

@@ -1,7 +1,8 @@
 """The `model` section of DETR."""
 
+import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,22 +14,22 @@ LEARNED_CELLS = 50  # a side of the map that learned positions have codes for
 
 
 class SetBackbone(Backbone):
-    """ResNet as set predictors have it: all norms are constants."""
+    """ResNet of set predictors: frozen batch norms."""
 
     norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
         "frozen_bn",
-        description="Norm layers; frozen_bn: statistics, scales and shifts are constants",
+        description="Normalisation layers; frozen_bn: constant statistics, scale and shift",
     )
 
 
 class DetrBackbone(SetBackbone):
-    """The same, with a choice of the map that attention looks at."""
+    """The same, with a choice of the feature map for the transformer."""
 
     last_map: Literal["c5", "dc5", "c4"] = Field(
         "c5",
-        description="c5: of stride 32; dc5: the last stage keeps the size of its input, so that "
-        "the stride is 16, and its blocks but the first see twice as far (dilation 2); c4: of "
-        "stride 16, there is no last stage",
+        description="Output feature map; c5: stride 32; dc5: stride 16, with dilation 2 in "
+        "the last stage but for its first block; c4: stride 16, without the last "
+        "stage",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -42,18 +43,18 @@ class DetrBackbone(SetBackbone):
 
 
 class SetTransformer(Section):
-    """Encoder and decoder of a set predictor."""
+    """Transformer encoder and decoder of a set predictor."""
 
-    channels: int = Field(256, gt=0, multiple_of=4, description="Numbers of each token and query")
-    num_heads: int = Field(8, gt=0, description="Heads of every attention")
-    encoder_layers: int = Field(6, ge=0, description="Layers over the cells of the image")
-    decoder_layers: int = Field(6, gt=0, description="Layers of the queries; each has its losses")
-    ffn_channels: int = Field(2048, gt=0, description="Channels between a layer's two last maps")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Share of zeros in training")
+    channels: int = Field(256, gt=0, multiple_of=4, description="Embedding dimension")
+    num_heads: int = Field(8, gt=0, description="Attention heads")
+    encoder_layers: int = Field(6, ge=0, description="Encoder layers")
+    decoder_layers: int = Field(6, gt=0, description="Decoder layers, with auxiliary losses")
+    ffn_channels: int = Field(2048, gt=0, description="Hidden channels of the feed-forward network")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout probability")
     recompute: bool = Field(
         False,
-        description="Gradient checkpointing: what is inside a layer is computed again in the "
-        "backward pass, which saves memory and costs time",
+        description="Gradient checkpointing: recompute activations in the backward pass; "
+        "saves memory, costs time",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -62,24 +63,24 @@ class SetTransformer(Section):
 
 
 class Transformer(SetTransformer):
-    """Encoder and decoder."""
+    """Transformer encoder and decoder."""
 
     norm_first: bool = Field(
-        False, description="Norm before attention and feed-forward layers, not after their sum"
+        False, description="Pre-norm: norm before attention and feed-forward, not after"
     )
 
 
 class HungarianAssigner(Section):
-    """One query for each object, so that the sum of the costs is smallest."""
+    """Hungarian matching: one query per object, minimum total cost."""
 
-    name: Literal["hungarian"] = Field("hungarian", description="Assignment rule")
-    class_cost: float = Field(1.0, ge=0, description="Multiple of the cost by the class score")
-    l1_cost: float = Field(5.0, ge=0, description="Multiple of the L1 distance of the boxes")
-    giou_cost: float = Field(2.0, ge=0, description="Multiple of minus the generalised IoU")
+    name: Literal["hungarian"] = Field("hungarian", description="Label assignment method")
+    class_cost: float = Field(1.0, ge=0, description="Weight of the classification cost")
+    l1_cost: float = Field(5.0, ge=0, description="Weight of the L1 box cost")
+    giou_cost: float = Field(2.0, ge=0, description="Weight of the GIoU cost")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.class_cost + self.l1_cost + self.giou_cost:
-            yield "class_cost", "the three costs are all 0: any query would do for any object"
+            yield "class_cost", "the three matching costs are all 0: set one above 0"
 
 
 class SetSoftmaxLoss(Section):
@@ -87,16 +88,16 @@ class SetSoftmaxLoss(Section):
 
     name: Literal["softmax"] = Field("softmax", description="Classification loss")
     no_object_weight: float = Field(
-        0.1, gt=0, description="Weight of a query without an object in the mean of the loss"
+        0.1, gt=0, description="Weight of the no-object class (eos_coef)"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Queries with an object: this share of the target goes to all"
+        0.0, ge=0, lt=1, description="Label smoothing of matched queries, over all classes"
     )
-    weight: float = Field(1.0, gt=0, description="Multiple of the loss in the sum")
+    weight: float = Field(1.0, gt=0, description="Loss weight")
 
 
 class SetBoxLoss(BoxLoss):
-    """Regression loss of boxes in pixels, beside the L1 loss of what is regressed."""
+    """Regression loss of boxes in pixels, in addition to the L1 loss of what is regressed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -108,22 +109,31 @@ class Detr(Section):
     """DETR (Carion et al. 2020)."""
 
     name: Literal["detr"] = Field(description="DETR")
-    backbone: DetrBackbone = Field(DetrBackbone(), description="The network that reads the image")
+    backbone: DetrBackbone = Field(DetrBackbone(), description="Backbone network")
     positions: Literal["sine", "learned"] = Field(
-        "sine", description=f"Codes of the cells; learned: for maps of up to {LEARNED_CELLS} a side"
+        "sine", description=f"Positional encoding; learned: up to {LEARNED_CELLS} cells a side"
     )
-    transformer: Transformer = Field(Transformer(), description="Encoder and decoder")
-    num_queries: int = Field(100, gt=0, description="Objects that can be found in an image")
+    transformer: Transformer = Field(Transformer(), description="Transformer encoder and decoder")
+    num_queries: int = Field(100, gt=0, description="Number of object queries (maximum detections)")
     assigner: HungarianAssigner = Field(
-        HungarianAssigner(), description="Which query learns which object"
+        HungarianAssigner(), description="Hungarian matching of queries and objects"
     )
     class_loss: SetSoftmaxLoss = Field(SetSoftmaxLoss(), description="Classification loss")
     l1_weight: float = Field(
-        5.0, gt=0, description="Multiple of the L1 loss of centre and sides, in shares of the image"
+        5.0, gt=0, description="Weight of the L1 loss of centre, width and height (normalised)"
     )
     box_loss: SetBoxLoss = Field(
-        SetBoxLoss(name="giou", weight=2.0), description="Regression loss beside it, of boxes"
+        SetBoxLoss(name="giou", weight=2.0), description="Box loss in addition to L1, such as GIoU"
     )
-    score_threshold: float = Field(
-        0.0, ge=0, lt=1, description="Candidates must have a higher class score"
-    )
+    score_threshold: float = Field(0.0, ge=0, lt=1, description="Score threshold of the candidates")
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        stride = 32 if self.backbone.last_map == "c5" else 16
+        resize = recipe.data.resize
+        side = resize.long if resize.keep_aspect else max(resize.short)
+        if self.positions == "learned" and math.ceil(side / stride) > LEARNED_CELLS:
+            yield (
+                f"{key}.positions",
+                f"learned has codes for {LEARNED_CELLS} cells of {stride} pixels a side; images "
+                f"have up to {side} pixels; take sine, or a smaller data.resize.long",
+            )

@@ -12,7 +12,7 @@ class FasterRcnn(OneLook):
     """Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017)."""
 
     name: Literal["faster_rcnn"] = Field(description="Faster R-CNN")
-    rpn: Rpn = Field(Rpn(), description="The first stage")
+    rpn: Rpn = Field(Rpn(), description="First stage: region proposal network (RPN)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -25,37 +25,37 @@ class Fcos(Detector):
     """FCOS (Tian et al. 2019)."""
 
     name: Literal["fcos"] = Field(description="FCOS")
-    head: FcosHead = Field(FcosHead(), description="The branches")
-    assigner: Assigner = Field(
-        FcosAssigner(name="fcos"), description="Which points learn which object"
-    )
+    head: FcosHead = Field(FcosHead(), description="Prediction head")
+    assigner: Assigner = Field(FcosAssigner(name="fcos"), description="Label assignment of points")
     regression: Literal["box", "point"] = Field(
-        "point", description="Regress from the anchor box, or side distances from its centre"
+        "point", description="Regress anchor box offsets, or distances of a point to the sides"
     )
-    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Regression loss")
-    centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
+    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Box regression loss")
+    centerness_weight: float = Field(1.0, gt=0, description="Weight of the centre-ness loss")
     centerness_on: Literal["class", "box"] = Field(
-        "class", description="The branch that predicts centre-ness"
+        "class", description="Branch that predicts the centre-ness"
     )
     stride_units: bool = Field(
         False, description="Distances are ReLU outputs in strides; false: exp outputs in pixels"
     )
     anchor_scale: float = Field(
-        8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
+        8.0, gt=0, description="Size of the square reference box, in strides, where a box is needed"
     )
     delta_stds: Quadruple = Field(
-        DELTA_STDS, description="regression box: coded offsets are divided by these"
+        DELTA_STDS, description="regression box: encoded offsets are divided by these"
     )
     point_offset: float = Field(
-        0.5, ge=0, lt=1, description="Where in its cell a point lies, in strides"
+        0.5, ge=0, lt=1, description="Position of the point within its cell, in strides"
     )
     fit_grid: bool = Field(
         False,
-        description="Cells are floor(image side / map side) apart (torchvision), not the stride",
+        description="Grid spacing floor(image size / feature map size) (torchvision), not the "
+        "stride",
     )
     score: Literal["product", "sqrt_product"] = Field(
         "product",
-        description="Class score times centre-ness, after the threshold, or its root, before it",
+        description="Class score x centre-ness, after the score threshold, or its square "
+        "root, before it",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -13,44 +13,46 @@ from detcli.recipe.sections.section import Quadruple, Section
 
 
 class RpnShapeAssigner(ShapeAssigner):
-    """Which cells learn an object's shape, by what anchors of fixed shapes would overlap there."""
+    """Assignment of the anchor shape branch, by the IoU of fixed anchors at each cell."""
 
-    positive_iou: float = Field(0.7, gt=0, le=1, description="From this IoU on: positive")
-    negative_iou: float = Field(0.3, ge=0, le=1, description="Below this IoU: negative")
+    positive_iou: float = Field(0.7, gt=0, le=1, description="IoU threshold of positives")
+    negative_iou: float = Field(0.3, ge=0, le=1, description="IoU threshold of negatives")
     min_positive_iou: float = Field(
-        0.3, ge=0, le=1, description="A box's best cell is positive from this IoU on"
+        0.3, ge=0, le=1, description="Minimum IoU for an object's best cell to be positive"
     )
 
 
 class RpnGuidance(Guidance):
-    """How places and shapes of anchors are learned."""
+    """Guided anchoring: predicted locations and shapes of anchors."""
 
     base_scale: float = Field(
-        8.0, gt=0, description="Side, in strides, of the square that a predicted shape starts from"
+        8.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
     )
     shape_std: float = Field(
         0.14,
         gt=0,
-        description="What is predicted, times this, is the logarithm of a side over the square's",
+        description="Prediction x this = log(anchor side / base size)",
     )
     shape_assigner: RpnShapeAssigner = Field(
-        RpnShapeAssigner(), description="Which cells learn which object's shape"
+        RpnShapeAssigner(), description="Label assignment of the anchor shape branch"
     )
 
 
 class GuidedRpn(Section):
-    """The region proposal network with one anchor per cell, which it predicts."""
+    """Region proposal network with one predicted anchor per cell."""
 
-    guidance: RpnGuidance = Field(RpnGuidance(), description="How anchors are predicted")
+    guidance: RpnGuidance = Field(RpnGuidance(), description="Guided anchoring")
     assigner: MaxIouAssigner = Field(
-        RPN_ASSIGNER, description="Which predicted anchors learn which object"
+        RPN_ASSIGNER, description="Label assignment of the predicted anchors"
     )
-    sampler: Sampler = Field(Sampler(), description="Which of these take part in a step")
+    sampler: Sampler = Field(Sampler(), description="Sampling of positives and negatives")
     delta_stds: Quadruple = Field(
-        (0.07, 0.07, 0.11, 0.11), description="Coded offsets x, y, w, h are divided by these"
+        (0.07, 0.07, 0.11, 0.11), description="Encoded offsets (x, y, w, h) are divided by these"
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="smooth_l1", beta=1.0), description="Regression loss")
-    proposals: Proposals = Field(Proposals(), description="What goes on to the second stage")
+    box_loss: BoxLoss = Field(
+        BoxLoss(name="smooth_l1", beta=1.0), description="Box regression loss"
+    )
+    proposals: Proposals = Field(Proposals(), description="Proposals of the second stage")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from delta_problems(self.delta_stds, "box")
@@ -60,4 +62,4 @@ class GaFasterRcnn(OneLook):
     """Faster R-CNN with guided anchoring (Wang et al. 2019)."""
 
     name: Literal["ga_faster_rcnn"] = Field(description="Faster R-CNN with guided anchoring")
-    rpn: GuidedRpn = Field(GuidedRpn(), description="The first stage")
+    rpn: GuidedRpn = Field(GuidedRpn(), description="First stage: region proposal network (RPN)")

@@ -23,11 +23,13 @@ class GaRetinaNet(Dense):
     """RetinaNet with guided anchoring (Wang et al. 2019)."""
 
     name: Literal["ga_retinanet"] = Field(description="RetinaNet with guided anchoring")
-    neck: AnyNeck = Field(Neck(extra_from="c5"), description="The feature pyramid")
-    head: RetinaNetHead = Field(RetinaNetHead(), description="The branches")
-    guidance: Guidance = Field(Guidance(), description="How anchors are predicted")
+    neck: AnyNeck = Field(Neck(extra_from="c5"), description="Neck: feature pyramid")
+    head: RetinaNetHead = Field(RetinaNetHead(), description="Prediction head")
+    guidance: Guidance = Field(Guidance(), description="Guided anchoring")
     assigner: MaxIouAssigner = Field(
         MaxIouAssigner(name="max_iou", negative_iou=0.5),
-        description="Which predicted anchors learn which object",
+        description="Label assignment of the predicted anchors",
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="smooth_l1", beta=0.04), description="Regression loss")
+    box_loss: BoxLoss = Field(
+        BoxLoss(name="smooth_l1", beta=0.04), description="Box regression loss"
+    )

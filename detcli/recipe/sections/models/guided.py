@@ -11,12 +11,12 @@ from detcli.recipe.sections.section import Numbers, Section
 
 
 class ShapeAssigner(Section):
-    """Which cells learn an object's shape, by what anchors of fixed shapes would overlap there."""
+    """Assignment of the anchor shape branch, by the IoU of fixed anchors at each cell."""
 
-    positive_iou: float = Field(0.5, gt=0, le=1, description="From this IoU on: positive")
-    negative_iou: float = Field(0.4, ge=0, le=1, description="Below this IoU: negative")
+    positive_iou: float = Field(0.5, gt=0, le=1, description="IoU threshold of positives")
+    negative_iou: float = Field(0.4, ge=0, le=1, description="IoU threshold of negatives")
     min_positive_iou: float = Field(
-        0.4, ge=0, le=1, description="A box's best cell is positive from this IoU on"
+        0.4, ge=0, le=1, description="Minimum IoU for an object's best cell to be positive"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -28,41 +28,41 @@ class ShapeAssigner(Section):
 
 
 class Guidance(Section):
-    """How places and shapes of anchors are learned."""
+    """Guided anchoring: predicted locations and shapes of anchors."""
 
     base_scale: float = Field(
-        4.0, gt=0, description="Side, in strides, of the square that a predicted shape starts from"
+        4.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
     )
     shape_std: float = Field(
         1.0,
         gt=0,
-        description="What is predicted, times this, is the logarithm of a side over the square's",
+        description="Prediction x this = log(anchor side / base size)",
     )
     scales_per_octave: int = Field(
-        3, gt=0, description="Sizes of the fixed anchors that assign shapes: 2^(0, 1/3, 2/3) for 3"
+        3, gt=0, description="Scales per octave of the assigning anchors: 2^(0, 1/3, 2/3) for 3"
     )
     ratios: Numbers = Field(
-        (0.5, 1.0, 2.0), min_length=1, description="Height over width of those anchors"
+        (0.5, 1.0, 2.0), min_length=1, description="Aspect ratios (height / width) of those anchors"
     )
     location_target: Literal["center", "rest"] = Field(
         "center",
-        description="Positive are the cells at objects' centres, or, as in MMDetection's released "
-        "training since 2.0, all others",
+        description="Positive locations: cells at object centres, or, as in MMDetection's "
+        "released training since 2.0, all others",
     )
     center_ratio: float = Field(
-        0.2, gt=0, le=1, description="Share of an object's sides within which cells are positive"
+        0.2, gt=0, le=1, description="Centre region of positives, as a fraction of the sides"
     )
     ignore_ratio: float = Field(
-        0.5, gt=0, le=1, description="Share of an object's sides within which none is negative"
+        0.5, gt=0, le=1, description="Region without negatives, as a fraction of the sides"
     )
     shape_assigner: ShapeAssigner = Field(
-        ShapeAssigner(), description="Which cells learn which object's shape"
+        ShapeAssigner(), description="Label assignment of the anchor shape branch"
     )
-    sampler: Sampler = Field(Sampler(), description="How many of these cells learn")
-    location_weight: float = Field(1.0, gt=0, description="Multiple of the loss of the places")
-    shape_weight: float = Field(1.0, gt=0, description="Multiple of the loss of the shapes")
+    sampler: Sampler = Field(Sampler(), description="Number of sampled cells")
+    location_weight: float = Field(1.0, gt=0, description="Weight of the location loss")
+    shape_weight: float = Field(1.0, gt=0, description="Weight of the shape loss")
     location_threshold: float = Field(
-        0.01, ge=0, lt=1, description="Less probable places have no anchor in inference"
+        0.01, ge=0, lt=1, description="Location score threshold of anchors in inference"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

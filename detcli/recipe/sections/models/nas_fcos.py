@@ -28,36 +28,32 @@ from detcli.recipe.sections.section import Section
 
 
 class NasFcos(Section):
-    """NAS-FCOS (Wang et al. 2020): FCOS with a neck and a head that a search found."""
+    """NAS-FCOS (Wang et al. 2020): FCOS with searched neck and head."""
 
     name: Literal["nas_fcos"] = Field(description="NAS-FCOS")
-    backbone: AnyBackbone = Field(Backbone(), description="The network that reads the image")
-    neck: NasFcosNeck = Field(NasFcosNeck(), description="The feature pyramid")
-    head: SearchedHead = Field(SearchedHead(), description="The branches")
-    assigner: Assigner = Field(
-        FcosAssigner(name="fcos"), description="Which points learn which object"
-    )
+    backbone: AnyBackbone = Field(Backbone(), description="Backbone network")
+    neck: NasFcosNeck = Field(NasFcosNeck(), description="Neck: feature pyramid")
+    head: SearchedHead = Field(SearchedHead(), description="Prediction head")
+    assigner: Assigner = Field(FcosAssigner(name="fcos"), description="Label assignment of points")
     anchor_scale: float = Field(
-        8.0, gt=0, description="Side of the square box, in strides, where a box is needed"
+        8.0, gt=0, description="Size of the square reference box, in strides, where a box is needed"
     )
     class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
-    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Regression loss")
-    centerness_weight: float = Field(1.0, gt=0, description="Multiple of the centre-ness loss")
+    box_loss: SideLoss = Field(SideLoss(name="iou"), description="Box regression loss")
+    centerness_weight: float = Field(1.0, gt=0, description="Weight of the centre-ness loss")
     score_threshold: float = Field(
-        0.05, ge=0, lt=1, description="Candidates must have a higher class score"
+        0.05, ge=0, lt=1, description="Score threshold of the candidates"
     )
-    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
-    iou_branch: IouBranch | None = Field(
-        None, description="Predict the IoU of each box with its object; null: off"
-    )
+    topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
+    iou_branch: IouBranch | None = Field(None, description="IoU prediction branch; null: off")
     density_branch: DensityBranch | None = Field(
-        None, description="Predict how far each object overlaps with another; null: off"
+        None, description="Density branch: predicted overlap with other objects; null: off"
     )
     auxiliary: Auxiliary | None = Field(
-        None, description="A coarser second head beside the one that is kept; null: off"
+        None, description="Auxiliary head with looser label assignment (training only); null: off"
     )
     enlarge_small: EnlargedObjects | None = Field(
-        None, description="Small objects are assigned by a larger box; null: off"
+        None, description="Label assignment of small objects with an enlarged box; null: off"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

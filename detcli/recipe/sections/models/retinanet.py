@@ -23,12 +23,12 @@ class RetinaNet(Detector):
     """RetinaNet (Lin et al. 2017)."""
 
     name: Literal["retinanet"] = Field(description="RetinaNet")
-    head: RetinaNetHead = Field(RetinaNetHead(), description="The branches")
-    anchors: Anchors = Field(Anchors(), description="The anchor boxes of each cell")
+    head: RetinaNetHead = Field(RetinaNetHead(), description="Prediction head")
+    anchors: Anchors = Field(Anchors(), description="Anchor boxes per location")
     assigner: Assigner = Field(
-        MaxIouAssigner(name="max_iou"), description="Which anchors learn which object"
+        MaxIouAssigner(name="max_iou"), description="Label assignment of anchors"
     )
-    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Box regression loss")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,9 +22,9 @@ BACKBONE_LEVELS = 2  # conv4_3 and fc7
 class VggBackbone(Section):
     """VGG-16 with fc6 and fc7 as convolutions (Simonyan and Zisserman 2015; SSD)."""
 
-    name: Literal["vgg16"] = Field("vgg16", description="Family of the backbone")
+    name: Literal["vgg16"] = Field("vgg16", description="Backbone type")
     frozen_stages: int = Field(
-        0, ge=0, le=5, description="0: nothing is frozen; 1: the first two convolutions; 5: all 13"
+        0, ge=0, le=5, description="0: nothing is frozen; 1: first two convolutions; 5: all 13"
     )
     weights: str | None = Field(
         "imagenet",
@@ -33,14 +33,22 @@ class VggBackbone(Section):
         "null: random",
     )
 
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if self.weights == "imagenet" and set(recipe.data.std) != {1.0}:
+            yield (
+                "data.std",
+                "these VGG-16 weights are for images of 0 to 255 less their mean: expected "
+                f"[1.0, 1.0, 1.0], got {list(recipe.data.std)}",
+            )
+
 
 class SsdNeck(Section):
     """The levels after conv4_3 and fc7; each list has a value for each of them."""
 
     out_channels: Integers = Field((512, 256, 256, 256), min_length=1, description="Channels")
     strides: Integers = Field((2, 2, 1, 1), min_length=1, description="Stride of its convolution")
-    paddings: Integers = Field((1, 1, 0, 0), min_length=1, description="Padding of it")
-    last_kernel: int = Field(3, gt=0, le=7, description="Side of the last convolution; others: 3")
+    paddings: Integers = Field((1, 1, 0, 0), min_length=1, description="Padding of its convolution")
+    last_kernel: int = Field(3, gt=0, le=7, description="Kernel size of the last level; others: 3")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for key in ("strides", "paddings"):
@@ -59,22 +67,22 @@ class SsdNeck(Section):
 
 
 class SsdAnchors(Section):
-    """Anchor boxes around the middle of each cell."""
+    """Anchor boxes around the centre of each cell."""
 
     sizes: Numbers = Field(
         (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0),
         min_length=2,
-        description="Sides in pixels, one per level and one more: a level has squares of its own "
-        "side and of the root of its own times the next",
+        description="Anchor sizes in pixels, one per level and one more: each level has "
+        "squares of its own size and of the geometric mean with the next",
     )
     ratios: SizesPerLevel = Field(
         ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)),
-        description="Long over short side of further anchors, lying and standing, a list per level",
+        description="Aspect ratios of further anchors, in both orientations, a list per level",
     )
     strides: Integers = Field(
-        (8, 16, 32, 64, 100, 300), min_length=1, description="Pixels per cell of each level"
+        (8, 16, 32, 64, 100, 300), min_length=1, description="Stride in pixels of each level"
     )
-    clip: bool = Field(False, description="No side is longer than the image's (torchvision)")
+    clip: bool = Field(False, description="Clip anchor width and height to the image (torchvision)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.sizes) <= 0 or any(b <= a for a, b in pairwise(self.sizes)):
@@ -89,30 +97,32 @@ class Ssd(Section):
     """SSD (Liu et al. 2016)."""
 
     name: Literal["ssd"] = Field(description="SSD")
-    backbone: VggBackbone = Field(VggBackbone(), description="The network that reads the image")
-    neck: SsdNeck = Field(SsdNeck(), description="The levels after those of the backbone")
-    anchors: SsdAnchors = Field(SsdAnchors(), description="The anchor boxes of each cell")
+    backbone: VggBackbone = Field(VggBackbone(), description="Backbone network")
+    neck: SsdNeck = Field(SsdNeck(), description="Neck: extra levels after those of the backbone")
+    anchors: SsdAnchors = Field(SsdAnchors(), description="Anchor boxes per location")
     assigner: Assigner = Field(
         MaxIouAssigner(name="max_iou", positive_iou=0.5, negative_iou=0.5, single_best=True),
-        description="Which anchors learn which object",
+        description="Label assignment of anchors",
     )
     enlarge_small: EnlargedObjects | None = Field(
-        None, description="Small objects are assigned by a larger box; null: off"
+        None, description="Label assignment of small objects with an enlarged box; null: off"
     )
     regression: Literal["box", "point"] = Field(
-        "box", description="Regress from the anchor box, or side distances from its centre"
+        "box", description="Regress anchor box offsets, or distances of a point to the sides"
     )
     delta_stds: Quadruple = Field(
-        DELTA_STDS, description="regression box: coded offsets x, y, w, h are divided by these"
+        DELTA_STDS, description="regression box: encoded offsets (x, y, w, h) are divided by these"
     )
     class_loss: AnySoftmaxLoss = Field(
         SoftmaxLoss(name="softmax"), description="Classification loss"
     )
-    box_loss: BoxLoss = Field(BoxLoss(name="smooth_l1", beta=1.0), description="Regression loss")
-    score_threshold: float = Field(
-        0.02, ge=0, lt=1, description="Candidates must have a higher class score"
+    box_loss: BoxLoss = Field(
+        BoxLoss(name="smooth_l1", beta=1.0), description="Box regression loss"
     )
-    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+    score_threshold: float = Field(
+        0.02, ge=0, lt=1, description="Score threshold of the candidates"
+    )
+    topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         levels = BACKBONE_LEVELS + len(self.neck.out_channels)

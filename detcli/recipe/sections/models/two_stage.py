@@ -16,74 +16,74 @@ from detcli.recipe.sections.priors import (
     MaxIouAssigner,
     delta_problems,
 )
-from detcli.recipe.sections.section import Quadruple, Section
+from detcli.recipe.sections.section import Named, Quadruple, Section
 
 
 class PooledLevels(Section):
     """Levels from stride 4 on."""
 
     min_level: int = Field(2, ge=2, le=5, description="Finest level")
-    max_level: int = Field(6, ge=2, le=8, description="Coarsest level; regions come from 5 at most")
+    max_level: int = Field(6, ge=2, le=8, description="Coarsest level; RoIs use up to P5")
 
 
 class PooledExtra(PooledLevels):
-    """Levels from stride 4 on, the last of which is every second cell of P5."""
+    """Levels from stride 4 on; P6 is P5 subsampled."""
 
     extra_from: Literal["c5", "p5", "pool"] = Field(
-        "pool", description="P6: convolution of the backbone's last map or of P5, or cells of P5"
+        "pool", description="P6: convolution of C5 or of P5, or subsampled P5"
     )
 
 
 class PooledNeck(PooledExtra, Neck):
-    """Feature pyramid from stride 4 on, whose last level is every second cell of P5."""
+    """Feature pyramid network from stride 4 on; P6 is P5 subsampled."""
 
 
 class PooledPan(PooledExtra, PanNeck):
-    """The same with a path back up from its finest level (PANet, Liu et al. 2018)."""
+    """The same with a bottom-up path (PANet, Liu et al. 2018)."""
 
 
 class PooledBifpn(PooledLevels, BifpnNeck):
-    """Levels that are fused with learned weights, down and up again (Tan et al. 2020)."""
+    """BiFPN: weighted top-down and bottom-up fusion (Tan et al. 2020)."""
 
 
 class PooledNested(PooledExtra, Nested):
-    """Nested fusion with dense skip connections (UNet++, Zhou et al. 2018)."""
+    """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
-    name: Literal["unet_pp"] = Field(description="Family of the neck")
+    name: Literal["unet_pp"] = Field(description="Neck type")
 
 
 class CarafeNeck(Section):
-    """Feature pyramid whose every level, P6 included, is enlarged by CARAFE (Wang et al. 2019)."""
+    """Feature pyramid with CARAFE upsampling of every level, P6 too (Wang et al. 2019)."""
 
-    name: Literal["fpn_carafe"] = Field(description="Family of the neck")
+    name: Literal["fpn_carafe"] = Field(description="Neck type")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     num_levels: ClassVar[int] = 5
 
 
 class HrNeck(Section):
-    """Pyramid whose levels are pooled from all maps of the backbone joined (Sun et al. 2019)."""
+    """HRFPN: levels pooled from all concatenated backbone features (Sun et al. 2019)."""
 
-    name: Literal["hrfpn"] = Field(description="Family of the neck")
+    name: Literal["hrfpn"] = Field(description="Neck type")
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     num_levels: ClassVar[int] = 5
 
 
 class HrBackbone(Section):
-    """HRNet (Sun et al. 2019), whose finest map is as deep as the coarsest."""
+    """HRNet (Sun et al. 2019): high-resolution features throughout."""
 
-    name: Literal["hrnet"] = Field(description="Family of the backbone")
-    width: Literal[18, 32, 40, 48] = Field(32, description="Channels of the map at stride 4")
+    name: Literal["hrnet"] = Field(description="Backbone type")
+    width: Literal[18, 32, 40, 48] = Field(32, description="Channels of the stride-4 features")
     norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
-        "bn", description="Norm layers; frozen_bn: statistics, scales and shifts are constants"
+        "bn", description="Normalisation layers; frozen_bn: constant statistics, scale and shift"
     )
     norm_eval: bool = Field(
-        True, description="Batch norms use their running statistics in training too"
+        True, description="Batch norms stay in eval mode (running statistics) in training"
     )
-    norm_eps: float = Field(1e-5, ge=0, description="Added to the variance")
+    norm_eps: float = Field(1e-5, ge=0, description="Epsilon of the norms")
     weights: str | None = Field(
         None,
         min_length=1,
-        description="A file with the names of the authors' code, or null: random",
+        description="Checkpoint of the authors, or null: random",
     )
 
 
@@ -97,17 +97,15 @@ AnyBackbone = Annotated[Backbone | HrBackbone | TimmBackbone, Field(discriminato
 class RpnAnchors(Anchors):
     """Anchor boxes of each cell, centred on the cell's corner at (x, y) x stride."""
 
-    base_scale: float = Field(8.0, gt=0, description="Side of the smallest anchor, in strides")
-    scales_per_octave: int = Field(1, gt=0, description="Sizes per level: 2^(0, 1/3, 2/3) for 3")
+    base_scale: float = Field(8.0, gt=0, description="Size of the smallest anchor, in strides")
+    scales_per_octave: int = Field(1, gt=0, description="Scales per octave: 2^(0, 1/3, 2/3) for 3")
 
 
 class Sampler(Section):
-    """A random subset of the assigned boxes of an image."""
+    """Random sampling of positives and negatives of an image."""
 
-    num: int | None = Field(256, gt=0, description="So many learn; null: all")
-    positive_share: float = Field(
-        0.5, gt=0, le=1, description="At most this share of them has an object"
-    )
+    num: int | None = Field(256, gt=0, description="Samples per image; null: all")
+    positive_share: float = Field(0.5, gt=0, le=1, description="Maximum fraction of positives")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         default = type(self).model_fields["positive_share"].default
@@ -116,36 +114,34 @@ class Sampler(Section):
 
 
 class RegionSampler(Sampler):
-    """A random subset of the assigned boxes of an image."""
+    """Random sampling of positives and negatives of an image."""
 
-    num: int | None = Field(512, gt=0, description="So many learn; null: all")
-    positive_share: float = Field(
-        0.25, gt=0, le=1, description="At most this share of them has an object"
-    )
+    num: int | None = Field(512, gt=0, description="Samples per image; null: all")
+    positive_share: float = Field(0.25, gt=0, le=1, description="Maximum fraction of positives")
 
 
 class Limits(Section):
-    """How many proposals there are."""
+    """Numbers of proposals."""
 
-    topk_per_level: int = Field(1000, gt=0, description="Best anchors of a level before NMS")
-    max_per_image: int = Field(1000, gt=0, description="Best proposals of all levels after it")
+    topk_per_level: int = Field(1000, gt=0, description="Proposals per level before NMS")
+    max_per_image: int = Field(1000, gt=0, description="Proposals kept per image after NMS")
 
 
 class TrainLimits(Limits):
-    """How many proposals there are in training."""
+    """Numbers of proposals in training."""
 
-    topk_per_level: int = Field(2000, gt=0, description="Best anchors of a level before NMS")
+    topk_per_level: int = Field(2000, gt=0, description="Proposals per level before NMS")
 
 
 class Proposals(Section):
-    """From anchors to proposals."""
+    """From anchors to region proposals."""
 
     iou_threshold: float = Field(
-        0.7, ge=0, le=1, description="NMS: one that overlaps a better one of its level by more goes"
+        0.7, ge=0, le=1, description="IoU threshold of NMS within each level"
     )
-    min_side_px: float = Field(0.0, ge=0, description="Both sides must be longer than this")
-    train: TrainLimits = Field(TrainLimits(), description="How many in training")
-    test: Limits = Field(Limits(), description="How many in evaluation")
+    min_side_px: float = Field(0.0, ge=0, description="Minimum width and height in pixels")
+    train: TrainLimits = Field(TrainLimits(), description="Number of proposals in training")
+    test: Limits = Field(Limits(), description="Number of proposals in evaluation")
 
 
 RPN_ASSIGNER = MaxIouAssigner(
@@ -154,81 +150,86 @@ RPN_ASSIGNER = MaxIouAssigner(
 
 
 class Rpn(Section):
-    """The region proposal network (Ren et al. 2015)."""
+    """Region proposal network (Ren et al. 2015)."""
 
-    anchors: RpnAnchors = Field(RpnAnchors(), description="The anchor boxes of each cell")
+    anchors: RpnAnchors = Field(RpnAnchors(), description="Anchor boxes per location")
     trained_anchors: Literal["all", "cell_inside", "box_inside"] = Field(
         "cell_inside",
-        description="Which learn: all of the batch, those whose cell begins in their image, or "
-        "whose box lies in it",
+        description="Anchors used in training: all, those whose cell starts inside the image, "
+        "or those whose box lies inside it",
     )
-    assigner: Assigner = Field(RPN_ASSIGNER, description="Which anchors learn which object")
-    sampler: Sampler = Field(Sampler(), description="Which of these take part in a step")
-    box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Regression loss")
-    proposals: Proposals = Field(Proposals(), description="What goes on to the second stage")
+    assigner: Assigner = Field(RPN_ASSIGNER, description="Label assignment of anchors")
+    sampler: Sampler = Field(Sampler(), description="Sampling of positives and negatives")
+    box_loss: BoxLoss = Field(BoxLoss(name="l1"), description="Box regression loss")
+    proposals: Proposals = Field(Proposals(), description="Proposals of the second stage")
 
 
 class Pooler(Section):
-    """Features of a region from the maps."""
+    """RoI pooling: features of a region."""
 
     name: Literal["roi_align", "roi_pool"] = Field(
-        "roi_align", description="Bilinear samples; or the largest of whole cells (Fast R-CNN)"
+        "roi_align", description="RoIAlign (bilinear samples), or RoIPool (max, Fast R-CNN)"
     )
-    side: int = Field(7, gt=0, description="Values along each side of a region")
+    side: int = Field(7, gt=0, description="Output size in cells per side")
     scale: float = Field(
-        14.0, gt=0, description="Regions are from this many strides of their level to twice as many"
+        14.0,
+        gt=0,
+        description="RoIs measure from this many strides of their level to twice as many",
     )
     sampling_ratio: int = Field(
-        0, ge=0, description="roi_align: this squared samples per value; 0: one per covered cell"
+        0, ge=0, description="roi_align: this squared samples per value; 0: adaptive"
     )
     aligned: bool = Field(
-        True, description="roi_align: cell centres at half a cell; false: as first published"
+        True, description="roi_align: half-pixel aligned; false: as first published"
     )
     context: float | None = Field(
         None,
         gt=1,
-        description="Also pool each region with sides longer by this factor; null: it alone",
+        description="RoI context: also pool each region enlarged by this factor; null: off",
     )
     acts_with: ClassVar = {"sampling_ratio": ("roi_align",), "aligned": ("roi_align",)}
 
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.context is not None:
+            sides = f"{self.context:g} times its sides"
+            yield f"pooler: beside each region one of {sides}, twice as many features"
+
 
 class RegionHead(Section):
-    """The layers behind the pooled features."""
+    """RoI head: layers after the pooled features."""
 
-    num_fcs: int = Field(2, ge=0, description="Fully connected layers before the predictions")
-    channels: int = Field(1024, gt=0, description="Outputs of each of them")
+    num_fcs: int = Field(2, ge=0, description="Number of fully connected layers")
+    channels: int = Field(1024, gt=0, description="Channels of the fully connected layers")
     dropout: Dropout | None = Field(
-        None, description="Noise after them, before the predictions; null: none"
+        None, description="Dropout after them, before the predictions; null: none"
     )
 
 
 class RegionClassLoss(SoftmaxLoss):
     """Cross entropy of a soft-max over the classes and background."""
 
-    ohem: Ohem | None = Field(None, description="Hard example mining; null: all samples alike")
+    ohem: Ohem | None = Field(None, description="Hard example mining; null: off")
 
 
 class RegionDetector(Section):
     """What detectors with a second stage have."""
 
-    backbone: AnyBackbone = Field(
-        Backbone(name="resnet"), description="The network that reads the image"
-    )
-    neck: AnyNeck = Field(PooledNeck(name="fpn"), description="The feature pyramid")
-    rpn: Section = Field(description="The first stage; each detector has its own")
-    pooler: Pooler = Field(Pooler(), description="Features of a proposal")
-    head: RegionHead = Field(RegionHead(), description="The layers of the second stage")
+    backbone: AnyBackbone = Field(Backbone(name="resnet"), description="Backbone network")
+    neck: AnyNeck = Field(PooledNeck(name="fpn"), description="Neck: feature pyramid")
+    rpn: Section = Field(description="First stage: region proposal network (RPN)")
+    pooler: Pooler = Field(Pooler(), description="RoI pooling: features of each proposal")
+    head: RegionHead = Field(RegionHead(), description="Second-stage head")
     sampler: RegionSampler = Field(
-        RegionSampler(), description="Which assigned proposals take part in a step"
+        RegionSampler(), description="Sampling of positive and negative proposals"
     )
     class_loss: RegionClassLoss = Field(
         RegionClassLoss(name="softmax"), description="Classification loss"
     )
     score_threshold: float = Field(
-        0.05, ge=0, lt=1, description="Candidates must have a higher class score"
+        0.05, ge=0, lt=1, description="Score threshold of the candidates"
     )
     enlarge_small: EnlargedObjects | None = Field(
-        None, description="Small objects are assigned by a larger box; null: off"
+        None, description="Label assignment of small objects with an enlarged box; null: off"
     )
 
 
@@ -237,14 +238,14 @@ class OneLook(RegionDetector):
 
     assigner: MaxIouAssigner = Field(
         MaxIouAssigner(name="max_iou", positive_iou=0.5, negative_iou=0.5, min_positive_iou=None),
-        description="Which proposals learn which object",
+        description="Label assignment of proposals",
     )
     delta_stds: Quadruple = Field(
-        DELTA_STDS, description="Coded offsets x, y, w, h are divided by these"
+        DELTA_STDS, description="Encoded offsets (x, y, w, h) are divided by these"
     )
-    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Regression loss")
+    box_loss: SideLoss = Field(SideLoss(name="l1"), description="Box regression loss")
     density_branch: DensityBranch | None = Field(
-        None, description="Predict how far each object overlaps with another; null: off"
+        None, description="Density branch: predicted overlap with other objects; null: off"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -13,15 +13,15 @@ LEVELS = 3
 class CspDarknet(Section):
     """CSPDarknet-53 (Wang et al. 2019; Bochkovskiy et al. 2020)."""
 
-    name: Literal["cspdarknet53"] = Field("cspdarknet53", description="Family of the backbone")
+    name: Literal["cspdarknet53"] = Field("cspdarknet53", description="Backbone type")
     width: float = Field(
-        1.0, gt=0, le=4, description="Factor of all channels, of neck and head too; 1: as published"
+        1.0, gt=0, le=4, description="Width multiplier, also of neck and head; 1: as published"
     )
     weights: str | None = Field(
         None,
         min_length=1,
-        description="A Darknet file that begins with this backbone, such as yolov4.conv.137, or "
-        "null: random",
+        description="Darknet weights that begin with this backbone, such as yolov4.conv.137, "
+        "or null: random",
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -30,37 +30,36 @@ class CspDarknet(Section):
 
 
 class DarknetLoss(Section):
-    """As in Darknet, with its own slope of the boxes: sums over an image."""
+    """As in Darknet, with its own box gradients: sums over an image."""
 
-    name: Literal["darknet"] = Field(description="Loss, and the box code that goes with it")
-    box_weight: float = Field(0.07, gt=0, description="Multiple of the CIoU loss")
+    name: Literal["darknet"] = Field(description="Loss, with the box encoding that belongs to it")
+    box_weight: float = Field(0.07, gt=0, description="Weight of the CIoU loss")
     min_iou: float = Field(
         0.213,
         ge=0,
         le=1,
-        description="Anchors whose shape has a larger IoU with an object learn it, too; 1: only "
-        "the best one",
+        description="Shape IoU above which further anchors are positive; 1: only the best anchor",
     )
     ignore_iou: float = Field(
-        0.7, ge=0, le=1, description="Boxes with a larger IoU with an object are no background"
+        0.7, ge=0, le=1, description="Ignore threshold: above this IoU a box is no negative"
     )
     max_slope: float = Field(
-        5.0, gt=0, description="Largest gradient of a box coordinate (max_delta)"
+        5.0, gt=0, description="Gradient clipping of each box coordinate (max_delta)"
     )
 
 
 class ScaledLoss(Section):
     """As in WongKinYiu/PyTorch_YOLOv4: means over positives and cells."""
 
-    name: Literal["scaled"] = Field(description="Loss, and the box code that goes with it")
-    box_weight: float = Field(0.05, gt=0, description="Multiple of the CIoU loss")
-    objectness_weight: float = Field(0.6, gt=0, description="Multiple of the objectness loss")
-    class_weight: float = Field(0.3, gt=0, description="Multiple of the classification loss")
+    name: Literal["scaled"] = Field(description="Loss, with the box encoding that belongs to it")
+    box_weight: float = Field(0.05, gt=0, description="Weight of the CIoU loss")
+    objectness_weight: float = Field(0.6, gt=0, description="Weight of the objectness loss")
+    class_weight: float = Field(0.3, gt=0, description="Weight of the classification loss")
     level_weights: Triple = Field(
-        (4.0, 1.0, 0.4), description="Factors of the objectness of strides 8, 16 and 32"
+        (4.0, 1.0, 0.4), description="Weights of the objectness loss at strides 8, 16 and 32"
     )
     max_ratio: float = Field(
-        4.0, gt=1, description="Anchors learn objects whose sides differ by a smaller factor"
+        4.0, gt=1, description="Anchors match objects whose sides differ by a smaller factor"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -72,7 +71,7 @@ class YoloV4(Section):
     """YOLOv4 (Bochkovskiy et al. 2020)."""
 
     name: Literal["yolov4"] = Field(description="YOLOv4")
-    backbone: CspDarknet = Field(CspDarknet(), description="The network that reads the image")
+    backbone: CspDarknet = Field(CspDarknet(), description="Backbone network")
     norm: Literal["bn", "sync_bn"] = Field("bn", description="Norm after every convolution")
     anchors: SizesPerLevel = Field(
         (
@@ -80,23 +79,24 @@ class YoloV4(Section):
             (36.0, 75.0, 76.0, 55.0, 72.0, 146.0),
             (142.0, 110.0, 192.0, 243.0, 459.0, 401.0),
         ),
-        description="Width and height in pixels of each anchor in turn, a list for each of the "
-        "strides 8, 16 and 32",
+        description="Anchor sizes: width and height in pixels of each in turn, a list per "
+        "stride 8, 16 and 32",
     )
     scale_xy: Triple = Field(
         (1.2, 1.1, 1.05),
-        description="Loss darknet: how far a centre may leave its cell at each stride; 1: not",
+        description="Loss darknet: scale_x_y, how far a centre may leave its cell, per "
+        "stride; 1: not",
     )
     loss: Annotated[DarknetLoss | ScaledLoss, Field(discriminator="name")] = Field(
-        DarknetLoss(name="darknet"), description="What is learned, and how boxes are coded"
+        DarknetLoss(name="darknet"), description="Loss and box encoding"
     )
     classes_per_box: Literal["all", "best"] = Field(
         "all", description="A box is a candidate for every class, or only for its most likely one"
     )
     score_threshold: float = Field(
-        0.001, ge=0, lt=1, description="Candidates must have a higher score"
+        0.001, ge=0, lt=1, description="Score threshold of the candidates"
     )
-    topk_per_level: int = Field(1000, gt=0, description="Best candidates kept per level")
+    topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(self.anchors) != LEVELS:

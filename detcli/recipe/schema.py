@@ -10,7 +10,8 @@ from detcli.recipe.sections.data import Data
 from detcli.recipe.sections.models.detr import LEARNED_CELLS
 from detcli.recipe.sections.models.table import Model
 from detcli.recipe.sections.optim import Optim
-from detcli.recipe.sections.run import Eval, Postprocess, Train
+from detcli.recipe.sections.postprocess import Nms, Postprocess
+from detcli.recipe.sections.run import Eval, Train
 from detcli.recipe.sections.schedule import Schedule
 from detcli.recipe.sections.section import Section
 
@@ -44,7 +45,7 @@ class Recipe(Section):
     optim: Optim = Field(Optim(), description="Optimiser, learning rate, clipping")
     schedule: Schedule = Field(Schedule(), description="Length and course of the learning rate")
     train: Train = Field(Train(), description="The training loop")
-    postprocess: Postprocess = Field(Postprocess(), description="From candidates to detections")
+    postprocess: Postprocess = Field(Nms(), description="From candidates to detections")
     eval: Eval = Field(Eval(), description="Evaluation during and after training")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -69,15 +70,12 @@ class Recipe(Section):
             yield "schedule.monitor", "AP is only measured with train.eval_every of 1 or more"
 
     def _column_problems(self) -> Iterator[tuple[str, str]]:
-        method, model = self.postprocess.method, self.model
-        key = "postprocess.method"
-        if method == "iou_guided" and getattr(model, "iou_branch", None) is None:
-            yield key, "iou_guided needs a predicted IoU: set model.iou_branch"
-        box_loss = getattr(model, "box_loss", None)
-        if method == "softer" and getattr(box_loss, "name", None) != "kl":
-            yield key, "softer needs the uncertainty of each side: set model.box_loss.name to kl"
-        if method == "adaptive" and getattr(model, "density_branch", None) is None:
-            yield key, "adaptive needs a predicted density: set model.density_branch"
+        method, column = self.postprocess.method, self.postprocess.column
+        if column is not None and not column.is_written_by(self.model):
+            yield (
+                "postprocess.method",
+                f"{method} needs the column {column.name} ({column.meaning}): set {column.setting}",
+            )
 
     def _vgg_problems(self) -> Iterator[tuple[str, str]]:
         backbone = self.model.backbone

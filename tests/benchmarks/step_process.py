@@ -67,7 +67,7 @@ def build_losses(
     if owner == "detcli":
         model = detector(name, OWN[name], num_classes=NUM_CLASSES).train()
         own = [target(BOXES, LABELS, (side, side))] * len(images)
-        return model, lambda: model.loss(model(images), own)  # type: ignore[operator]
+        return model, lambda: model.loss(model(images), own)
     model = build_peer(owner, name, side).train()
     theirs = [{"boxes": torch.tensor(BOXES), "labels": torch.tensor(LABELS)}] * len(images)
     return model, lambda: model(list(images), theirs)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from detcli.models.backbones.timm import TimmBackbone
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 SAME_SHADE = 0.5  # of 255: smaller differences of mean and std are rounding
 
 
-def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
+def announce_blocks(recipe: Recipe, detector: Detector, say: Callable[[str], None]) -> None:
     """One line for each block that is on: where it is, and what of it starts fresh."""
     backbone, head = recipe.model.backbone, getattr(recipe.model, "head", None)
     attention = getattr(backbone, "attention", None)
@@ -44,7 +43,7 @@ def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], No
     _announce_network(recipe, detector, say)
 
 
-def _announce_network(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
+def _announce_network(recipe: Recipe, detector: Detector, say: Callable[[str], None]) -> None:
     """What else than a plain ResNet and FPN it is."""
     if getattr(recipe.model.backbone, "units", "post") == "pre":
         say("backbone: pre-activation, norm and ReLU before each convolution")
@@ -87,7 +86,7 @@ def _announce_normalisation(
             )
 
 
-def _announce_convolutions(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
+def _announce_convolutions(recipe: Recipe, detector: Detector, say: Callable[[str], None]) -> None:
     neck, head = getattr(recipe.model, "neck", None), getattr(recipe.model, "head", None)
     for part, section in (("neck outputs", neck), ("head", head)):
         kind = getattr(section, "conv", "plain")
@@ -107,15 +106,15 @@ def _announce_convolutions(recipe: Recipe, detector: nn.Module, say: Callable[[s
         say(f"implicit knowledge: around {count} predictions, never decayed")
 
 
-def _count(detector: nn.Module, ending: str) -> int:
+def _count(detector: Detector, ending: str) -> int:
     return sum(name.endswith(ending) for name, _ in detector.named_parameters())
 
 
-def _parts(detector: nn.Module, name: str) -> int:
+def _parts(detector: Detector, name: str) -> int:
     return len(list(detector.get_submodule(name).children()))
 
 
-def _added(detector: nn.Module, name: str) -> str:
+def _added(detector: Detector, name: str) -> str:
     parts = [part for path, part in detector.named_modules() if path.endswith(f".{name}")]
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     return f"{len(parts)} of them; their {count} parameters start fresh"

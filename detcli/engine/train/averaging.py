@@ -10,6 +10,7 @@ from torch import nn
 
 from detcli.engine.run.batch import autocast, network_input
 from detcli.engine.train.swa import Swa, reestimate_norms
+from detcli.models.detector import Detector
 from detcli.types import Batch
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def forward_only(trainer: Trainer, model: nn.Module, batch: Batch) -> None:
         model(images, targets)
 
 
-def evaluated(trainer: Trainer) -> nn.Module:
+def evaluated(trainer: Trainer) -> Detector:
     """The detector with the weights that count: averaged ones where there are any."""
     if trainer.ema is not None:
         return trainer.ema.model

@@ -36,6 +36,7 @@ from detcli.engine.train.optim import build_optimizer
 from detcli.engine.train.schedule import AveragingRate, Schedule
 from detcli.engine.train.swa import Swa
 from detcli.errors import DataError
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 Subset = Callable[[Records], Records]
@@ -107,7 +108,7 @@ def detector_of(
     log: RunLog,
     *,
     pretrained: bool,
-) -> nn.Module:
+) -> Detector:
     """The detector at the start of a run, on the CPU: from `weights`, a checkpoint, where there is
     one, otherwise with the backbone's public weights where `pretrained`."""
     torch.manual_seed(recipe.train.seed)
@@ -156,7 +157,7 @@ def learning_rate(recipe: Recipe, ranks: Ranks, explicit: bool) -> LearningRate:
 
 def announce(
     recipe: Recipe,
-    detector: nn.Module,
+    detector: Detector,
     ranks: Ranks,
     log: RunLog,
     loader: Loader,
@@ -246,7 +247,7 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
 
 
 def model_of(
-    recipe: Recipe, detector: nn.Module, class_names: Sequence[str], ranks: Ranks, log: RunLog
+    recipe: Recipe, detector: Detector, class_names: Sequence[str], ranks: Ranks, log: RunLog
 ) -> tuple[nn.Module, Distillation | None]:
     """What the training loop calls, the detector compiled or as a student where the recipe asks
     for it; and the teacher."""
@@ -269,7 +270,7 @@ def model_of(
     return student, Distillation(recipe, teacher, student, fingerprint)
 
 
-def swa_of(recipe: Recipe, detector: nn.Module) -> Swa | None:
+def swa_of(recipe: Recipe, detector: Detector) -> Swa | None:
     """The mean of the last weights, where the recipe asks for it."""
     swa = recipe.train.swa
     if swa is None:
@@ -287,7 +288,7 @@ def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def optimizer_of(
-    recipe: Recipe, detector: nn.Module, lr: float, distill: Distillation | None = None
+    recipe: Recipe, detector: Detector, lr: float, distill: Distillation | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser of a recipe over a detector, and over its adapters to a teacher."""
     optim = recipe.optim

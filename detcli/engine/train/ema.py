@@ -8,6 +8,8 @@ import math
 import torch
 from torch import nn
 
+from detcli.models.detector import Detector
+
 
 class Ema:
     """Keeps `average = decay x average + (1 - decay) x weights` in float32.
@@ -17,7 +19,7 @@ class Ema:
     are copied.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float, warmup_steps: int) -> None:
+    def __init__(self, model: Detector, *, decay: float, warmup_steps: int) -> None:
         self.model = copy.deepcopy(model).eval()
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)

@@ -30,6 +30,7 @@ from detcli.engine.train.meter import Meter, mean_losses, peak_memory_gib
 from detcli.engine.train.schedule import Schedule
 from detcli.engine.train.swa import Swa
 from detcli.errors import DivergedError
+from detcli.models.detector import Detector
 from detcli.phases import phase
 from detcli.recipe import Recipe
 from detcli.types import Batch, Target
@@ -55,7 +56,7 @@ class Trainer:
     ranks: Ranks
     folder: Path
     log: RunLog
-    detector: nn.Module
+    detector: Detector
     model: nn.Module
     optimizer: torch.optim.Optimizer
     learning_rate: LearningRate
@@ -176,7 +177,7 @@ def compute_losses(
     if trainer.distill is not None:
         outputs, maps = outputs
     with phase("loss"):
-        losses: dict[str, Tensor] = trainer.detector.loss(outputs, targets)  # type: ignore[operator]
+        losses: dict[str, Tensor] = trainer.detector.loss(outputs, targets)
     if trainer.distill is not None:
         with phase("teacher"):
             losses |= trainer.distill.losses(outputs, maps, images, targets)
@@ -340,7 +341,7 @@ def validation_loss(trainer: Trainer) -> dict[str, float | None]:
         images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
         with autocast(trainer.recipe, trainer.ranks.device):
             outputs = trainer.detector(images, targets)
-        meter.add(trainer.detector.loss(outputs, targets), batch)  # type: ignore[operator]
+        meter.add(trainer.detector.loss(outputs, targets), batch)
     gathered = distributed.gather(meter.sums())
     losses = distributed.from_main(None if gathered is None else mean_losses(gathered))
     position = trainer.position

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from detcli.engine.run import distributed
 from detcli.engine.run.batch import autocast, network_input
+from detcli.models.detector import Detector, MatchesQueries
 
 if TYPE_CHECKING:
     from detcli.engine.train.loop import Trainer
@@ -20,7 +21,8 @@ NUM_IMAGES = 100  # of the evaluation split, on each rank: always the same, not 
 class MatchingStability:
     """The query of each object, (N,) for every image by its position, after the last epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, detector: MatchesQueries) -> None:
+        self.detector = detector
         self.queries: dict[int, Tensor] = {}
 
     def update(self, queries: dict[int, Tensor]) -> tuple[int, int]:
@@ -44,16 +46,16 @@ class MatchingStability:
         self.queries = dict(state)
 
 
-def stability_of(detector: Any) -> MatchingStability | None:
+def stability_of(detector: Detector) -> MatchingStability | None:
     """Where the detector is one that matches queries."""
-    return MatchingStability() if hasattr(detector, "matched_queries") else None
+    return MatchingStability(detector) if isinstance(detector, MatchesQueries) else None
 
 
 @torch.no_grad()
 def report_matching(trainer: Trainer, stability: MatchingStability) -> None:
     """Measure and record, on rank 0, the share of queries whose object changed in this epoch, of
     those with an object; nothing after the first epoch."""
-    counts = distributed.gather(stability.update(_matched(trainer)))
+    counts = distributed.gather(stability.update(_matched(trainer, stability.detector)))
     if counts is None:
         return
     changed, total = (sum(column) for column in zip(*counts, strict=True))
@@ -68,7 +70,7 @@ def report_matching(trainer: Trainer, stability: MatchingStability) -> None:
     )
 
 
-def _matched(trainer: Trainer) -> dict[int, Tensor]:
+def _matched(trainer: Trainer, detector: MatchesQueries) -> dict[int, Tensor]:
     """The matches of the first images of this rank's share of the evaluation split."""
     trainer.detector.eval()
     found: dict[int, Tensor] = {}
@@ -78,7 +80,7 @@ def _matched(trainer: Trainer) -> dict[int, Tensor]:
         images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
         with autocast(trainer.recipe, trainer.ranks.device):
             outputs = trainer.detector(images, targets)
-        queries = trainer.detector.matched_queries(outputs, targets)  # type: ignore[operator]
+        queries = detector.matched_queries(outputs, targets)
         found |= {index: one.cpu() for index, one in zip(batch.indices, queries, strict=True)}
     trainer.detector.train()
     return found

@@ -7,13 +7,14 @@ activations, so their statistics are estimated again with a pass over the traini
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from detcli.models.detector import Detector
 from detcli.ops.reduce import all_rank_mean
 
 
@@ -24,7 +25,7 @@ class Swa:
     the next. Buffers are those of the model that was taken in last, until `reestimate_norms`.
     """
 
-    def __init__(self, model: nn.Module, *, first_epoch: int, every: int) -> None:
+    def __init__(self, model: Detector, *, first_epoch: int, every: int) -> None:
         self.first_epoch = first_epoch
         self.every = every
         self._average = AveragedModel(model).eval()
@@ -32,10 +33,9 @@ class Swa:
             parameter.requires_grad_(False)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Detector:
         """The averaged detector; the initial one as long as `count` is 0."""
-        averaged: nn.Module = self._average.module
-        return averaged
+        return cast(Detector, self._average.module)
 
     @property
     def count(self) -> int:

@@ -27,7 +27,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from detcli.engine.train.allocation import map_large_blocks
+from detcli.cpu.memory import map_large_blocks
 from tests.benchmarks.memory import peak_mib
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector, target
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from detcli.cpu.memory import map_large_blocks
 from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
@@ -18,7 +19,6 @@ from detcli.engine.run.class_rows import with_classes
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.engine.run.start_weights import load_weights
-from detcli.engine.train.allocation import map_large_blocks
 from detcli.engine.train.announce import announce_blocks
 from detcli.engine.train.caching import build_caches
 from detcli.engine.train.checks import announce_density, announce_small_objects

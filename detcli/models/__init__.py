@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from detcli.models.atss import build_atss
 from detcli.models.cascade_rcnn import build_cascade_rcnn
 from detcli.models.centernet import build_centernet
 from detcli.models.deformable_detr import build_deformable_detr
+from detcli.models.detector import Detector
 from detcli.models.detr import build_detr
 from detcli.models.faster_rcnn import build_faster_rcnn
 from detcli.models.fcos import build_fcos
@@ -22,7 +21,7 @@ from detcli.models.ssd import build_ssd
 from detcli.models.vfnet import build_vfnet
 from detcli.models.yolov4 import build_yolov4
 
-DETECTORS: dict[str, Callable[..., nn.Module]] = {
+DETECTORS: dict[str, Callable[..., Detector]] = {
     "retinanet": build_retinanet,
     "fcos": build_fcos,
     "atss": build_atss,
@@ -40,6 +39,6 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_detector(name: str, *, num_classes: int, **keywords: Any) -> nn.Module:
+def build_detector(name: str, *, num_classes: int, **keywords: Any) -> Detector:
     """The detector of this name; keywords are the rest of a recipe's model section."""
     return DETECTORS[name](num_classes=num_classes, **keywords)

@@ -23,6 +23,7 @@ from detcli.models.dense.matching import Matches, positives_of_each_image
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
 from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
 from detcli.ops.priors import Priors
@@ -91,7 +92,7 @@ class ATSSHead(nn.Module):
         )
 
 
-class ATSS(nn.Module):
+class ATSS(Detector):
     """Class loss on every anchor; boxes and centre-ness on the positive ones.
 
     Class and centre-ness terms are divided by the sum over the images of max(1, positives); the
@@ -126,8 +127,8 @@ class ATSS(nn.Module):
         self.estimates = estimates
         self.auxiliary = auxiliary
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> ATSSOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> ATSSOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         canvas = (images.shape[-2], images.shape[-1])
         outputs = _predict(self.head, maps, canvas)

@@ -23,6 +23,7 @@ from detcli.models.dense.matching import Matches
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
 from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder, side_distances
 from detcli.ops.priors import Priors
@@ -98,7 +99,7 @@ class FCOSHead(nn.Module):
         )
 
 
-class FCOS(nn.Module):
+class FCOS(Detector):
     """Class loss on every point; boxes and centre-ness on the positive ones.
 
     Class and centre-ness terms are divided by the positives of the whole batch (at least 1); the
@@ -134,8 +135,8 @@ class FCOS(nn.Module):
         self.estimates = estimates
         self.auxiliary = auxiliary
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> FCOSOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> FCOSOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         canvas = (images.shape[-2], images.shape[-1])
         outputs = _predict(self.head, maps, canvas)

@@ -22,6 +22,7 @@ from detcli.models.dense.matching import Matches, positives_of_each_image
 from detcli.models.dense.prior_grid import PriorGrid, build_anchors
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
 from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors
@@ -81,7 +82,7 @@ class RetinaNetHead(nn.Module):
         )
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(Detector):
     """Class loss on every anchor, box regression on the positive ones.
 
     All terms are divided by the sum over the images of max(1, positives). Anchors whose cell
@@ -112,8 +113,10 @@ class RetinaNet(nn.Module):
         self.estimates = estimates
         self.auxiliary = auxiliary
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> RetinaNetOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(
+        self, images: Tensor, targets: object = None, sizes: object = None
+    ) -> RetinaNetOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         canvas = (images.shape[-2], images.shape[-1])
         outputs = _predict(self.head, maps, canvas)

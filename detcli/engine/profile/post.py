@@ -113,10 +113,10 @@ def _candidates(case: Case, ranks: Ranks, log: RunLog, seconds: float) -> _Start
 
 def _decoded(network: Network, images: Any, size: tuple[int, int]) -> tuple[Any, float]:
     """The candidates of one image, and the milliseconds from the outputs to them."""
-    outputs = network.forward(images)
+    outputs = network.forward(images, [size])
     synchronize(network.device)
     started = time.perf_counter()
-    (candidates,) = network.detector.decode(outputs, [size])  # type: ignore[operator]
+    (candidates,) = network.detector.decode(outputs, [size])
     synchronize(network.device)
     return candidates, (time.perf_counter() - started) * 1000
 

@@ -22,8 +22,9 @@ ALLOWED = {
     "types": {"errors"},
     "phases": set(),
     "jit": BASE,
+    "cpu": BASE,
     "ops": BASE,
-    "layers": BASE | {"ops"},
+    "layers": BASE | {"ops", "cpu"},
     "assign": BASE | {"ops"},
     "losses": BASE | {"ops"},
     "recipe": BASE,
@@ -33,8 +34,8 @@ ALLOWED = {
     "postprocess": BASE | {"jit"},
     "evaluation": BASE | {"jit"},
     "predictions": BASE | {"data", "evaluation"},
-    "engine": BASE | {"ops", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
-    "cli": BASE | {"recipe", "engine", "data", "postprocess", "evaluation", "predictions"},
+    "engine": BASE | {"ops", "cpu", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
+    "cli": BASE | {"cpu", "recipe", "engine", "data", "postprocess", "evaluation", "predictions"},
 }
 
 

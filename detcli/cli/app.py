@@ -15,6 +15,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from detcli import __version__
+from detcli.cpu import use_large_pages
 from detcli.errors import DetcliError
 
 
@@ -50,9 +51,6 @@ VERBS = (
     Verb("env", "detcli.cli.env", "Show package versions, CPUs and GPUs for bug reports."),
 )
 
-# PyTorch reads this once: tensors of 2 MiB and more then lie on large pages of Linux. A training
-# step on the CPU then takes less time and holds less memory (`make bench`).
-ALLOCATION = {"THP_MEM_ALLOC_ENABLE": "1"}
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h: none of the codes that scripts act on
 
 
@@ -62,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Accepted before and after the verb, so it is taken out before typer sees the rest.
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    for name, value in ALLOCATION.items():
-        os.environ.setdefault(name, value)
     try:
+        use_large_pages()
         build_app(arguments)(args=arguments, prog_name="detcli")
     except DetcliError as error:
         if debug:

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from detcli.layers import winograd
 from detcli.layers.norm import build_norm, fixed_affine
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d with "same" padding that takes the faster of two algorithms."""
+    """nn.Conv2d with "same" padding that is right for maps of one column, too."""
 
     def __init__(
         self,
@@ -38,9 +37,6 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As `forward`, with another weight and bias of the same shapes."""
-        whole = self.stride == self.dilation == (1, 1) and self.groups == 1
-        if whole and winograd.pays_off(x, weight):
-            return winograd.conv3x3(x, weight, bias)
         padding = self.padding
         if x.shape[3] == 1 and x.device.type == "cpu":
             # Only the middle column of the kernel meets such a map. With stride 2 in bfloat16,

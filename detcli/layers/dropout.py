@@ -9,23 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DROPOUTS = ("bernoulli", "gaussian", "uniform")
-CHANCES = 2**16  # of which a share is that of a zero, on a CPU
-
-
-def drop(x: Tensor, rate: float, *, training: bool) -> Tensor:
-    """As `F.dropout`: in training each value is 0 with probability `rate`, below 1, and otherwise
-    divided by 1 - rate; the identity in evaluation. Any shape to the same shape.
-
-    On a CPU the random numbers of `F.dropout` take longer than a linear layer before it.
-    There 16 random bits decide over a value, so that the rate is the nearest multiple of 1 / 65536.
-    """
-    if not training or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(x, rate, training)
-    zeros = round(rate * CHANCES)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    chances = words.view(torch.int16)[: x.numel()].view(x.shape)  # from -CHANCES / 2 on
-    noise = (chances >= zeros - CHANCES // 2).float().mul_(CHANCES / (CHANCES - zeros))
-    return (x * noise).to(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -50,7 +33,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         if self.name == "bernoulli":
-            return drop(x, self.rate, training=True)
+            return F.dropout(x, self.rate)
         noise = torch.empty_like(x, dtype=torch.float32)  # coarse, and so biased, in bfloat16
         if self.name == "gaussian":
             noise.normal_(1.0, math.sqrt(self.rate / (1 - self.rate)))

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from detcli.layers.dropout import drop
-
 if TYPE_CHECKING:
     from detcli.recipe.sections.models.detr import Transformer
 
@@ -81,8 +79,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, N, D) to the same shape."""
         if self.norm_first:
-            return x + drop(branch(self.norm(x)), self.dropout, training=self.training)
-        y: Tensor = self.norm(x + drop(branch(x), self.dropout, training=self.training))
+            return x + F.dropout(branch(self.norm(x)), self.dropout, self.training)
+        y: Tensor = self.norm(x + F.dropout(branch(x), self.dropout, self.training))
         return y
 
 
@@ -100,7 +98,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to the same shape."""
         hidden = F.relu(self.expand(x))
-        y: Tensor = self.reduce(drop(hidden, self.dropout, training=self.training))
+        y: Tensor = self.reduce(F.dropout(hidden, self.dropout, self.training))
         return y
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from detcli.models.atss import build_atss
 from detcli.models.cascade_rcnn import build_cascade_rcnn
 from detcli.models.centernet import build_centernet
 from detcli.models.deformable_detr import build_deformable_detr
+from detcli.models.detector import Detector
 from detcli.models.detr import build_detr
 from detcli.models.faster_rcnn import build_faster_rcnn
 from detcli.models.fcos import build_fcos
@@ -25,7 +24,7 @@ from detcli.models.yolov4 import build_yolov4
 if TYPE_CHECKING:
     from detcli.recipe.sections.models.table import Model
 
-DETECTORS: dict[str, Callable[..., nn.Module]] = {
+DETECTORS: dict[str, Callable[..., Detector]] = {
     "retinanet": build_retinanet,
     "fcos": build_fcos,
     "atss": build_atss,
@@ -43,6 +42,6 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_detector(options: Model, *, num_classes: int) -> nn.Module:
+def build_detector(options: Model, *, num_classes: int) -> Detector:
     """The detector of the model section of a recipe."""
     return DETECTORS[options.name](options, num_classes=num_classes)

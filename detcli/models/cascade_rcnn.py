@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detcli.assign import MaxIoUAssigner, RandomSampler
 from detcli.models.dense.terms import build_criterion
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.first_stage import FirstStage, first_stage
 from detcli.models.two_stage.regions import (
@@ -41,15 +42,13 @@ class CascadeRCNNOutputs(NamedTuple):
     stages: tuple[RegionOutputs, ...]
 
 
-class CascadeRCNN(nn.Module):
+class CascadeRCNN(Detector):
     """Proposals, then stages that each start from the boxes of the one before and ask for a larger
     overlap. Scores are the mean over the stages, boxes those of the last one.
 
     With targets every stage looks at samples of its regions and at the objects' own boxes, which
     do not go on to the next stage. Regions are constants for the gradient.
     """
-
-    uses_sizes = True  # forward can use the sizes of the images inside the batch
 
     def __init__(
         self,
@@ -82,12 +81,26 @@ class CascadeRCNN(nn.Module):
         """Raw predictions for images (B, 3, H, W), for losses with targets, for candidates without.
 
         sizes: (height, width) of the valid part of each image, from the targets where there are
-        any; None: all of the batch. `decode` looks again where it is told smaller ones.
+        any; None: all of the batch.
         """
         first = first_stage(
             images, self.backbone, self.neck, self.rpn, targets=targets, sizes=sizes
         )
-        return self._look(first, targets)
+        proposals, found = self.rpn.propose(first.rpn, first.canvas, first.sizes), []
+        for head, stage in zip(self.heads, self.stages, strict=True):
+            assert isinstance(head, RegionHead)
+            raw = look_at_regions(
+                head,
+                self.pooler,
+                first.maps,
+                proposals,
+                targets,
+                assigner=stage.criterion.assigner,
+                sampler=self.sampler,
+            )
+            found.append(raw)
+            proposals = Proposals(_refined(raw, stage.coder, first.sizes), densities=())
+        return CascadeRCNNOutputs(first, tuple(found))
 
     def loss(self, outputs: CascadeRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "rpn_class", "rpn_box", and for each stage from 1 on "class_1", "box_1", float32
@@ -105,34 +118,13 @@ class CascadeRCNN(nn.Module):
     ) -> list[Candidates]:
         """Candidates of each image; scores are soft-max probabilities of the classes, of the
         stages' mean logits as in MMDetection."""
-        first, stages = outputs
-        if stages[-1].samples is not None or first.sizes != tuple(image_sizes):
-            stages = self._look(first._replace(sizes=tuple(image_sizes)), None).stages
         return region_candidates(
-            stages[-1],
-            torch.stack([stage.class_logits.float() for stage in stages]).mean(dim=0),
+            outputs.stages[-1],
+            torch.stack([stage.class_logits.float() for stage in outputs.stages]).mean(dim=0),
             self.stages[-1].coder,
             score_threshold=self.score_threshold,
             sizes=image_sizes,
         )
-
-    def _look(self, first: FirstStage, targets: Sequence[Target] | None) -> CascadeRCNNOutputs:
-        """The stages on proposals, or with targets on samples of their regions."""
-        proposals, found = self.rpn.propose(first.rpn, first.canvas, first.sizes), []
-        for head, stage in zip(self.heads, self.stages, strict=True):
-            assert isinstance(head, RegionHead)
-            raw = look_at_regions(
-                head,
-                self.pooler,
-                first.maps,
-                proposals,
-                targets,
-                assigner=stage.criterion.assigner,
-                sampler=self.sampler,
-            )
-            found.append(raw)
-            proposals = Proposals(_refined(raw, stage.coder, first.sizes), densities=())
-        return CascadeRCNNOutputs(first, tuple(found))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from detcli.models.backbones.dla import build_dla34
 from detcli.models.backbones.resnet import build_resnet
 from detcli.models.backbones.timm import TimmBackbone, build_timm
 from detcli.models.dense.decode import Selection, non_empty
+from detcli.models.detector import Detector
 from detcli.models.necks.deconv import DeconvNeck
 from detcli.models.necks.dla_up import DLAUp
 from detcli.ops.boxes import clip_boxes
@@ -72,7 +73,7 @@ class CenterNetHead(nn.Module):
         return self.class_logits(x), self.size(x), self.offset(x)
 
 
-class CenterNet(nn.Module):
+class CenterNet(Detector):
     """Focal loss on heat maps divided by the number of peaks, L1 on sizes and offsets at the
     centres divided by twice the number of objects: their two numbers are averaged."""
 
@@ -98,12 +99,14 @@ class CenterNet(nn.Module):
         self.offset_weight = offset_weight
         self.selection = selection
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> CenterNetOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(
+        self, images: Tensor, targets: object = None, sizes: object = None
+    ) -> CenterNetOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         (features,) = self.neck(self.backbone(images))
-        logits, sizes, offsets = self.head(features)
+        logits, sides, offsets = self.head(features)
         return CenterNetOutputs(
-            (logits,), (sizes,), (offsets,), (images.shape[-2], images.shape[-1])
+            (logits,), (sides,), (offsets,), (images.shape[-2], images.shape[-1])
         )
 
     def loss(self, outputs: CenterNetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:

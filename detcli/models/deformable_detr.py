@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from detcli.layers.norm import GROUPS, keep_as_buffers
 from detcli.layers.positions import SinePositions, valid_cells
 from detcli.models.backbones.resnet import build_resnet
-from detcli.models.detr import sizes_of
+from detcli.models.detector import Detector, sizes_of
 from detcli.models.set_prediction.deformable_transformer import (
     DeformableTransformer,
     LearnedQueries,
@@ -50,11 +50,9 @@ class DeformableDETROutputs(NamedTuple):
     sizes: tuple[tuple[int, int], ...]
 
 
-class DeformableDETR(nn.Module):
+class DeformableDETR(Detector):
     """Losses as in DETR, with a focal loss; in two stages the encoder has one of its own, for which
     all objects are of one class."""
-
-    uses_sizes = True  # attention keeps out of the padding, and boxes are shares of the image
 
     def __init__(
         self,

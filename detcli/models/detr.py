@@ -17,6 +17,7 @@ from detcli.layers.norm import keep_as_buffers
 from detcli.layers.positions import LearnedPositions, SinePositions, valid_cells
 from detcli.layers.transformer import DecoderLayer, EncoderLayer, run
 from detcli.models.backbones.resnet import build_resnet
+from detcli.models.detector import Detector, sizes_of
 from detcli.models.set_prediction.set_head import SetHead
 from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
 from detcli.ops.boxes import boxes_from_shares
@@ -77,10 +78,8 @@ class Transformer(nn.Module):
         return found
 
 
-class DETR(nn.Module):
+class DETR(Detector):
     """All of it is one loss per decoder layer, see `SetCriterion`; all layers share one head."""
-
-    uses_sizes = True  # attention keeps out of the padding, and boxes are shares of the image
 
     def __init__(
         self,
@@ -160,19 +159,6 @@ class DETR(nn.Module):
             order = order[scores[image][order] > self.score_threshold]
             found.append(Candidates(boxes[order], scores[image][order], labels[image][order]))
         return found
-
-
-def sizes_of(
-    targets: Sequence[Target] | None,
-    sizes: Sequence[tuple[int, int]] | None,
-    canvas: tuple[int, int],
-    count: int,
-) -> tuple[tuple[int, int], ...]:
-    """(height, width) of the valid part of each of `count` images, all of them where neither
-    targets nor sizes say."""
-    if targets is not None:
-        return tuple(target.size for target in targets)
-    return tuple(sizes) if sizes is not None else (canvas,) * count
 
 
 def build_detr(options: detr.Detr, *, num_classes: int) -> DETR:

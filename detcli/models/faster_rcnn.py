@@ -16,6 +16,7 @@ from detcli.assign import RandomSampler, build_assigner
 from detcli.losses import KL
 from detcli.models.dense.density_branch import DensityBranch
 from detcli.models.dense.terms import build_criterion
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.first_stage import FirstStage, first_stage
 from detcli.models.two_stage.guided_rpn import GuidedRPN
@@ -43,14 +44,12 @@ class FasterRCNNOutputs(NamedTuple):
     second: RegionOutputs
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(Detector):
     """Proposals, then a class and a box for each.
 
     With targets the second stage looks at samples of the proposals and at the objects' own boxes,
     otherwise at all proposals. Proposals are constants for the gradient.
     """
-
-    uses_sizes = True  # forward can use the sizes of the images inside the batch
 
     def __init__(
         self,
@@ -83,12 +82,21 @@ class FasterRCNN(nn.Module):
         """Raw predictions for images (B, 3, H, W), for losses with targets, for candidates without.
 
         sizes: (height, width) of the valid part of each image, from the targets where there are
-        any; None: all of the batch. `decode` looks again where it is told smaller ones.
+        any; None: all of the batch.
         """
         first = first_stage(
             images, self.backbone, self.neck, self.rpn, targets=targets, sizes=sizes
         )
-        return self._look(first, targets)
+        second = look_at_regions(
+            self.head,
+            self.pooler,
+            first.maps,
+            self.rpn.propose(first.rpn, first.canvas, first.sizes),
+            targets,
+            assigner=self.stage.criterion.assigner,
+            sampler=self.sampler,
+        )
+        return FasterRCNNOutputs(first, second)
 
     def loss(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms of the first stage, such as "rpn_class" and "rpn_box", and "class" and "box",
@@ -103,29 +111,13 @@ class FasterRCNN(nn.Module):
     ) -> list[Candidates]:
         """Candidates of each image; scores are the soft-max probabilities of the classes. With the
         KL loss they have the column `sigma`, with a density branch `density`."""
-        first, second = outputs
-        if second.samples is not None or first.sizes != tuple(image_sizes):
-            second = self._look(first._replace(sizes=tuple(image_sizes)), None).second
         return region_candidates(
-            second,
-            second.class_logits,
+            outputs.second,
+            outputs.second.class_logits,
             self.stage.coder,
             score_threshold=self.score_threshold,
             sizes=image_sizes,
         )
-
-    def _look(self, first: FirstStage, targets: Sequence[Target] | None) -> FasterRCNNOutputs:
-        """The second stage on proposals, or with targets on samples of them."""
-        second = look_at_regions(
-            self.head,
-            self.pooler,
-            first.maps,
-            self.rpn.propose(first.rpn, first.canvas, first.sizes),
-            targets,
-            assigner=self.stage.criterion.assigner,
-            sampler=self.sampler,
-        )
-        return FasterRCNNOutputs(first, second)
 
 
 def build_with(

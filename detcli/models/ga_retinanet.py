@@ -18,6 +18,7 @@ from detcli.models.dense.matching import collect_matches, of_every_row, positive
 from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
 from detcli.models.dense.tower import class_prediction, conv_tower, flatten_levels, prediction
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.guided import (
     FeatureAdaption,
@@ -80,7 +81,7 @@ class GARetinaNetHead(nn.Module):
         )
 
 
-class GARetinaNet(nn.Module):
+class GARetinaNet(Detector):
     """Class and box loss on the predicted anchors, as in RetinaNet, and the losses of `Guidance`
     for their places and shapes.
 
@@ -112,9 +113,9 @@ class GARetinaNet(nn.Module):
         self.selection = selection
 
     def forward(
-        self, images: Tensor, targets: Sequence[Target] | None = None
+        self, images: Tensor, targets: object = None, sizes: object = None
     ) -> GARetinaNetOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         levels = [self.head(features) for features in maps]
         logits, boxes, shapes, locations = zip(*levels, strict=True)

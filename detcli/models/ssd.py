@@ -23,6 +23,7 @@ from detcli.models.dense.decode import Selection, decode_batch
 from detcli.models.dense.matching import match_batch, positives_of_each_image
 from detcli.models.dense.terms import Criterion, box_term, build_criterion, class_term
 from detcli.models.dense.tower import flatten_levels
+from detcli.models.detector import Detector
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors, grid_priors
 from detcli.ops.reduce import all_rank_mean
@@ -165,7 +166,7 @@ class SSDAnchors(nn.Module):
         )
 
 
-class SSD(nn.Module):
+class SSD(Detector):
     """Class loss on the anchors that mining keeps, box regression on the positive ones.
 
     Both terms are divided by the sum over the images of max(1, positives). Images are expected to
@@ -192,8 +193,8 @@ class SSD(nn.Module):
         self.criterion = criterion
         self.selection = selection
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> SSDOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> SSDOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         levels = [self.head(features, level) for level, features in enumerate(maps)]
         logits, boxes = zip(*levels, strict=True)

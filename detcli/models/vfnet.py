@@ -28,6 +28,7 @@ from detcli.models.dense.terms import (
     predicted_iou,
 )
 from detcli.models.dense.tower import class_prediction, conv_tower, flatten_levels, prediction
+from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DistanceCoder
 from detcli.ops.priors import Priors
@@ -96,7 +97,7 @@ class VFNetHead(nn.Module):
         return logits, refined, first
 
 
-class VFNet(nn.Module):
+class VFNet(Detector):
     """Class loss on every point, against the IoU of its refined box; box losses on the positive
     ones, before and after refining, each weighted by its own IoU.
 
@@ -125,8 +126,8 @@ class VFNet(nn.Module):
         self.first_box_weight = first_box_weight
         self.selection = selection
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> VFNetOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> VFNetOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         levels = [self.head(features, level) for level, features in enumerate(maps)]
         logits, boxes, first_boxes = zip(*levels, strict=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.models.backbones.cspdarknet import build_cspdarknet
 from detcli.models.dense.decode import Selection, non_empty
+from detcli.models.detector import Detector
 from detcli.models.yolo_loss import YoloLoss, build_yolo_loss
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.yolo import BOX_OUTPUTS, YoloLevel, build_levels
@@ -118,7 +119,7 @@ class YOLOv4Head(nn.Module):
         return tuple(raw)
 
 
-class YOLOv4(nn.Module):
+class YOLOv4(Detector):
     """Objectness and classes as sigmoids, boxes relative to a cell and an anchor; see the losses
     for what they learn."""
 
@@ -142,8 +143,10 @@ class YOLOv4(nn.Module):
         self.best_class_only = best_class_only
         self.selection = selection
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> YOLOv4Outputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(
+        self, images: Tensor, targets: object = None, sizes: object = None
+    ) -> YOLOv4Outputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         raw = self.head(self.neck(self.backbone(images)))
         return YOLOv4Outputs(raw, (images.shape[-2], images.shape[-1]))
 

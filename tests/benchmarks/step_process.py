@@ -27,7 +27,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from detcli.engine.train.allocation import map_large_blocks
+from detcli.cpu.memory import map_large_blocks
 from tests.benchmarks.memory import peak_mib
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector, target
 
@@ -67,7 +67,7 @@ def build_losses(
     if owner == "detcli":
         model = detector(name, OWN[name], num_classes=NUM_CLASSES).train()
         own = [target(BOXES, LABELS, (side, side))] * len(images)
-        return model, lambda: model.loss(model(images), own)  # type: ignore[operator]
+        return model, lambda: model.loss(model(images), own)
     model = build_peer(owner, name, side).train()
     theirs = [{"boxes": torch.tensor(BOXES), "labels": torch.tensor(LABELS)}] * len(images)
     return model, lambda: model(list(images), theirs)

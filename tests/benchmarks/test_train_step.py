@@ -14,14 +14,14 @@ import sys
 
 import pytest
 
-from detcli.cli.app import ALLOCATION
+from detcli.cpu import LARGE_PAGES
 from tests.benchmarks.conftest import Table
 from tests.benchmarks.pairs import summary
 from tests.paths import ROOT
 
 ROUNDS = 3
 THREAD = {"OMP_NUM_THREADS": "1"}
-PLAIN = {name: value for name, value in os.environ.items() if name not in ALLOCATION} | THREAD
+PLAIN = {name: value for name, value in os.environ.items() if name not in LARGE_PAGES} | THREAD
 
 
 class Steps:
@@ -33,7 +33,7 @@ class Steps:
             [*module, owner, detector, str(side), str(batch)],
             cwd=ROOT,
             text=True,
-            env=PLAIN | ALLOCATION if own else PLAIN,
+            env=PLAIN | LARGE_PAGES if own else PLAIN,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

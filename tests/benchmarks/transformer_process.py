@@ -87,7 +87,7 @@ def main(name: str) -> Pair:
 
     def our_step() -> None:
         ours.zero_grad()
-        sum(ours.loss(ours(images, targets), targets).values()).backward()  # type: ignore[operator]
+        sum(ours.loss(ours(images, targets), targets).values()).backward()
 
     def their_step() -> None:
         theirs.zero_grad()

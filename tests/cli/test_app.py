@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from detcli.cli.app import ALLOCATION, VERBS, main
+from detcli.cli.app import VERBS, main
+from detcli.cpu import LARGE_PAGES
 
 HEAVY = ("torch", "numpy", "pydantic", "cv2", "numba", "matplotlib", "yaml", "rich.console")
 
@@ -71,14 +72,14 @@ def test_every_listed_verb_can_be_asked_for_help(verb: str) -> None:
 def test_allocation_is_settled_before_torch_and_left_to_the_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ALLOCATION:
+    for name in LARGE_PAGES:
         for before in (None, "0"):
             monkeypatch.setenv(name, before or "")
             if before is None:
                 monkeypatch.delenv(name)
             with pytest.raises(SystemExit):
                 main(["--version"])
-            assert os.environ[name] == (before or ALLOCATION[name])
+            assert os.environ[name] == (before or LARGE_PAGES[name])
 
 
 def test_version() -> None:

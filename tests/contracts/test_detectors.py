@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.models import DETECTORS, ssd
+from detcli.models.detector import Detector, MatchesQueries
 from detcli.types import Target
 from tests.models.specs import (
     DENSE_DETECTORS,
@@ -29,7 +30,7 @@ REGRESSED = ("size", "offset")  # terms that CenterNet has for boxes
 
 each_detector = pytest.mark.parametrize("name", DETECTORS)
 dense_detector = pytest.mark.parametrize("name", DENSE_DETECTORS)
-# The others look again, at what they propose: test_two_stage.py.
+# The others look at what they propose: test_two_stage.py.
 one_stage_detector = pytest.mark.parametrize("name", [n for n in DETECTORS if n not in TWO_STAGE])
 ASSIGNERS: list[dict[str, Any]] = [
     {"name": "max_iou"},
@@ -84,6 +85,21 @@ def test_builder_takes_the_keys_of_its_recipe_section(name: str) -> None:
     assert all(parameter.default is parameter.empty for parameter in parameters)
     fields = set(SECTIONS[name].model_fields) - {"name"} | {"num_classes"}
     assert {parameter.name for parameter in parameters} == fields
+
+
+def parameters_of(step: Any) -> list[tuple[Any, ...]]:
+    found = inspect.signature(step).parameters.values()
+    return [(parameter.name, parameter.kind, parameter.default) for parameter in found]
+
+
+@each_detector
+def test_every_detector_takes_what_the_engine_hands_it(name: str) -> None:
+    model = small(name)
+    assert isinstance(model, Detector)
+    for step in ("forward", "loss", "decode"):
+        mine, asked = getattr(type(model), step), getattr(Detector, step)
+        assert parameters_of(mine) == parameters_of(asked), step
+    assert isinstance(model, MatchesQueries) == (name in ("detr", "deformable_detr"))
 
 
 @pytest.mark.parametrize("name", FPN_DETECTORS)
@@ -211,6 +227,29 @@ def test_no_candidates_above_the_threshold(name: str) -> None:
                 nn.init.zeros_(part.weight)
         found = model.decode(model(batch()), [CANVAS, CANVAS])
     assert [len(candidates.scores) for candidates in found] == [0, 0]
+
+
+@each_detector
+def test_decode_runs_no_layer(name: str) -> None:
+    model = small(name, {"score_threshold": 0.0}).eval()
+    sizes = [CANVAS, (64, 96)]
+
+    def refuse(layer: nn.Module, _: Any) -> None:
+        pytest.fail(f"decode runs {type(layer).__name__}")
+
+    with torch.no_grad():
+        outputs = model(batch(), sizes=sizes)
+        wanted = model.decode(outputs, sizes)
+        for layer in model.modules():
+            if list(layer.parameters()):
+                layer.register_forward_pre_hook(refuse)
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+        found = model.decode(outputs, sizes)
+    assert sum(len(candidates.scores) for candidates in found) > 0
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one.boxes, other.boxes)
+        assert torch.equal(one.scores, other.scores)
 
 
 @each_detector

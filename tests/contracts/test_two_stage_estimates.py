@@ -30,11 +30,13 @@ def evaluated(name: str) -> tuple[nn.Module, Any]:
     model = wide_awake(small(name, ASKED, {"score_threshold": 0.0})).eval()
     generator = torch.Generator().manual_seed(2)
     nn.init.normal_(model.head.sigma.weight, std=0.1)
-    with torch.no_grad():
-        outputs = model(batch(), sizes=SIZES)
-        maps = [torch.rand(level.shape, generator=generator) for level in outputs.first.rpn.density]
-        rpn = outputs.first.rpn._replace(density=tuple(maps))
-        return model, model._look(outputs.first._replace(rpn=rpn), None)
+
+    def other_densities(rpn: nn.Module, _: Any, raw: Any) -> Any:
+        maps = [torch.rand(level.shape, generator=generator) for level in raw.density]
+        return raw._replace(density=tuple(maps))
+
+    with torch.no_grad(), model.rpn.register_forward_hook(other_densities):
+        return model, model(batch(), sizes=SIZES)
 
 
 @pytest.mark.parametrize("name", ONE_LOOK)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcli.layers.dropout import CHANCES, DROPOUTS, Dropout, drop
+from detcli.layers.dropout import DROPOUTS, Dropout
 
 COUNT = 200_000
 VARIANCES = {
@@ -33,9 +33,7 @@ def test_moments(name: str, rate: float, beta: float, seed: int) -> None:
     assert drawn.mean().item() == pytest.approx(1, abs=6 * math.sqrt(variance / COUNT))
     assert drawn.var().item() == pytest.approx(variance, rel=0.1)
     if name == "bernoulli":
-        assert drawn.unique().tolist() == pytest.approx(
-            [0.0, 1 / (1 - rate)], rel=1 / CHANCES / 0.4
-        )
+        assert drawn.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)], rel=1e-6)
         assert (drawn == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
     elif name == "uniform":
         assert drawn.min() >= 1 - beta - 1e-6
@@ -81,28 +79,6 @@ def test_half_precision_keeps_the_mean(name: str) -> None:
     y = Dropout(name, rate=0.1, beta=0.1).train()(torch.full((COUNT,), 3.3, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16
     assert y.float().mean().item() == pytest.approx(3.296875, abs=0.01)
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 1, 7)])
-def test_zeros_have_any_shape(shape: tuple[int, ...]) -> None:
-    y = drop(torch.ones(shape), 0.5, training=True)
-    assert y.shape == shape
-    assert set(y.flatten().tolist()) <= {0.0, 2.0}
-
-
-@pytest.mark.parametrize("rate", [0.0, 1e-6])
-def test_hardly_any_zeros_are_none(rate: float) -> None:
-    x = torch.randn(COUNT)
-    assert torch.equal(drop(x, rate, training=True), x)
-
-
-def test_neighbours_fall_out_independently() -> None:
-    """Four values share a random number."""
-    torch.manual_seed(0)
-    zero = drop(torch.ones(COUNT), 0.5, training=True).view(-1, 4) == 0
-    patterns = (zero.long() * torch.tensor([1, 2, 4, 8])).sum(dim=1).bincount(minlength=16)
-    expected = COUNT / 4 / 16
-    assert ((patterns - expected).square() / expected).sum() < 37.7  # chi-square, 15, p = 0.001
 
 
 def test_unknown_names_are_refused() -> None:

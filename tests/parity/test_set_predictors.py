@@ -77,7 +77,7 @@ def trained(fixture: Fixture, model: nn.Module) -> tuple[Any, dict[str, Tensor],
     """Outputs, losses, and the norm of every parameter's gradient."""
     model.zero_grad()
     outputs = model(fixture.images, fixture.targets)
-    losses = model.loss(outputs, fixture.targets)  # type: ignore[operator]
+    losses = model.loss(outputs, fixture.targets)
     sum(losses.values()).backward()
     norms = {
         name: value.grad.double().norm().item()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detcli.data.loader import Loader
 from detcli.data.records import Records
@@ -17,9 +16,9 @@ from detcli.engine.run import distributed
 from detcli.engine.run.batch import autocast, network_input
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.predictions import postprocess_options
+from detcli.engine.run.methods import thin_out
 from detcli.evaluation import CocoMetrics, evaluate_coco
-from detcli.postprocess import suppress
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 from detcli.types import Candidates, Detections
 
@@ -37,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(
-    detector: nn.Module,
+    detector: Detector,
     recipe: Recipe,
     records: Records,
     loader: Loader,
@@ -48,13 +47,13 @@ def evaluate(
     candidates = detect(detector, recipe, records, loader, ranks, log)
     if candidates is None:
         return None
-    detections = suppress(candidates, **postprocess_options(recipe))
+    detections = thin_out(candidates, recipe.postprocess)
     return Evaluation(candidates, detections, evaluate_coco(records.ground_truth(), detections))
 
 
 @torch.no_grad()
 def detect(
-    detector: nn.Module,
+    detector: Detector,
     recipe: Recipe,
     records: Records | Windows,
     loader: Loader,
@@ -77,8 +76,8 @@ def detect(
         if mirrored:
             images = mirror_images(images, sizes)
         with autocast(recipe, ranks.device):
-            outputs = outputs_for(detector, images, sizes)
-        per_image = detector.decode(outputs, sizes)  # type: ignore[operator]
+            outputs = detector(images, sizes=sizes)
+        per_image = detector.decode(outputs, sizes)
         if mirrored:
             per_image = [
                 mirror_boxes(candidates, size[1])
@@ -92,13 +91,6 @@ def detect(
         return None
     in_order = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
     return Detections.join([detections for _, detections in in_order])
-
-
-def outputs_for(detector: nn.Module, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Any:
-    """What a detector makes of images with valid parts of these `sizes` (height, width)."""
-    if getattr(detector, "uses_sizes", False):  # otherwise decode would have to look again
-        return detector(images, sizes=sizes)
-    return detector(images)
 
 
 def mirror_images(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -20,6 +20,7 @@ from detcli.engine.run.build import build_model
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.errors import CheckpointError
+from detcli.models.detector import Detector
 from detcli.models.fuse import fuse
 from detcli.recipe import Recipe, recipe_from_dict
 
@@ -108,8 +109,8 @@ def plain_recipe(recipe: Recipe, where: str) -> Recipe:
 
 
 def plain_detector(
-    detector: nn.Module, recipe: Recipe, num_classes: int
-) -> tuple[nn.Module, list[str]]:
+    detector: Detector, recipe: Recipe, num_classes: int
+) -> tuple[Detector, list[str]]:
     """The network of a plain recipe with the fused weights of `detector`; what was fused."""
     original = copy.deepcopy(detector)
     fused = fuse(original)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from detcli.data.records import Records
 from detcli.engine.detect.evaluate import Evaluation, evaluate
 from detcli.engine.run import checkpoint
@@ -17,6 +15,7 @@ from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.engine.run.predictions import GROUND_TRUTH, write_measured
 from detcli.errors import CheckpointError, UsageError
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe, load_recipe, override_recipe, recipe_from_dict
 
 
@@ -25,7 +24,7 @@ class Trained:
     """A detector with its weights, the recipe it was made from and the classes it knows."""
 
     recipe: Recipe
-    detector: nn.Module
+    detector: Detector
     path: Path
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -62,7 +61,7 @@ def load_trained(
     )
 
 
-def _load_exactly(detector: nn.Module, content: dict[str, Any], path: Path) -> None:
+def _load_exactly(detector: Detector, content: dict[str, Any], path: Path) -> None:
     try:
         detector.load_state_dict(checkpoint.weights_of(content))
     except RuntimeError as error:

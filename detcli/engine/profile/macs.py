@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from detcli.layers.winograd import direct_convolutions
-
 CORNERS = 4  # cells that a bilinear sample is the weighted sum of
 KINDS = {
     "convolution": "convolution",
@@ -88,7 +86,7 @@ def _countable() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)  # all of a layer in one operator
     try:
         # Attention as matrix products: not every device's own kernel of it is known.
-        with direct_convolutions(), sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -18,6 +18,7 @@ from detcli.engine.profile.parts import Part, count_parameters, parts_of
 from detcli.engine.profile.timing import time_alternately
 from detcli.engine.run.batch import autocast
 from detcli.engine.run.log import RunLog
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 PERCENTILES = (50, 90, 99)
@@ -143,7 +144,7 @@ def _kept_per_image(network: Network) -> tuple[int, dict[str, int]]:
     return total // images, {name: count // images for name, count in by_module.items()}
 
 
-def state_bytes(recipe: Recipe, detector: nn.Module) -> int:
+def state_bytes(recipe: Recipe, detector: Detector) -> int:
     """Weights, buffers and what the optimiser remembers of each trainable parameter: a momentum
     (sgd), or two means (adamw)."""
     optim = recipe.optim

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detcli.engine.detect.export import evaluation_shape
 from detcli.engine.run.batch import autocast
@@ -18,6 +18,7 @@ from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.engine.train.build import detector_of
 from detcli.errors import UsageError
+from detcli.models.detector import Detector
 from detcli.models.fuse import fuse
 from detcli.recipe import Recipe
 
@@ -40,7 +41,7 @@ class Network:
     """A detector on its device, in eval mode, and the (height, width) of its padded input."""
 
     recipe: Recipe
-    detector: nn.Module
+    detector: Detector
     shape: tuple[int, int]
     device: torch.device
 
@@ -58,10 +59,10 @@ class Network:
         return images
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> object:
-        """The outputs, in the recipe's precision."""
+    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> object:
+        """The outputs for images of these (height, width), in the recipe's precision."""
         with autocast(self.recipe, self.device):
-            return self.detector(images)
+            return self.detector(images, sizes=sizes)
 
     def fused(self) -> tuple[Network, list[str]]:
         """The same with what helps in training only turned into plain convolutions (see

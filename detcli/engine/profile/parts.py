@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from detcli.models.detector import Detector
+
 DEPTH = 2  # a network's children, and theirs
 
 
@@ -32,7 +34,7 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     return sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
 
 
-def parts_of(detector: nn.Module, macs: Mapping[str, int], kept: Mapping[str, int]) -> list[Part]:
+def parts_of(detector: Detector, macs: Mapping[str, int], kept: Mapping[str, int]) -> list[Part]:
     """The modules of the first levels, each followed by its children; `macs` and `kept` go by
     name and lack what took no part."""
     return [

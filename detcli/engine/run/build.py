@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from detcli.data.cache import ImageCache
 from detcli.data.dataset import DetectionDataset
 from detcli.data.formats.read import read_records
@@ -16,6 +14,7 @@ from detcli.data.transforms import Pipeline, build_transforms
 from detcli.data.windows import WindowDataset, Windows
 from detcli.engine.run.distributed import Ranks
 from detcli.models import build_detector
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 from detcli.recipe.sections.losses import ClassLoss
 
@@ -104,7 +103,7 @@ def build_model(
     *,
     pretrained: bool = True,
     class_weights: Sequence[float] | None = None,
-) -> nn.Module:
+) -> Detector:
     """The detector of a recipe.
 
     pretrained=False leaves out the backbone's public weights, where a checkpoint follows anyway.

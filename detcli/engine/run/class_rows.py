@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detcli.engine.run.build import build_model
 from detcli.engine.run.checkpoint import weights_of
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 TABLE_ROWS = 30  # classes that the table names one by one
@@ -63,7 +64,7 @@ def class_rows(recipe: Recipe) -> dict[str, ClassRows]:
 def with_classes(
     content: dict[str, Any],
     recipe: Recipe,
-    detector: nn.Module,
+    detector: Detector,
     class_names: Sequence[str],
     say: Callable[[str], None],
 ) -> dict[str, Any]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
-
 from detcli.engine.run.checkpoint import weights_of
 from detcli.errors import CheckpointError
 from detcli.models.backbones.pretrained import starts_fresh
+from detcli.models.detector import Detector
 
 NAMED = 5  # tensors named in a message before "and N more"
 
 
 def load_weights(
-    detector: nn.Module,
+    detector: Detector,
     content: dict[str, Any],
     say: Callable[[str], None],
 ) -> None:

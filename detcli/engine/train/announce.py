@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from torch import nn
-
 from detcli.models.backbones.timm import TimmBackbone
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 from detcli.recipe.sections.section import walk
 
 SAME_SHADE = 0.5  # of 255: smaller differences of mean and std are rounding
 
 
-def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], None]) -> None:
+def announce_blocks(recipe: Recipe, detector: Detector, say: Callable[[str], None]) -> None:
     """What each section of the model has to say of itself, and what only the detector knows."""
 
     def named(name: str) -> tuple[int, int]:

@@ -6,13 +6,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from detcli.models.detector import Detector
 from detcli.ops.reduce import all_rank_mean
 
 
@@ -24,7 +25,7 @@ class Ema:
     are copied.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float, warmup_steps: int) -> None:
+    def __init__(self, model: Detector, *, decay: float, warmup_steps: int) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.warmup_steps = warmup_steps
@@ -56,16 +57,15 @@ class Swa:
     the next. Buffers are those of the model that was taken in last, until `reestimate_norms`.
     """
 
-    def __init__(self, model: nn.Module, *, first_epoch: int, every: int) -> None:
+    def __init__(self, model: Detector, *, first_epoch: int, every: int) -> None:
         self.first_epoch = first_epoch
         self.every = every
         self._average = AveragedModel(model).eval().requires_grad_(False)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Detector:
         """The averaged detector; the initial one as long as `count` is 0."""
-        averaged: nn.Module = self._average.module
-        return averaged
+        return cast(Detector, self._average.module)
 
     @property
     def count(self) -> int:
@@ -106,7 +106,7 @@ class Averages:
     ema: Ema | None = None
     swa: Swa | None = None
 
-    def evaluated(self, detector: nn.Module) -> nn.Module:
+    def evaluated(self, detector: Detector) -> Detector:
         """The detector with the weights that count: averaged ones where there are any."""
         if self.ema is not None:
             return self.ema.model

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from detcli.cpu.memory import map_large_blocks
 from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
@@ -18,7 +19,6 @@ from detcli.engine.run.class_rows import with_classes
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.engine.run.start_weights import load_weights
-from detcli.engine.train.allocation import map_large_blocks
 from detcli.engine.train.announce import announce_blocks
 from detcli.engine.train.averaging import Averages, Ema, Swa
 from detcli.engine.train.caching import build_caches
@@ -35,6 +35,7 @@ from detcli.engine.train.optim import build_optimizer
 from detcli.engine.train.schedule import AveragingRate, Schedule
 from detcli.engine.train.trainer import Data, Network, Position, Run, Trainer
 from detcli.errors import DataError
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 Subset = Callable[[Records], Records]
@@ -100,7 +101,7 @@ def detector_of(
     log: RunLog,
     *,
     pretrained: bool,
-) -> nn.Module:
+) -> Detector:
     """The detector at the start of a run, on the CPU: from `weights`, a checkpoint, where there is
     one, otherwise with the backbone's public weights where `pretrained`."""
     torch.manual_seed(recipe.train.seed)
@@ -136,7 +137,7 @@ def read_both(recipe: Recipe, log: RunLog, subset: Subset | None) -> tuple[Recor
 
 def announce(
     recipe: Recipe,
-    detector: nn.Module,
+    detector: Detector,
     ranks: Ranks,
     log: RunLog,
     loader: Loader,
@@ -227,7 +228,7 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
 
 def network_of(
     recipe: Recipe,
-    detector: nn.Module,
+    detector: Detector,
     class_names: Sequence[str],
     lr: float,
     ranks: Ranks,
@@ -245,7 +246,7 @@ def scaler_of(recipe: Recipe, ranks: Ranks) -> torch.amp.GradScaler:
 
 
 def model_of(
-    recipe: Recipe, detector: nn.Module, class_names: Sequence[str], ranks: Ranks, log: RunLog
+    recipe: Recipe, detector: Detector, class_names: Sequence[str], ranks: Ranks, log: RunLog
 ) -> tuple[nn.Module, Distillation | None]:
     """What the training loop calls, the detector compiled or as a student where the recipe asks
     for it; and the teacher."""
@@ -268,7 +269,7 @@ def model_of(
     return student, Distillation(recipe, teacher, student, fingerprint)
 
 
-def averages_of(recipe: Recipe, detector: nn.Module) -> Averages:
+def averages_of(recipe: Recipe, detector: Detector) -> Averages:
     """The averages of the weights that the recipe asks for."""
     ema, swa = recipe.train.ema, recipe.train.swa
     if ema is not None:
@@ -288,7 +289,7 @@ def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def optimizer_of(
-    recipe: Recipe, detector: nn.Module, lr: float, distill: Distillation | None = None
+    recipe: Recipe, detector: Detector, lr: float, distill: Distillation | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser of a recipe over a detector, and over its adapters to a teacher."""
     optimizer = build_optimizer(detector, recipe.optim, lr)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from detcli.errors import UsageError
+from detcli.models.detector import Detector
 
 
-def compiled(detector: nn.Module, device: torch.device, say: Callable[[str], None]) -> nn.Module:
+def compiled(detector: Detector, device: torch.device, say: Callable[[str], None]) -> nn.Module:
     """A compiled form of `detector` that shares its parameters; the detector itself, its state and
     the names in it stay as they are.
 

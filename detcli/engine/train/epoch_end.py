@@ -72,15 +72,19 @@ def report_epoch(trainer: Trainer) -> None:
 
 
 def report_matching(trainer: Trainer) -> None:
-    """Measure and record, on rank 0, the share of queries whose object changed in this epoch, of
+    """Measure and record, on rank 0, the fraction of queries whose object changed in this epoch, of
     those with an object; nothing after the first epoch."""
-    if trainer.stability is None:
+    run, position, stability = trainer.run, trainer.position, trainer.stability
+    if stability is None:
         return
-    run, position = trainer.run, trainer.position
     queries = matched_queries(
-        trainer.network.detector, run.recipe, trainer.data.eval_loader, run.ranks.device
+        trainer.network.detector,
+        stability.detector,
+        run.recipe,
+        trainer.data.eval_loader,
+        run.ranks.device,
     )
-    counts = distributed.gather(trainer.stability.update(queries))
+    counts = distributed.gather(stability.update(queries))
     if counts is None:
         return
     changed, total = (sum(column) for column in zip(*counts, strict=True))
@@ -89,8 +93,8 @@ def report_matching(trainer: Trainer) -> None:
     epoch, step = position.epoch + 1, position.step
     run.log.record({"kind": "matching", "epoch": epoch, "step": step, "changed": changed / total})
     run.log.say(
-        f"epoch {epoch}: {changed / total:.1%} of the {total} matched queries of up to "
-        f"{NUM_IMAGES} evaluation images have another object than an epoch ago"
+        f"epoch {epoch}: matching instability {changed / total:.1%}: fraction of {total} matched "
+        f"queries (up to {NUM_IMAGES} images) assigned to a different object than last epoch"
     )
 
 
@@ -146,7 +150,7 @@ def validation_loss(trainer: Trainer) -> dict[str, float | None]:
     detector.eval()
     for batch in trainer.data.eval_loader.start(0):
         outputs, targets = forward(detector, run.recipe, batch, run.ranks.device)
-        meter.add(detector.loss(outputs, targets), batch)  # type: ignore[operator]
+        meter.add(detector.loss(outputs, targets), batch)
     gathered = distributed.gather(meter.sums())
     losses = distributed.from_main(None if gathered is None else mean_losses(gathered))
     run.log.record({"kind": "val_loss", "epoch": position.epoch, "step": position.step} | losses)

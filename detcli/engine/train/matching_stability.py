@@ -1,15 +1,14 @@
 """Matching stability of set predictors: how many queries changed their object since the last epoch
-(the instability of DN-DETR, Li et al. 2022, arXiv 2203.01305, as a share)."""
+(the instability of DN-DETR, Li et al. 2022, arXiv 2203.01305, as a fraction)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from detcli.data.loader import Loader
 from detcli.engine.run.batch import forward
+from detcli.models.detector import Detector, MatchesQueries
 from detcli.recipe import Recipe
 
 NUM_IMAGES = 100  # of the evaluation split, on each rank: always the same, not augmented
@@ -18,7 +17,8 @@ NUM_IMAGES = 100  # of the evaluation split, on each rank: always the same, not 
 class MatchingStability:
     """The query of each object, (N,) for every image by its position, after the last epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, detector: MatchesQueries) -> None:
+        self.detector = detector
         self.queries: dict[int, Tensor] = {}
 
     def update(self, queries: dict[int, Tensor]) -> tuple[int, int]:
@@ -42,24 +42,28 @@ class MatchingStability:
         self.queries = dict(state)
 
 
-def stability_of(detector: Any) -> MatchingStability | None:
+def stability_of(detector: Detector) -> MatchingStability | None:
     """Where the detector is one that matches queries."""
-    return MatchingStability() if hasattr(detector, "matched_queries") else None
+    return MatchingStability(detector) if isinstance(detector, MatchesQueries) else None
 
 
 @torch.no_grad()
 def matched_queries(
-    detector: Any, recipe: Recipe, loader: Loader, device: torch.device
+    detector: Detector,
+    matcher: MatchesQueries,
+    recipe: Recipe,
+    loader: Loader,
+    device: torch.device,
 ) -> dict[int, Tensor]:
-    """The matches of the first images of this rank's share of `loader`; the detector is in training
-    mode afterwards."""
+    """The matches of the first images of this rank's part of `loader`; the detector, of which
+    `matcher` tells them, is in training mode afterwards."""
     detector.eval()
     found: dict[int, Tensor] = {}
     for batch in loader.start(0):
         if len(found) >= NUM_IMAGES:
             break
         outputs, targets = forward(detector, recipe, batch, device)
-        queries = detector.matched_queries(outputs, targets)
+        queries = matcher.matched_queries(outputs, targets)
         found |= {index: one.cpu() for index, one in zip(batch.indices, queries, strict=True)}
     detector.train()
     return found

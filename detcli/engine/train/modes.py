@@ -152,7 +152,7 @@ def replay(path: Path, ranks: Ranks, *, quiet: bool) -> dict[str, float]:
     torch.manual_seed(content["seed"])
     with autocast(recipe, ranks.device):
         outputs = detector(images, targets)
-    losses = detector.loss(outputs, targets)  # type: ignore[operator]
+    losses = detector.loss(outputs, targets)
     if recipe.train.distill is not None:
         RunLog(quiet=quiet).say(f"{path}: replayed without the terms of its teacher")
     broken = divergence.broken_terms(losses)

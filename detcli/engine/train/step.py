@@ -57,7 +57,7 @@ def compute_losses(
     with phase("loss"):
         if network.distill is not None:
             return network.distill.losses(network.detector, outputs, images, targets)
-        losses: dict[str, Tensor] = network.detector.loss(outputs, targets)  # type: ignore[operator]
+        losses: dict[str, Tensor] = network.detector.loss(outputs, targets)
         return losses
 
 

@@ -18,6 +18,7 @@ from detcli.engine.train.learning_rate import LearningRate
 from detcli.engine.train.matching_stability import MatchingStability
 from detcli.engine.train.meter import Meter
 from detcli.engine.train.schedule import Schedule
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 
@@ -60,7 +61,7 @@ class Network:
     compiled, as the student of a teacher, and wrapped when there are many ranks, each where it
     applies."""
 
-    detector: nn.Module
+    detector: Detector
     model: nn.Module
     distill: Distillation | None
     optimizer: torch.optim.Optimizer

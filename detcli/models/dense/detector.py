@@ -26,6 +26,7 @@ from detcli.models.dense.matching import (
 from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion, box_quality, box_term, class_term
 from detcli.models.dense.tower import flatten_levels
+from detcli.models.detector import Detector
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
@@ -76,7 +77,7 @@ class Learning:
     normaliser: Callable[[Matches], Tensor]
 
 
-class DenseDetector(nn.Module):
+class DenseDetector(Detector):
     """Class loss on every prior that takes part; boxes, and what is estimated beside them, on the
     positive ones."""
 
@@ -102,8 +103,8 @@ class DenseDetector(nn.Module):
         self.selection = selection
         self.auxiliary = auxiliary
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> DenseOutputs:
-        """Raw predictions for images (B, 3, H, W); targets are not used."""
+    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> DenseOutputs:
+        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
         maps = self.neck(self.backbone(images))
         canvas = (images.shape[-2], images.shape[-1])
         outputs = _predict(self.head, maps, canvas)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from detcli.models.detector import sizes_of
 from detcli.types import Target
 
 
@@ -40,6 +41,4 @@ def first_stage(
     """
     maps = neck(backbone(images))
     canvas = (images.shape[-2], images.shape[-1])
-    if targets is not None:
-        sizes = [target.size for target in targets]
-    return FirstStage(maps, rpn(maps), tuple(sizes or [canvas] * len(images)), canvas)
+    return FirstStage(maps, rpn(maps), sizes_of(targets, sizes, canvas, len(images)), canvas)

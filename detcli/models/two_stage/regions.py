@@ -203,6 +203,7 @@ def region_candidates(
 ) -> list[Candidates]:
     """Candidates of each image, best first, with the boxes of `outputs`; scores are the soft-max
     probabilities of logits (R, C + 1)."""
+    assert outputs.samples is None, "candidates need a forward pass without targets"
     counts = [len(regions) for regions in outputs.regions]
     scores = torch.split(logits.float().softmax(dim=1)[:, :-1], counts)
     deltas = torch.split(outputs.boxes.float(), counts)

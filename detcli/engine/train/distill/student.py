@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import UsageError
+from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 from detcli.types import Target
 
@@ -75,7 +76,7 @@ class Shapes(NamedTuple):
 
 
 @torch.no_grad()
-def shapes_of(detector: nn.Module, side_px: int, device: torch.device) -> Shapes:
+def shapes_of(detector: Detector, side_px: int, device: torch.device) -> Shapes:
     """The shapes of class logits and neck maps for a square image; the detector is left as it
     was."""
     was_training = detector.training
@@ -94,9 +95,9 @@ def shapes_of(detector: nn.Module, side_px: int, device: torch.device) -> Shapes
 
 def build_student(
     forward: nn.Module,
-    detector: nn.Module,
+    detector: Detector,
     recipe: Recipe,
-    teacher: nn.Module,
+    teacher: Detector,
     teacher_recipe: Recipe,
     device: torch.device,
 ) -> Student:

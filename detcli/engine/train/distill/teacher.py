@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from detcli.engine.detect.load import Trained, load_trained
 from detcli.engine.run import checkpoint
@@ -21,6 +21,7 @@ from detcli.engine.run.batch import autocast
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.train.distill.student import OutputsAndMaps, Student, outputs_and_maps
 from detcli.errors import CheckpointError
+from detcli.models.detector import Detector
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
 from detcli.recipe import Recipe
@@ -41,10 +42,10 @@ class Distillation:
     fingerprint: str
 
     def losses(
-        self, detector: nn.Module, seen: OutputsAndMaps, images: Tensor, targets: Sequence[Target]
+        self, detector: Detector, seen: OutputsAndMaps, images: Tensor, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """The terms of the detector, and what the teacher adds; seen: by the student."""
-        losses: dict[str, Tensor] = detector.loss(seen.outputs, targets)  # type: ignore[operator]
+        losses: dict[str, Tensor] = detector.loss(seen.outputs, targets)
         with phase("teacher"):
             return losses | self.imitation(seen, images, targets)
 

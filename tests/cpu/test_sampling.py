@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detcli.layers import sampling
-from detcli.layers.sampling import CornerSums, _sample_grids, _sample_rows
+from detcli.cpu import sampling
+from detcli.cpu.sampling import CornerSums, sample_rows
+from detcli.layers.sampling import sample_grids
 
 SHAPES = ((4, 5), (2, 3))
 BATCH, QUERIES, HEADS, POINTS, CHANNELS = 2, 3, 2, 3, 4  # channels of a head
@@ -41,7 +42,7 @@ def bilinear(cells: Tensor, x: float, y: float) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("sample", [_sample_grids, _sample_rows])
+@pytest.mark.parametrize("sample", [sample_grids, sample_rows])
 def test_samples_are_those_of_a_loop(sample: Any) -> None:
     values, places, weights = inputs()
     got = sample(values, places, weights, SHAPES).view(BATCH, QUERIES, HEADS, CHANNELS)
@@ -63,7 +64,7 @@ def test_samples_are_those_of_a_loop(sample: Any) -> None:
 @settings(deadline=None, max_examples=30)
 def test_both_ways_agree_and_so_do_their_gradients(seed: int) -> None:
     found = []
-    for sample in (_sample_grids, _sample_rows):
+    for sample in (sample_grids, sample_rows):
         arguments = [x.double().requires_grad_() for x in inputs(seed)]
         mixed = sample(*arguments, SHAPES)
         assert mixed.shape == (BATCH, QUERIES, HEADS * CHANNELS)
@@ -87,7 +88,7 @@ def test_corner_sums_and_their_gradients(block: int, monkeypatch: pytest.MonkeyP
 
 def test_no_images() -> None:
     arguments = [x[:0].requires_grad_() for x in inputs()]
-    mixed = _sample_rows(*arguments, SHAPES)
+    mixed = sample_rows(*arguments, SHAPES)
     assert mixed.shape == (0, QUERIES, HEADS * CHANNELS)
     assert [x.shape for x in torch.autograd.grad(mixed.sum(), arguments)] == [
         x.shape for x in arguments
@@ -99,6 +100,6 @@ def test_a_place_that_is_no_number_gives_no_crash(bad: float) -> None:
     """A diverging training ends with a word about its loss, not with an index error."""
     values, places, weights = inputs()
     places[0, 0, 0, 0, 0] = bad
-    mixed = _sample_rows(values, places, weights, SHAPES)
+    mixed = sample_rows(values, places, weights, SHAPES)
     assert mixed[0, 0].isnan().any() == math.isnan(bad)
     assert mixed[1].isfinite().all()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from detcli.cpu import wanted
+
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
 LARGE = 12 * 2**20  # bytes; much less costs time, since pages of their own are new each time
 
@@ -15,7 +17,7 @@ def map_large_blocks() -> None:
     By default glibc soon takes all blocks below 32 MiB from its heap, whose holes then are up to a
     quarter of what a training step holds. Nothing happens where the C library is another one.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and wanted():
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(M_MMAP_THRESHOLD, LARGE)

@@ -39,13 +39,30 @@ ALLOWED = {
 }
 
 
+# What these look up only to name the types of their options: nothing is imported when they run.
+TYPED_BY_RECIPE = {"models", "assign", "losses", "layers"}
+
+
 def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if part_of(path) in TYPED_BY_RECIPE and is_type_checking(node):
+            node.body = [line for line in node.body if not is_section(line)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module, [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, []
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def is_section(node: ast.AST) -> bool:
+    within = "detcli.recipe.sections"
+    return isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{within}.")
 
 
 def part_of(path: Path) -> str:

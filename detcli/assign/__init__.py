@@ -5,8 +5,7 @@ Letters: P priors, G ground-truth boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from detcli.assign.assigner import Assigner
 from detcli.assign.atss import ATSSAssigner
@@ -16,8 +15,11 @@ from detcli.assign.matching import IGNORED, NEGATIVE, ignore_inside
 from detcli.assign.max_iou import MaxIoUAssigner, SmallThresholds
 from detcli.assign.sampling import RandomSampler
 
+if TYPE_CHECKING:
+    from detcli.recipe.sections.priors import Assigner as AssignerSection
+    from detcli.recipe.sections.priors import EnlargedObjects
+
 __all__ = [
-    "ASSIGNERS",
     "IGNORED",
     "NEGATIVE",
     "ATSSAssigner",
@@ -28,25 +30,32 @@ __all__ = [
     "RandomSampler",
     "SmallThresholds",
     "build_assigner",
+    "enlarging",
     "ignore_inside",
 ]
 
 
-def _max_iou(small: Mapping[str, float] | None = None, **keywords: Any) -> MaxIoUAssigner:
-    return MaxIoUAssigner(**keywords, small=SmallThresholds(**small) if small else None)
+def build_assigner(options: AssignerSection) -> Assigner:
+    """The assigner of this section of a recipe."""
+    if options.name == "atss":
+        return ATSSAssigner(options.topk)
+    if options.name == "fcos":
+        return FCOSAssigner(options.center_radius)
+    small = None
+    if options.small is not None:
+        own = options.small
+        small = SmallThresholds(own.max_side_px, own.positive_iou, own.negative_iou)
+    return MaxIoUAssigner(
+        options.positive_iou,
+        options.negative_iou,
+        options.min_positive_iou,
+        small,
+        options.single_best,
+    )
 
 
-ASSIGNERS: dict[str, Callable[..., Assigner]] = {
-    "max_iou": _max_iou,
-    "atss": ATSSAssigner,
-    "fcos": FCOSAssigner,
-}
-
-
-def build_assigner(
-    name: str, *, enlarge_small: Mapping[str, float] | None = None, **keywords: Any
-) -> Assigner:
-    """The assigner of this name; keywords are the fields of its class, enlarge_small those of
-    `EnlargedBoxes` around it, or None."""
-    assigner = ASSIGNERS[name](**keywords)
-    return EnlargedBoxes(assigner, **enlarge_small) if enlarge_small else assigner
+def enlarging(assigner: Assigner, options: EnlargedObjects | None) -> Assigner:
+    """The assigner itself, or with such a section `EnlargedBoxes` around it."""
+    if options is None:
+        return assigner
+    return EnlargedBoxes(assigner, options.max_side_px, options.factor)

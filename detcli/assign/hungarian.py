@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from detcli.errors import DivergedError
 from detcli.ops.boxes import boxes_from_shares, pairwise_giou, shares_from_boxes
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.detr import HungarianAssigner as HungarianSection
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # of the cost, whatever those of the loss are
 MIN_PROBABILITY = 1e-8
@@ -122,11 +125,11 @@ class HungarianAssigner:
         )
 
 
-def build_hungarian(
-    *, class_costs: str, class_cost: float, l1_cost: float, giou_cost: float
-) -> HungarianAssigner:
-    """The assigner for class scores of a kind, a key of CLASS_COSTS."""
-    return HungarianAssigner(CLASS_COSTS[class_costs], class_cost, l1_cost, giou_cost)
+def build_hungarian(options: HungarianSection, *, class_costs: str) -> HungarianAssigner:
+    """The assigner of this section of a recipe for class scores of a kind, a key of CLASS_COSTS."""
+    return HungarianAssigner(
+        CLASS_COSTS[class_costs], options.class_cost, options.l1_cost, options.giou_cost
+    )
 
 
 def _match(costs: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor, Tensor]:

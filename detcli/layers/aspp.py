@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detcli.layers.conv import ConvNorm
+from detcli.layers.conv import ConvNorm, Kernel
 
 
 class ASPP(nn.Module):
@@ -25,7 +25,7 @@ class ASPP(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList([ConvNorm(in_channels, channels, 1, norm=norm)])
         for rate in rates:
-            self.branches.append(ConvNorm(in_channels, channels, 3, dilation=rate, norm=norm))
+            self.branches.append(ConvNorm(in_channels, channels, Kernel(3, rate), norm=norm))
         self.pooled = ConvNorm(in_channels, channels, 1, norm=norm)
         self.project = ConvNorm((len(rates) + 2) * channels, channels, 1, norm=norm)
         for part in (*self.branches, self.pooled, self.project):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, Kernel
 from detcli.layers.norm import build_norm
 from detcli.layers.rep import RepConv
 
@@ -70,7 +70,7 @@ def _rep(channels: int, norm: str, bias: bool) -> nn.Module:
 def _depthwise(channels: int, norm: str, bias: bool) -> nn.Module:
     """One 3x3 filter per channel, then 1x1 across channels (MobileNet, arXiv 1704.04861)."""
     return nn.Sequential(
-        ConvNorm(channels, channels, 3, groups=channels, norm=norm, bias=bias),
+        ConvNorm(channels, channels, Kernel(3, groups=channels), norm=norm, bias=bias),
         Conv2d(channels, channels, 1, bias=bias),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ class Conv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups=self.groups)
 
 
+class Kernel(NamedTuple):
+    """A square kernel: its side in cells, how far apart these are, and groups of channels."""
+
+    side: int
+    dilation: int = 1
+    groups: int = 1
+
+
 class ConvNorm(nn.Module):
     """Convolution with "same" padding, then a norm, then a ReLU where asked.
 
@@ -57,21 +66,20 @@ class ConvNorm(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel: int | Kernel,
         *,
         stride: int = 1,
-        groups: int = 1,
-        dilation: int = 1,
         norm: str = "none",
         bias: bool = False,
         relu: bool = True,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        side, dilation, groups = Kernel(kernel) if isinstance(kernel, int) else kernel
         self.conv = Conv2d(
             in_channels,
             out_channels,
-            kernel_size,
+            side,
             stride,
             groups=groups,
             dilation=dilation,

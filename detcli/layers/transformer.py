@@ -7,12 +7,15 @@ Letters: B images, N tokens, Q queries, K keys, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.detr import Transformer
 
 
 class Attention(nn.Module):
@@ -102,13 +105,12 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Every token looks at all of them; then the feed-forward layers."""
 
-    def __init__(
-        self, channels: int, *, num_heads: int, ffn_channels: int, dropout: float, norm_first: bool
-    ) -> None:
+    def __init__(self, options: Transformer) -> None:
         super().__init__()
-        self.attention = Attention(channels, num_heads=num_heads, dropout=dropout)
-        self.feed_forward = FeedForward(channels, ffn_channels, dropout=dropout)
-        self.residuals = residuals(2, channels, dropout=dropout, norm_first=norm_first)
+        channels, dropout = options.channels, options.dropout
+        self.attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
+        self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
+        self.residuals = residuals(2, channels, dropout=dropout, norm_first=options.norm_first)
 
     def forward(self, x: Tensor, codes: Tensor, valid: Tensor | None) -> Tensor:
         """(B, N, D) to the same shape; codes (B, N, D) of the positions, valid (B, N) or None."""
@@ -127,14 +129,13 @@ class DecoderLayer(nn.Module):
     """Every query looks at all queries, then at the tokens of the encoder; then the feed-forward
     layers."""
 
-    def __init__(
-        self, channels: int, *, num_heads: int, ffn_channels: int, dropout: float, norm_first: bool
-    ) -> None:
+    def __init__(self, options: Transformer) -> None:
         super().__init__()
-        self.attention = Attention(channels, num_heads=num_heads, dropout=dropout)
-        self.cross_attention = Attention(channels, num_heads=num_heads, dropout=dropout)
-        self.feed_forward = FeedForward(channels, ffn_channels, dropout=dropout)
-        self.residuals = residuals(3, channels, dropout=dropout, norm_first=norm_first)
+        channels, dropout = options.channels, options.dropout
+        self.attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
+        self.cross_attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
+        self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
+        self.residuals = residuals(3, channels, dropout=dropout, norm_first=options.norm_first)
 
     def forward(
         self, x: Tensor, codes: Tensor, keys: Tensor, tokens: Tensor, valid: Tensor | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
@@ -23,14 +23,16 @@ from detcli.losses.classification import (
     Varifocal,
 )
 from detcli.losses.mining import HardestNegatives, RankWeights
-from detcli.losses.softmax import AMSoftmax, Softmax, SoftmaxFormula, SoftmaxLoss
+from detcli.losses.softmax import AMSoftmax, Softmax, SoftmaxLoss
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.losses import AnyClassLoss, AnySoftmaxLoss, Ohem, RegressionLoss
+    from detcli.recipe.sections.models.deformable_detr import SetFocalLoss
+    from detcli.recipe.sections.models.detr import SetSoftmaxLoss
 
 __all__ = [
     "BOX_LOSSES",
-    "CLASS_LOSSES",
     "KL",
-    "MINING",
-    "SOFTMAX_LOSSES",
     "BoxLoss",
     "ClassLoss",
     "KLLoss",
@@ -47,17 +49,6 @@ __all__ = [
 # (losses (B, P), labels (B, P) int64, number of classes) -> (B, P) weights of the samples
 Mining: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
-CLASS_LOSSES: dict[str, Callable[..., Formula]] = {
-    "focal": Focal,
-    "bce": BinaryCrossEntropy,
-    "varifocal": Varifocal,
-    "quality_focal": QualityFocal,
-}
-SOFTMAX_LOSSES: dict[str, Callable[..., SoftmaxFormula]] = {
-    "softmax": Softmax,
-    "am_softmax": AMSoftmax,
-}
-
 BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": box.l1_terms,
     "l2": box.l2_terms,
@@ -73,31 +64,43 @@ KL = "kl"  # beside these, where the head also predicts the variance of each sid
 CODE_LOSSES = ("l1", "l2", "smooth_l1")  # compare what the head regresses, the others boxes
 BOX_OPTIONS = {"smooth_l1": "beta", "iou": "form", "focal_eiou": "gamma"}
 
-MINING: dict[str, Callable[..., Mining]] = {"hardest": HardestNegatives, "rank": RankWeights}
-MINING_OPTIONS = {"hardest": ("negatives_per_object", "background_images"), "rank": ("power",)}
+
+def build_class_loss(
+    options: AnyClassLoss | AnySoftmaxLoss | SetFocalLoss | SetSoftmaxLoss,
+) -> ClassLoss | SoftmaxLoss:
+    """The classification loss of this section of a recipe."""
+    if options.name == "softmax":
+        return SoftmaxLoss(Softmax(options.label_smoothing), options.weight)
+    if options.name == "am_softmax":
+        return SoftmaxLoss(AMSoftmax(options.margin, options.scale), options.weight)
+    return ClassLoss(_formula(options), options.weight)
 
 
-def build_class_loss(name: str, *, weight: float, **keywords: Any) -> ClassLoss | SoftmaxLoss:
-    """The classification loss of this name; keywords are the fields of its formula."""
-    if name in SOFTMAX_LOSSES:
-        return SoftmaxLoss(SOFTMAX_LOSSES[name](**keywords), weight)
-    return ClassLoss(CLASS_LOSSES[name](**keywords), weight)
+def _formula(options: AnyClassLoss | SetFocalLoss) -> Formula:
+    if options.name == "focal":
+        return Focal(options.alpha, options.gamma, options.label_smoothing)
+    if options.name == "bce":
+        return BinaryCrossEntropy(options.label_smoothing)
+    if options.name == "varifocal":
+        return Varifocal(options.negative_weight, options.gamma)
+    return QualityFocal(options.gamma)
 
 
-def build_side_loss(name: str, *, weight: float, **options: Any) -> BoxLoss | KLLoss:
+def build_side_loss(options: RegressionLoss) -> BoxLoss | KLLoss:
     """As `build_box_loss`, and "kl" for a head that predicts how uncertain each side is."""
-    return KLLoss(weight) if name == KL else build_box_loss(name, weight=weight, **options)
+    return KLLoss(options.weight) if options.name == KL else build_box_loss(options)
 
 
-def build_box_loss(name: str, *, weight: float, **options: Any) -> BoxLoss:
-    """The box loss of this name, with the one of the options form, beta and gamma that it has (the
-    recipe sees to it that the others are not set)."""
-    own = BOX_OPTIONS.get(name)
-    terms = partial(BOX_LOSSES[name], **({own: options[own]} if own else {}))
-    return BoxLoss(terms, on_boxes=name not in CODE_LOSSES, weight=weight)
+def build_box_loss(options: RegressionLoss) -> BoxLoss:
+    """The box loss of this section of a recipe, with the one of form, beta and gamma that it has
+    (the recipe sees to it that the others are not set)."""
+    own = BOX_OPTIONS.get(options.name)
+    terms = partial(BOX_LOSSES[options.name], **({own: getattr(options, own)} if own else {}))
+    return BoxLoss(terms, on_boxes=options.name not in CODE_LOSSES, weight=options.weight)
 
 
-def build_mining(name: str, **options: Any) -> Mining:
-    """The hard example mining of this name, with those of the options negatives_per_object,
-    background_images and power that it has (the recipe sees to it that the others are not set)."""
-    return MINING[name](**{option: options[option] for option in MINING_OPTIONS[name]})
+def build_mining(options: Ohem) -> Mining:
+    """The hard example mining of this section of a recipe."""
+    if options.name == "hardest":
+        return HardestNegatives(options.negatives_per_object, options.background_images)
+    return RankWeights(options.power)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from detcli.models.atss import build_atss
 from detcli.models.cascade_rcnn import build_cascade_rcnn
@@ -20,6 +20,9 @@ from detcli.models.retinanet import build_retinanet
 from detcli.models.ssd import build_ssd
 from detcli.models.vfnet import build_vfnet
 from detcli.models.yolov4 import build_yolov4
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.table import Model
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "retinanet": build_retinanet,
@@ -39,6 +42,6 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
 }
 
 
-def build_detector(name: str, *, num_classes: int, **keywords: Any) -> Detector:
-    """The detector of this name; keywords are the rest of a recipe's model section."""
-    return DETECTORS[name](num_classes=num_classes, **keywords)
+def build_detector(options: Model, *, num_classes: int) -> Detector:
+    """The detector of the model section of a recipe."""
+    return DETECTORS[options.name](options, num_classes=num_classes)

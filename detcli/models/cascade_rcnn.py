@@ -5,31 +5,34 @@ Letters: B images, r regions of one image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from detcli.assign import RandomSampler
-from detcli.models.dense.terms import Criterion, build_criterion
+from detcli.assign import MaxIoUAssigner, RandomSampler
+from detcli.models.dense.terms import build_criterion
 from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.first_stage import FirstStage, first_stage
 from detcli.models.two_stage.regions import (
     RegionHead,
     RegionOutputs,
+    Stage,
     look_at_regions,
     region_candidates,
     region_losses,
     region_priors,
 )
-from detcli.models.two_stage.roi_pool import RegionPooler, build_pooler
+from detcli.models.two_stage.roi_pool import RegionPooler
 from detcli.models.two_stage.rpn import RPN, Proposals, build_rpn
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.coders import DeltaCoder
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.cascade_rcnn import CascadeRcnn
 
 
 class CascadeRCNNOutputs(NamedTuple):
@@ -37,15 +40,6 @@ class CascadeRCNNOutputs(NamedTuple):
 
     first: FirstStage
     stages: tuple[RegionOutputs, ...]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How one stage learns, and the factor of its losses."""
-
-    criterion: Criterion
-    coder: DeltaCoder
-    weight: float
 
 
 class CascadeRCNN(Detector):
@@ -149,57 +143,37 @@ def _refined(
     return tuple(boxes[~known] for boxes, known in zip(refined, raw.samples.is_object, strict=True))
 
 
-def build_cascade_rcnn(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    neck: Mapping[str, Any],
-    rpn: Mapping[str, Any],
-    pooler: Mapping[str, Any],
-    head: Mapping[str, Any],
-    stage_ious: Sequence[float],
-    stage_stds: Sequence[Sequence[float]],
-    stage_weights: Sequence[float],
-    sampler: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    box_loss: Mapping[str, Any],
-    score_threshold: float,
-    enlarge_small: Mapping[str, float] | None,
-) -> CascadeRCNN:
+def build_cascade_rcnn(options: CascadeRcnn, *, num_classes: int) -> CascadeRCNN:
     """Cascade R-CNN from the model section of a recipe."""
-    trunk, pyramid = build_pyramid(backbone, neck)
-    pool = build_pooler(pyramid.strides, **pooler)
-    in_features = pool.num_features(pyramid.out_channels)
-    stages = []
-    for iou, stds, weight in zip(stage_ious, stage_stds, stage_weights, strict=True):
-        assigner = {
-            "name": "max_iou",
-            "positive_iou": iou,
-            "negative_iou": iou,
-            "min_positive_iou": None,
-        }
-        criterion = build_criterion(
-            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
+    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    channels, strides = pyramid.out_channels, pyramid.strides
+    pooler = RegionPooler(strides, options.pooler)
+    ious, stds, weights = options.stage_ious, options.stage_stds, options.stage_weights
+    stages = [
+        Stage(
+            build_criterion(options, MaxIoUAssigner(iou, iou, min_positive_iou=None)),
+            DeltaCoder(own),
+            weight,
         )
-        stages.append(Stage(criterion, DeltaCoder(stds), weight))
+        for iou, own, weight in zip(ious, stds, weights, strict=True)
+    ]
+    enlarge = options.enlarge_small
     return CascadeRCNN(
         trunk,
         pyramid,
-        build_rpn(
-            pyramid.out_channels,
-            pyramid.strides,
-            enlarge_small=enlarge_small,
-            density_branch=None,
-            **rpn,
-        ),
+        build_rpn(channels, strides, options.rpn, enlarge_small=enlarge, density=None),
         [
             RegionHead(
-                in_features, num_classes=num_classes, class_agnostic=True, sigma=False, **head
+                pooler.num_features(channels),
+                options.head,
+                num_classes=num_classes,
+                class_agnostic=True,
+                sigma=False,
             )
             for _ in stages
         ],
-        pooler=pool,
+        pooler=pooler,
         stages=stages,
-        sampler=RandomSampler(**sampler),
-        score_threshold=score_threshold,
+        sampler=RandomSampler(options.sampler.num, options.sampler.positive_share),
+        score_threshold=options.score_threshold,
     )

@@ -7,8 +7,8 @@ peaks of one image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from detcli.losses.heatmap import GaussianFocal
 from detcli.models.backbones.dla import build_dla34
 from detcli.models.backbones.resnet import build_resnet
 from detcli.models.backbones.timm import TimmBackbone, build_timm
-from detcli.models.dense.decode import non_empty
+from detcli.models.dense.decode import Selection, non_empty
 from detcli.models.detector import Detector
 from detcli.models.necks.deconv import DeconvNeck
 from detcli.models.necks.dla_up import DLAUp
@@ -28,6 +28,9 @@ from detcli.ops.boxes import clip_boxes
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import centernet
 
 BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet": build_resnet,
@@ -84,8 +87,7 @@ class CenterNet(Detector):
         class_loss: GaussianFocal,
         size_weight: float,
         offset_weight: float,
-        score_threshold: float,
-        topk_per_level: int,
+        selection: Selection,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -95,8 +97,7 @@ class CenterNet(Detector):
         self.class_loss = class_loss
         self.size_weight = size_weight
         self.offset_weight = offset_weight
-        self.score_threshold = score_threshold
-        self.topk = topk_per_level
+        self.selection = selection
 
     def forward(
         self, images: Tensor, targets: object = None, sizes: object = None
@@ -147,10 +148,11 @@ class CenterNet(Detector):
         scale = scores.new_tensor([canvas[1] / width, canvas[0] / height]).repeat(2)
         found = []
         for image, size in enumerate(image_sizes):
-            is_peak = (scores[image] == highest[image]) & (scores[image] > self.score_threshold)
+            enough = scores[image] > self.selection.score_threshold
+            is_peak = (scores[image] == highest[image]) & enough
             label, row, column = is_peak.nonzero(as_tuple=True)
             score = scores[image][is_peak]
-            best = score.argsort(descending=True, stable=True)[: self.topk]
+            best = score.argsort(descending=True, stable=True)[: self.selection.topk_per_level]
             label, row, column = label[best], row[best], column[best]
             cell = torch.stack([column, row], dim=1)
             center = cell + offsets[image, :, row, column].T.float()  # (K, 2)
@@ -160,37 +162,24 @@ class CenterNet(Detector):
         return found
 
 
-def build_centernet(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    neck: Mapping[str, Any],
-    head: Mapping[str, Any],
-    assigner: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    size_weight: float,
-    offset_weight: float,
-    score_threshold: float,
-    topk_per_level: int,
-) -> CenterNet:
+def build_centernet(options: centernet.CenterNet, *, num_classes: int) -> CenterNet:
     """CenterNet from the model section of a recipe."""
-    backbone_keywords, neck_keywords = dict(backbone), dict(neck)
-    trunk = BACKBONES[backbone_keywords.pop("name")](**backbone_keywords)
-    decoder = NECKS[neck_keywords.pop("name")](trunk.out_channels, **neck_keywords)
+    trunk = BACKBONES[options.backbone.name](options.backbone)
+    decoder = NECKS[options.neck.name](trunk.out_channels, options.neck)
     if isinstance(trunk, TimmBackbone):
         trunk.train_for(32)  # the one map that the decoder reads
-    rule = {key: value for key, value in assigner.items() if key != "name"}
-    formula = {key: value for key, value in class_loss.items() if key != "name"}
+    rule, focal = options.assigner, options.class_loss
     return CenterNet(
         trunk,
         decoder,
-        CenterNetHead(decoder.out_channels, num_classes=num_classes, **head),
-        assigner=CenterAssigner(**rule),
-        class_loss=GaussianFocal(**formula),
-        size_weight=size_weight,
-        offset_weight=offset_weight,
-        score_threshold=score_threshold,
-        topk_per_level=topk_per_level,
+        CenterNetHead(
+            decoder.out_channels, num_classes=num_classes, channels=options.head.channels
+        ),
+        assigner=CenterAssigner(rule.radius, rule.min_overlap, rule.whole_cells, rule.shared_cells),
+        class_loss=GaussianFocal(focal.alpha, focal.beta, focal.min_probability, focal.weight),
+        size_weight=options.size_weight,
+        offset_weight=options.offset_weight,
+        selection=Selection(options.score_threshold, options.topk_per_level),
     )
 
 

@@ -8,8 +8,8 @@ map; H, W pixels of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from detcli.models.set_prediction.set_head import SetHead
 from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
 from detcli.ops.boxes import boxes_from_shares
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import deformable_detr
 
 PRIOR_PROBABILITY = 0.01  # of every class at the start
 
@@ -157,46 +160,28 @@ def without_classes(target: Target) -> Target:
 
 
 def build_deformable_detr(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    transformer: Mapping[str, Any],
-    num_queries: int,
-    refine: bool,
-    two_stage: bool,
-    assigner: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    l1_weight: float,
-    box_loss: Mapping[str, Any],
-    score_threshold: float,
-    max_candidates: int,
+    options: deformable_detr.DeformableDetr, *, num_classes: int
 ) -> DeformableDETR:
     """Deformable DETR from the model section of a recipe."""
-    backbone_keywords, keywords = dict(backbone), dict(transformer)
-    backbone_keywords.pop("name")
-    trunk = build_resnet(**backbone_keywords)
+    trunk = build_resnet(options.backbone)
     keep_as_buffers(trunk)
-    channels, decoder = keywords.pop("channels"), keywords.pop("decoder_layers")
-    num_layers = (keywords.pop("encoder_layers"), decoder)
-    heads = (decoder if refine else 1) + two_stage
-    queries = (Proposals if two_stage else LearnedQueries)(channels, num_queries)
+    own, two_stage = options.transformer, options.two_stage
+    channels = own.channels
+    num_heads = (own.decoder_layers if options.refine else 1) + two_stage
+    queries = (Proposals if two_stage else LearnedQueries)(channels, options.num_queries)
     return DeformableDETR(
         trunk,
-        _projections(trunk.out_channels[1:], channels, keywords["num_levels"]),
+        _projections(trunk.out_channels[1:], channels, own.num_levels),
         SinePositions(channels, offset=0.5),
         DeformableTransformer(
-            channels,
+            own,
             queries=queries,
-            heads=_heads(channels, num_classes, heads, two_stage=two_stage),
-            num_layers=num_layers,
-            refine=refine,
-            **keywords,
+            heads=_heads(channels, num_classes, num_heads, two_stage=two_stage),
+            refine=options.refine,
         ),
-        criterion=build_set_criterion(
-            assigner=assigner, class_loss=class_loss, l1_weight=l1_weight, box_loss=box_loss
-        ),
-        score_threshold=score_threshold,
-        max_candidates=max_candidates,
+        criterion=build_set_criterion(options),
+        score_threshold=options.score_threshold,
+        max_candidates=options.max_candidates,
     )
 
 

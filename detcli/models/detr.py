@@ -6,9 +6,9 @@ pixels of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from detcli.models.set_prediction.set_head import SetHead
 from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
 from detcli.ops.boxes import boxes_from_shares
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import detr
 
 POSITIONS: dict[str, Callable[[int], nn.Module]] = {
     "sine": partial(SinePositions, offset=0.0),
@@ -44,27 +47,17 @@ class DETROutputs(NamedTuple):
 class Transformer(nn.Module):
     """An encoder over the cells of a map and a decoder with a learned code for each query.
 
-    num_layers: of encoder and decoder; recompute: see `transformer.run`.
+    options: recompute, see `transformer.run`.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        num_queries: int,
-        num_layers: tuple[int, int],
-        norm_first: bool,
-        recompute: bool,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, options: detr.Transformer, *, num_queries: int) -> None:
         super().__init__()
-        settings = {"norm_first": norm_first, **keywords}
-        self.recompute = recompute
+        channels = options.channels
+        self.recompute = options.recompute
         self.queries = nn.Parameter(torch.randn(num_queries, channels))
-        encoder, decoder = num_layers
-        self.encoder = nn.ModuleList(EncoderLayer(channels, **settings) for _ in range(encoder))
-        self.encoder_norm = nn.LayerNorm(channels) if norm_first else nn.Identity()
-        self.decoder = nn.ModuleList(DecoderLayer(channels, **settings) for _ in range(decoder))
+        self.encoder = nn.ModuleList(EncoderLayer(options) for _ in range(options.encoder_layers))
+        self.encoder_norm = nn.LayerNorm(channels) if options.norm_first else nn.Identity()
+        self.decoder = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
         self.decoder_norm = nn.LayerNorm(channels)
 
     def forward(self, tokens: Tensor, codes: Tensor, valid: Tensor | None) -> list[Tensor]:
@@ -168,34 +161,17 @@ class DETR(Detector):
         return found
 
 
-def build_detr(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    positions: str,
-    transformer: Mapping[str, Any],
-    num_queries: int,
-    assigner: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    l1_weight: float,
-    box_loss: Mapping[str, Any],
-    score_threshold: float,
-) -> DETR:
+def build_detr(options: detr.Detr, *, num_classes: int) -> DETR:
     """DETR from the model section of a recipe."""
-    backbone_keywords, keywords = dict(backbone), dict(transformer)
-    backbone_keywords.pop("name")
-    trunk = build_resnet(**backbone_keywords)
+    trunk = build_resnet(options.backbone, last_map=options.backbone.last_map)
     keep_as_buffers(trunk)
-    channels = keywords.pop("channels")
-    num_layers = keywords.pop("encoder_layers"), keywords.pop("decoder_layers")
+    channels = options.transformer.channels
     return DETR(
         trunk,
         nn.Conv2d(trunk.out_channels[-1], channels, 1),
-        POSITIONS[positions](channels),
-        Transformer(channels, num_queries=num_queries, num_layers=num_layers, **keywords),
+        POSITIONS[options.positions](channels),
+        Transformer(options.transformer, num_queries=options.num_queries),
         SetHead(channels, num_classes + 1),
-        criterion=build_set_criterion(
-            assigner=assigner, class_loss=class_loss, l1_weight=l1_weight, box_loss=box_loss
-        ),
-        score_threshold=score_threshold,
+        criterion=build_set_criterion(options),
+        score_threshold=options.score_threshold,
     )

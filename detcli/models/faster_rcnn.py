@@ -5,16 +5,17 @@ Letters: B images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from detcli.assign import RandomSampler
+from detcli.assign import RandomSampler, build_assigner
 from detcli.losses import KL
-from detcli.models.dense.terms import Criterion, build_criterion
+from detcli.models.dense.density_branch import DensityBranch
+from detcli.models.dense.terms import build_criterion
 from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.first_stage import FirstStage, first_stage
@@ -22,14 +23,18 @@ from detcli.models.two_stage.guided_rpn import GuidedRPN
 from detcli.models.two_stage.regions import (
     RegionHead,
     RegionOutputs,
+    Stage,
     look_at_regions,
     region_candidates,
     region_losses,
 )
-from detcli.models.two_stage.roi_pool import RegionPooler, build_pooler
+from detcli.models.two_stage.roi_pool import RegionPooler
 from detcli.models.two_stage.rpn import RPN, build_rpn
-from detcli.ops.coders import BoxCoder, DeltaCoder
+from detcli.ops.coders import DeltaCoder
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.two_stage import OneLook
 
 
 class FasterRCNNOutputs(NamedTuple):
@@ -54,8 +59,7 @@ class FasterRCNN(Detector):
         head: RegionHead,
         *,
         pooler: RegionPooler,
-        coder: BoxCoder,
-        criterion: Criterion,
+        stage: Stage,
         sampler: RandomSampler,
         score_threshold: float,
     ) -> None:
@@ -65,8 +69,7 @@ class FasterRCNN(Detector):
         self.rpn = rpn
         self.head = head
         self.pooler = pooler
-        self.coder = coder
-        self.criterion = criterion
+        self.stage = stage
         self.sampler = sampler
         self.score_threshold = score_threshold
 
@@ -90,7 +93,7 @@ class FasterRCNN(Detector):
             first.maps,
             self.rpn.propose(first.rpn, first.canvas, first.sizes),
             targets,
-            assigner=self.criterion.assigner,
+            assigner=self.stage.criterion.assigner,
             sampler=self.sampler,
         )
         return FasterRCNNOutputs(first, second)
@@ -98,7 +101,7 @@ class FasterRCNN(Detector):
     def loss(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms of the first stage, such as "rpn_class" and "rpn_box", and "class" and "box",
         float32 scalars with their weights, for outputs of a forward pass with the same targets."""
-        classes, box = region_losses(self.criterion, self.coder, outputs.second)
+        classes, box = region_losses(self.stage.criterion, self.stage.coder, outputs.second)
         losses = self.rpn.loss(outputs.first.rpn, targets, outputs.first.canvas)
         return losses | {"class": classes, "box": box}
 
@@ -111,58 +114,40 @@ class FasterRCNN(Detector):
         return region_candidates(
             outputs.second,
             outputs.second.class_logits,
-            self.coder,
+            self.stage.coder,
             score_threshold=self.score_threshold,
             sizes=image_sizes,
         )
 
 
 def build_with(
-    build_first: Callable[..., RPN | GuidedRPN],
-    /,
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    neck: Mapping[str, Any],
-    rpn: Mapping[str, Any],
-    pooler: Mapping[str, Any],
-    head: Mapping[str, Any],
-    assigner: Mapping[str, Any],
-    sampler: Mapping[str, Any],
-    delta_stds: Sequence[float],
-    class_loss: Mapping[str, Any],
-    box_loss: Mapping[str, Any],
-    score_threshold: float,
-    density_branch: Mapping[str, float] | None,
-    enlarge_small: Mapping[str, float] | None,
+    build_first: Callable[..., RPN | GuidedRPN], options: OneLook, *, num_classes: int
 ) -> FasterRCNN:
     """Faster R-CNN from the model section of a recipe, with what `build_first` makes of `rpn`."""
-    trunk, pyramid = build_pyramid(backbone, neck)
-    pool = build_pooler(pyramid.strides, **pooler)
+    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    channels, strides = pyramid.out_channels, pyramid.strides
+    density = options.density_branch and DensityBranch(options.density_branch.weight)
+    pooler = RegionPooler(strides, options.pooler)
     return FasterRCNN(
         trunk,
         pyramid,
         build_first(
-            pyramid.out_channels,
-            pyramid.strides,
-            enlarge_small=enlarge_small,
-            density_branch=density_branch,
-            **rpn,
+            channels, strides, options.rpn, enlarge_small=options.enlarge_small, density=density
         ),
         RegionHead(
-            pool.num_features(pyramid.out_channels),
+            pooler.num_features(channels),
+            options.head,
             num_classes=num_classes,
             class_agnostic=False,
-            sigma=box_loss["name"] == KL,
-            **head,
+            sigma=options.box_loss.name == KL,
         ),
-        pooler=pool,
-        coder=DeltaCoder(delta_stds),
-        criterion=build_criterion(
-            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
+        pooler=pooler,
+        stage=Stage(
+            build_criterion(options, build_assigner(options.assigner)),
+            DeltaCoder(options.delta_stds),
         ),
-        sampler=RandomSampler(**sampler),
-        score_threshold=score_threshold,
+        sampler=RandomSampler(options.sampler.num, options.sampler.positive_share),
+        score_threshold=options.score_threshold,
     )
 
 

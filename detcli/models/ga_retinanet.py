@@ -6,18 +6,18 @@ level. One anchor per cell, whose shape is predicted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from detcli.assign import build_assigner
 from detcli.models.dense.decode import Selection, decode_batch
-from detcli.models.dense.loss import of_every_row
-from detcli.models.dense.matching import collect_matches, positives_of_each_image
+from detcli.models.dense.matching import collect_matches, of_every_row, positives_of_each_image
 from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
-from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.dense.tower import class_prediction, conv_tower, flatten_levels, prediction
 from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.models.two_stage.guided import (
@@ -32,6 +32,10 @@ from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.ga_retinanet import GaRetinaNet
+    from detcli.recipe.sections.network import Head
 
 
 class GARetinaNetOutputs(NamedTuple):
@@ -53,16 +57,16 @@ class GARetinaNetHead(nn.Module):
     """Two towers, shared by all levels; the first predicts where anchors are, the second of what
     shape, and both branches are adapted to that shape."""
 
-    def __init__(self, channels: int, *, num_classes: int, branches: Branches) -> None:
+    def __init__(self, channels: int, options: Head, *, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.class_tower = branches.tower(channels, bias=False)
-        self.box_tower = branches.tower(channels, bias=False)
+        self.class_tower = conv_tower(options, channels, bias=False)
+        self.box_tower = conv_tower(options, channels, bias=False)
         self.location, self.shape = location_and_shape(channels)
         self.class_adaption = FeatureAdaption(channels)
         self.box_adaption = FeatureAdaption(channels)
-        self.class_logits = branches.class_prediction(channels, num_classes)
-        self.box = branches.prediction(channels, 4)
+        self.class_logits = class_prediction(channels, num_classes, implicit=options.implicit)
+        self.box = prediction(channels, 4, implicit=options.implicit)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Class logits (B, C, h, w), boxes (B, 4, h, w), shapes (B, 2, h, w) and locations
@@ -160,7 +164,7 @@ class GARetinaNet(Detector):
         the class probabilities."""
         squares = self.squares(outputs.boxes, outputs.canvas)
         anchors = self.guidance.anchors(outputs.shapes, squares)
-        threshold = self.guidance.location_threshold
+        threshold = self.guidance.options.location_threshold
         scores = []
         for logits, location in zip(outputs.class_logits, outputs.locations, strict=True):
             there = flatten_levels((location,), 1).float().sigmoid() >= threshold  # (B, h w, 1)
@@ -176,32 +180,17 @@ class GARetinaNet(Detector):
         )
 
 
-def build_ga_retinanet(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    neck: Mapping[str, Any],
-    head: Mapping[str, Any],
-    guidance: Mapping[str, Any],
-    assigner: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    box_loss: Mapping[str, Any],
-    score_threshold: float,
-    topk_per_level: int,
-    enlarge_small: Mapping[str, float] | None,
-) -> GARetinaNet:
+def build_ga_retinanet(options: GaRetinaNet, *, num_classes: int) -> GARetinaNet:
     """RetinaNet with guided anchoring from the model section of a recipe."""
-    trunk, pyramid = build_pyramid(backbone, neck)
-    squares, approximations, rule = build_guidance(pyramid.strides, guidance)
+    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    squares, approximations, guidance = build_guidance(pyramid.strides, options.guidance)
     return GARetinaNet(
         trunk,
         pyramid,
-        GARetinaNetHead(pyramid.out_channels, num_classes=num_classes, branches=Branches(**head)),
+        GARetinaNetHead(pyramid.out_channels, options.head, num_classes=num_classes),
         squares=squares,
         approximations=approximations,
-        guidance=rule,
-        criterion=build_criterion(
-            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
-        ),
-        selection=Selection(score_threshold, topk_per_level),
+        guidance=guidance,
+        criterion=build_criterion(options, build_assigner(options.assigner)),
+        selection=Selection(options.score_threshold, options.topk_per_level),
     )

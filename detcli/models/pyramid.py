@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from detcli.models.backbones.hrnet import HRNet, build_hrnet
 from detcli.models.backbones.resnet import ResNet, build_resnet
@@ -16,6 +16,10 @@ from detcli.models.necks.nas_fcos import NASFCOSNeck
 from detcli.models.necks.pan import PAN
 from detcli.models.necks.unet_pp import UNetPP
 
+if TYPE_CHECKING:
+    from detcli.recipe.sections import network
+    from detcli.recipe.sections.models import two_stage
+
 Trunk: TypeAlias = ResNet | HRNet | TimmBackbone
 BACKBONES: dict[str, Callable[..., Trunk]] = {
     "resnet": build_resnet,
@@ -23,7 +27,7 @@ BACKBONES: dict[str, Callable[..., Trunk]] = {
     "timm": build_timm,
 }
 Pyramid: TypeAlias = FPN | PAN | BiFPN | UNetPP | CarafeFPN | HRFPN | NASFCOSNeck
-NECKS: dict[str, type[Pyramid]] = {
+NECKS: dict[str, Callable[..., Pyramid]] = {
     "fpn": FPN,
     "pan": PAN,
     "bifpn": BiFPN,
@@ -34,12 +38,13 @@ NECKS: dict[str, type[Pyramid]] = {
 }
 
 
-def build_pyramid(backbone: Mapping[str, Any], neck: Mapping[str, Any]) -> tuple[Trunk, Pyramid]:
-    """A backbone and the neck that fits its maps; the keywords are those of the backbone's builder
-    and of the neck's class, with the name of the family as `name`."""
-    backbone_keywords, neck_keywords = dict(backbone), dict(neck)
-    trunk = BACKBONES[backbone_keywords.pop("name")](**backbone_keywords)
-    pyramid = NECKS[neck_keywords.pop("name")](trunk.out_channels, **neck_keywords)
+def build_pyramid(
+    backbone: network.AnyBackbone | two_stage.AnyBackbone,
+    neck: network.AnyNeck | network.NasFcosNeck | two_stage.AnyNeck,
+) -> tuple[Trunk, Pyramid]:
+    """A backbone and the neck that fits its maps, of the families that the sections name."""
+    trunk = BACKBONES[backbone.name](backbone)
+    pyramid = NECKS[neck.name](trunk.out_channels, neck)
     if isinstance(trunk, TimmBackbone):
         trunk.train_for(pyramid.strides[0])
     return trunk, pyramid

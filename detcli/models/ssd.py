@@ -6,14 +6,15 @@ M positives of the batch; h, w cells of a level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detcli.assign import build_assigner
 from detcli.errors import UsageError
 from detcli.layers.conv import Conv2d
 from detcli.layers.cosine import CosineConv2d
@@ -27,6 +28,9 @@ from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors, grid_priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import ssd
 
 BACKBONES = {"vgg16": build_vgg16}
 L2_SCALE = 20.0  # of conv4_3 at the start (section 3.1; ParseNet, arXiv 1506.04579)
@@ -52,23 +56,16 @@ class SSDNeck(nn.Module):
     `last_kernel`) with its stride and padding, each with a ReLU.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        *,
-        out_channels: Sequence[int],
-        strides: Sequence[int],
-        paddings: Sequence[int],
-        last_kernel: int,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], options: ssd.SsdNeck) -> None:
         super().__init__()
+        out_channels = options.out_channels
         self.out_channels = (*in_channels, *out_channels)
         self.l2_scale = nn.Parameter(torch.full((in_channels[0],), L2_SCALE))
         self.squeeze, self.extra = nn.ModuleList(), nn.ModuleList()
-        kernels = [3] * (len(out_channels) - 1) + [last_kernel]
+        kernels = [3] * (len(out_channels) - 1) + [options.last_kernel]
         widths = pairwise((in_channels[-1], *out_channels))
         for (before, after), kernel, stride, padding in zip(
-            widths, kernels, strides, paddings, strict=True
+            widths, kernels, options.strides, options.paddings, strict=True
         ):
             self.squeeze.append(Conv2d(before, after // 2, 1))
             self.extra.append(nn.Conv2d(after // 2, after, kernel, stride, padding))
@@ -136,7 +133,7 @@ class SSDHead(nn.Module):
 class SSDAnchors(nn.Module):
     """The anchors of each level, around the middle of each cell.
 
-    sizes: L + 1 sides in pixels. A cell of level l has squares of the sides sizes[l] and
+    options: sizes, L + 1 sides in pixels. A cell of level l has squares of the sides sizes[l] and
     sqrt(sizes[l] sizes[l + 1]), then for each r of ratios[l] two boxes with the area of the first
     square, r times as wide as high and r times as high as wide. strides: pixels per cell of each
     level; clip: no side is longer than that of the batch (torchvision).
@@ -144,21 +141,14 @@ class SSDAnchors(nn.Module):
 
     shapes: Tensor
 
-    def __init__(
-        self,
-        *,
-        sizes: Sequence[float],
-        ratios: Sequence[Sequence[float]],
-        strides: Sequence[int],
-        clip: bool,
-    ) -> None:
+    def __init__(self, options: ssd.SsdAnchors) -> None:
         super().__init__()
-        self.strides = tuple(strides)
-        self.clip = clip
-        self.num_anchors = tuple(2 + 2 * len(level) for level in ratios)
+        self.strides = options.strides
+        self.clip = options.clip
+        self.num_anchors = tuple(2 + 2 * len(level) for level in options.ratios)
         shapes = [
             ssd_shapes(size, larger, level)
-            for (size, larger), level in zip(pairwise(sizes), ratios, strict=True)
+            for (size, larger), level in zip(pairwise(options.sizes), options.ratios, strict=True)
         ]
         self.register_buffer("shapes", torch.cat(shapes), persistent=False)
 
@@ -189,7 +179,7 @@ class SSD(Detector):
         neck: nn.Module,
         head: SSDHead,
         *,
-        anchors: SSDAnchors,
+        priors: SSDAnchors,
         coder: BoxCoder,
         criterion: Criterion,
         selection: Selection,
@@ -198,7 +188,7 @@ class SSD(Detector):
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.anchors = anchors
+        self.priors = priors
         self.coder = coder
         self.criterion = criterion
         self.selection = selection
@@ -213,7 +203,7 @@ class SSD(Detector):
     def loss(self, outputs: SSDOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class" and "box", float32 scalars with their weights."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            priors = self.anchors(outputs.boxes, outputs.canvas)
+            priors = self.priors(outputs.boxes, outputs.canvas)
             matches = match_batch(
                 self.criterion.assigner,
                 priors,
@@ -248,53 +238,32 @@ class SSD(Detector):
             scores,
             outputs.boxes,
             image_sizes,
-            priors=self.anchors(outputs.boxes, outputs.canvas),
+            priors=self.priors(outputs.boxes, outputs.canvas),
             coder=self.coder,
             selection=self.selection,
         )
 
 
-def build_ssd(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    neck: Mapping[str, Any],
-    anchors: Mapping[str, Any],
-    assigner: Mapping[str, Any],
-    enlarge_small: Mapping[str, float] | None,
-    regression: str,
-    delta_stds: Sequence[float],
-    class_loss: Mapping[str, Any],
-    box_loss: Mapping[str, Any],
-    score_threshold: float,
-    topk_per_level: int,
-) -> SSD:
+def build_ssd(options: ssd.Ssd, *, num_classes: int) -> SSD:
     """SSD from the model section of a recipe."""
-    backbone_keywords = dict(backbone)
-    trunk = BACKBONES[backbone_keywords.pop("name")](**backbone_keywords)
-    levels = SSDNeck(trunk.out_channels, **neck)
-    distances = regression == "point"
-    grid = SSDAnchors(**anchors)
+    trunk = BACKBONES[options.backbone.name](options.backbone)
+    levels, anchors = SSDNeck(trunk.out_channels, options.neck), SSDAnchors(options.anchors)
+    distances, class_loss = options.regression == "point", options.class_loss
     head = SSDHead(
         levels.out_channels,
         num_classes=num_classes,
-        num_anchors=grid.num_anchors,
-        cosine_scale=class_loss.get("scale"),
+        num_anchors=anchors.num_anchors,
+        cosine_scale=class_loss.scale if class_loss.name == "am_softmax" else None,
         distances=distances,
     )
     return SSD(
         trunk,
         levels,
         head,
-        anchors=grid,
-        coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(delta_stds),
-        criterion=build_criterion(
-            assigner=assigner,
-            enlarge_small=enlarge_small,
-            class_loss=class_loss,
-            box_loss=box_loss,
-        ),
-        selection=Selection(score_threshold, topk_per_level),
+        priors=anchors,
+        coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(options.delta_stds),
+        criterion=build_criterion(options, build_assigner(options.assigner)),
+        selection=Selection(options.score_threshold, options.topk_per_level),
     )
 
 

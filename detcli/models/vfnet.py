@@ -6,19 +6,19 @@ level. One point per cell, at its corner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detcli.assign import build_assigner
 from detcli.layers.conv import ConvNorm
 from detcli.layers.deform import OffsetConv2d, deform_conv_norm
 from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
-from detcli.models.dense.loss import of_every_row
-from detcli.models.dense.matching import Matches, match_batch
+from detcli.models.dense.matching import Matches, match_batch, of_every_row, positives_of_batch
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.models.dense.terms import (
     Criterion,
@@ -27,13 +27,17 @@ from detcli.models.dense.terms import (
     class_term,
     predicted_iou,
 )
-from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.dense.tower import class_prediction, conv_tower, flatten_levels, prediction
 from detcli.models.detector import Detector
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DistanceCoder
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.vfnet import Vfnet
+    from detcli.recipe.sections.network import VfnetHead
 
 UNIT = 8.0  # strides that the first distances are counted in: 64 to 1024 pixels on P3 to P7
 OFFSET_SLOPE = 0.1  # share of the star's gradient that reaches the first distances
@@ -57,34 +61,29 @@ class VFNetHead(nn.Module):
     """Two towers, shared by all levels; a first box is predicted, and both branches then look at
     nine points of it.
 
-    deform_last: the last convolution of each tower is deformable (DCNv2).
+    options: deform_last, the last convolution of each tower is deformable (DCNv2).
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        num_classes: int,
-        strides: Sequence[int],
-        branches: Branches,
-        deform_last: bool,
+        self, channels: int, options: VfnetHead, *, num_classes: int, strides: Sequence[int]
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
-        self.class_tower = branches.tower(channels, bias=False)
-        self.box_tower = branches.tower(channels, bias=False)
-        if deform_last:
+        norm, implicit = options.norm, options.implicit
+        self.class_tower = conv_tower(options, channels, bias=False)
+        self.box_tower = conv_tower(options, channels, bias=False)
+        if options.deform_last:
             for tower in (self.class_tower, self.box_tower):
-                tower[branches.num_convs - 1] = deform_conv_norm(channels, norm=branches.norm)
-        self.first_conv = ConvNorm(channels, channels, 3, norm=branches.norm)
-        self.first_box = branches.prediction(channels, 4)
+                tower[options.num_convs - 1] = deform_conv_norm(channels, norm=norm)
+        self.first_conv = ConvNorm(channels, channels, 3, norm=norm)
+        self.first_box = prediction(channels, 4, implicit=implicit)
         self.level_scales = nn.Parameter(torch.ones(len(self.strides)))
         self.box_star = OffsetConv2d(channels, channels)
-        self.box = branches.prediction(channels, 4)
+        self.box = prediction(channels, 4, implicit=implicit)
         self.refine_scales = nn.Parameter(torch.ones(len(self.strides)))
         self.class_star = OffsetConv2d(channels, channels)
-        self.class_logits = branches.class_prediction(channels, num_classes)
+        self.class_logits = class_prediction(channels, num_classes, implicit=implicit)
 
     def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, C, h, w), refined and first distances (B, 4, h, w) in pixels."""
@@ -113,7 +112,7 @@ class VFNet(Detector):
         neck: nn.Module,
         head: VFNetHead,
         *,
-        points: PriorGrid,
+        priors: PriorGrid,
         criterion: Criterion,
         first_box_weight: float,
         selection: Selection,
@@ -122,7 +121,7 @@ class VFNet(Detector):
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.points = points
+        self.priors = priors
         self.coder = DistanceCoder(stride_units=False)
         self.criterion = criterion
         self.first_box_weight = first_box_weight
@@ -139,7 +138,7 @@ class VFNet(Detector):
         """Terms "class", "box" and "first_box", float32 scalars with their weights."""
         targets = of_every_row(targets, outputs.boxes)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            points = self.points(outputs.boxes, outputs.canvas)
+            points = self.priors(outputs.boxes, outputs.canvas)
             matches = match_batch(
                 self.criterion.assigner,
                 points,
@@ -147,7 +146,7 @@ class VFNet(Detector):
                 num_classes=self.head.num_classes,
                 padding="background",
             )
-            count = all_rank_mean(matches.positives_per_image.sum().float(), at_least=1)
+            count = all_rank_mean(positives_of_batch(matches), at_least=1)
             positive = points.take(matches.prior_index())
             box, iou = self._box_term(self.criterion, outputs.boxes, matches, positive)
             weaker = replace(self.criterion.box_loss, weight=self.first_box_weight)
@@ -183,7 +182,7 @@ class VFNet(Detector):
             class_probabilities(outputs.class_logits, self.head.num_classes),
             outputs.boxes,
             image_sizes,
-            priors=self.points(outputs.boxes, outputs.canvas),
+            priors=self.priors(outputs.boxes, outputs.canvas),
             coder=self.coder,
             selection=self.selection,
         )
@@ -202,42 +201,19 @@ def star_offsets(distances: Tensor, stride: int) -> Tensor:
     return torch.stack([part for y in rows for x in columns for part in (y, x)], dim=1)
 
 
-def build_vfnet(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    neck: Mapping[str, Any],
-    head: Mapping[str, Any],
-    anchor_scale: float,
-    assigner: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    box_loss: Mapping[str, Any],
-    first_box_weight: float,
-    score_threshold: float,
-    topk_per_level: int,
-    enlarge_small: Mapping[str, float] | None,
-) -> VFNet:
+def build_vfnet(options: Vfnet, *, num_classes: int) -> VFNet:
     """VarifocalNet from the model section of a recipe.
 
     anchor_scale: side, in strides, of the square box that assigners look at.
     """
-    trunk, pyramid = build_pyramid(backbone, neck)
-    branches = dict(head)
-    deform_last = branches.pop("deform_last")
+    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    strides = pyramid.strides
     return VFNet(
         trunk,
         pyramid,
-        VFNetHead(
-            pyramid.out_channels,
-            num_classes=num_classes,
-            strides=pyramid.strides,
-            branches=Branches(**branches),
-            deform_last=deform_last,
-        ),
-        points=PriorGrid(square_shapes(pyramid.strides, anchor_scale), pyramid.strides),
-        criterion=build_criterion(
-            assigner=assigner, enlarge_small=enlarge_small, class_loss=class_loss, box_loss=box_loss
-        ),
-        first_box_weight=first_box_weight,
-        selection=Selection(score_threshold, topk_per_level),
+        VFNetHead(pyramid.out_channels, options.head, num_classes=num_classes, strides=strides),
+        priors=PriorGrid(square_shapes(strides, options.anchor_scale), strides),
+        criterion=build_criterion(options, build_assigner(options.assigner)),
+        first_box_weight=options.first_box_weight,
+        selection=Selection(options.score_threshold, options.topk_per_level),
     )

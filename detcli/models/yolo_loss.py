@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from detcli.ops.reduce import all_rank_mean
 from detcli.ops.yolo import BOX_OUTPUTS, YoloLevel, decode_codes
 from detcli.phases import phase
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import yolov4
 
 CONFIDENT = 0.25  # Darknet overlooks a wrong box only if it is for some class at least this sure
 MIN_MATCHED = 1.0
@@ -171,15 +174,19 @@ class ScaledLoss:
         return terms
 
 
-def build_yolo_loss(name: str, **keywords: Any) -> YoloLoss:
-    """The loss of this name; keywords are the fields of its class."""
-    return LOSSES[name](**keywords)
-
-
-LOSSES: dict[str, type[DarknetLoss] | type[ScaledLoss]] = {
-    "darknet": DarknetLoss,
-    "scaled": ScaledLoss,
-}
+def build_yolo_loss(options: yolov4.DarknetLoss | yolov4.ScaledLoss) -> YoloLoss:
+    """The loss of this section of a recipe."""
+    if options.name == "darknet":
+        return DarknetLoss(
+            options.box_weight, options.min_iou, options.ignore_iou, options.max_slope
+        )
+    return ScaledLoss(
+        options.box_weight,
+        options.objectness_weight,
+        options.class_weight,
+        options.level_weights,
+        options.max_ratio,
+    )
 
 
 def _predicted(parts: Tensor, level: YoloLevel, pairs: Pairs, form: str) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ the padded batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from detcli.models.yolo_loss import YoloLoss, build_yolo_loss
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.yolo import BOX_OUTPUTS, YoloLevel, build_levels
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.yolov4 import YoloV4
 
 BACKBONES = {"cspdarknet53": build_cspdarknet}
 STRIDES = (8, 16, 32)
@@ -182,37 +185,25 @@ class YOLOv4(Detector):
         return boxes.flatten(1, 3), scores.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
-def build_yolov4(
-    *,
-    num_classes: int,
-    backbone: Mapping[str, Any],
-    norm: str,
-    anchors: Sequence[Sequence[float]],
-    scale_xy: Sequence[float],
-    loss: Mapping[str, Any],
-    classes_per_box: str,
-    score_threshold: float,
-    topk_per_level: int,
-) -> YOLOv4:
+def build_yolov4(options: YoloV4, *, num_classes: int) -> YOLOv4:
     """YOLOv4 from the model section of a recipe."""
-    backbone_keywords = dict(backbone)
-    trunk = BACKBONES[backbone_keywords.pop("name")](**backbone_keywords, norm=norm)
-    levels = build_levels(anchors, STRIDES, scale_xy)
-    neck = YOLOv4Neck(trunk.out_channels, norm=norm)
+    trunk = BACKBONES[options.backbone.name](options.backbone, norm=options.norm)
+    levels = build_levels(options.anchors, STRIDES, options.scale_xy)
+    neck = YOLOv4Neck(trunk.out_channels, norm=options.norm)
     head = YOLOv4Head(
         neck.out_channels,
         num_classes=num_classes,
         num_anchors=[len(level.anchors) for level in levels],
-        norm=norm,
+        norm=options.norm,
     )
     return YOLOv4(
         trunk,
         neck,
         head,
         levels=levels,
-        criterion=build_yolo_loss(**loss),
-        best_class_only=classes_per_box == "best",
-        selection=Selection(score_threshold, topk_per_level),
+        criterion=build_yolo_loss(options.loss),
+        best_class_only=options.classes_per_box == "best",
+        selection=Selection(options.score_threshold, options.topk_per_level),
     )
 
 

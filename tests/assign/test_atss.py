@@ -7,10 +7,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from detcli.assign import ATSSAssigner, build_assigner
+from detcli.assign import ATSSAssigner
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 from tests.assign import loops
 from tests.assign.strategies import Case, cases
+from tests.sections import assigner_of
 
 
 @settings(max_examples=300, deadline=None)
@@ -18,7 +19,7 @@ from tests.assign.strategies import Case, cases
 def test_atss_equals_the_loop(case: Case, topk: int) -> None:
     want, margin = loops.atss(case.priors, case.boxes, topk, case.anchors)
     assume(margin > 1e-9)  # below, the order of the sums decides
-    got = build_assigner("atss", topk=topk)(case.priors, case.boxes)
+    got = assigner_of("atss", topk=topk)(case.priors, case.boxes)
     assert got.tolist() == want.tolist()
 
 
@@ -53,7 +54,7 @@ def test_atss_worked_example() -> None:
         torch.tensor([8.0, 16.0, 32.0]),
         (1, 1, 1),
     )
-    assert build_assigner("atss", topk=9)(priors, box).tolist() == [0, -1, -1]
+    assert assigner_of("atss", topk=9)(priors, box).tolist() == [0, -1, -1]
     # outside by the centre rule: 0.01 from a side is not inside
     near = Priors(priors.boxes, torch.tensor([[0.01, 4.0]] * 3), priors.strides, priors.level_sizes)
-    assert build_assigner("atss", topk=9)(near, box).tolist() == [-1, -1, -1]
+    assert assigner_of("atss", topk=9)(near, box).tolist() == [-1, -1, -1]

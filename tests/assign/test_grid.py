@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detcli.assign import build_assigner
 from detcli.assign.grid import find_grids, grid_lines, pairs_in_windows
 from detcli.assign.max_iou import MaxIoUAssigner
 from detcli.ops.boxes import pairwise_iou
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors, priors_inside
+from tests.sections import assigner_of
 
 STRIDES = (8, 16, 32, 64, 128)
 MAPS = [(-(-800 // s), -(-1344 // s)) for s in STRIDES]
@@ -70,7 +70,7 @@ def test_max_iou_misses_no_pair_of_the_whole_matrix(seed: int) -> None:
 def test_the_grid_changes_nothing(name: str, keywords: dict[str, float | None]) -> None:
     """Swapping two priors breaks the grid, so that all priors are looked at one by one."""
     key = {"atss": "topk", "fcos": "center_radius"}[name]
-    assigner = build_assigner(name, **{key: keywords[key]})
+    assigner = assigner_of(name, **{key: keywords[key]})
     priors, boxes = real_priors(anchors=1), objects(12, 3)
     order = torch.arange(len(priors))
     order[0], order[300] = 300, 0

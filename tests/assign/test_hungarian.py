@@ -13,10 +13,11 @@ from torch import Tensor
 
 from detcli.assign.hungarian import Wanted, build_hungarian, focal_cost, softmax_cost, wanted_of
 from detcli.errors import DivergedError
+from detcli.recipe.sections.models.detr import HungarianAssigner as HungarianSection
 from tests.models.specs import target
 
 SIZE = (60, 80)
-COSTS = {"class_cost": 1.0, "l1_cost": 5.0, "giou_cost": 2.0}
+COSTS = HungarianSection(class_cost=1.0, l1_cost=5.0, giou_cost=2.0)
 
 
 def objects(count: int, seed: int) -> Wanted:
@@ -42,7 +43,7 @@ def predictions(layers: int, images: int, queries: int, seed: int) -> tuple[Tens
     kind=st.sampled_from(["softmax", "focal"]),
 )
 def test_pairs_are_the_cheapest(queries: int, counts: list[int], seed: int, kind: str) -> None:
-    assigner = build_hungarian(class_costs=kind, **COSTS)
+    assigner = build_hungarian(COSTS, class_costs=kind)
     wanted = [objects(count, seed + image) for image, count in enumerate(counts)]
     logits, shares = predictions(2, len(counts), queries, seed)
     pairs = assigner(logits, shares, wanted)
@@ -73,7 +74,7 @@ def test_terms_by_hand() -> None:
     beside = same + torch.tensor([0.2, 0, 0, 0])
     shares = torch.stack([same, beside], dim=1)  # (1, 2, 4)
     logits = torch.log(torch.tensor([[[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]]))
-    assigner = build_hungarian(class_costs="softmax", **COSTS)
+    assigner = build_hungarian(COSTS, class_costs="softmax")
     classes, distance, giou = assigner.terms(logits, shares, one)[:, 0, :, 0]
     assert classes.tolist() == pytest.approx([-0.7, -0.25])
     assert distance.tolist() == pytest.approx([0.0, 5 * 0.2], abs=1e-6)
@@ -92,7 +93,7 @@ def test_class_costs_by_hand() -> None:
 def test_images_without_objects(counts: list[int]) -> None:
     wanted = [objects(count, image) for image, count in enumerate(counts)]
     logits, shares = predictions(3, len(counts), 4, 0)
-    pairs = build_hungarian(class_costs="softmax", **COSTS)(logits, shares, wanted)
+    pairs = build_hungarian(COSTS, class_costs="softmax")(logits, shares, wanted)
     assert pairs.query.shape == pairs.object.shape == (3, sum(counts))
 
 
@@ -103,4 +104,4 @@ def test_costs_that_are_not_finite_are_named(where: str, named: str, value: floa
     logits, shares = predictions(2, 2, 3, 0)
     {"logits": logits, "shares": shares}[where][1, 1, 2] = value
     with pytest.raises(DivergedError, match=rf"\({named}\).*image 1 .*layer 2"):
-        build_hungarian(class_costs="softmax", **COSTS)(logits, shares, wanted)
+        build_hungarian(COSTS, class_costs="softmax")(logits, shares, wanted)

@@ -11,12 +11,12 @@ from torch import Tensor
 from detcli.assign import (
     MaxIoUAssigner,
     SmallThresholds,
-    build_assigner,
 )
 from detcli.ops.priors import Priors
 from tests.assign import loops
 from tests.assign.loops import iou_of
 from tests.assign.strategies import Case, cases
+from tests.sections import assigner_of
 
 shares = st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.3, 0.5, 0.7])
 
@@ -31,7 +31,7 @@ def one_level(boxes: list[list[float]], stride: float = 8.0) -> Priors:
 @given(cases(), shares, shares, shares)
 def test_max_iou_equals_the_loop(case: Case, a: float, b: float, lowest: float) -> None:
     positive, negative = max(a, b, 0.05), min(a, b)
-    assigner = build_assigner(
+    assigner = assigner_of(
         "max_iou", positive_iou=positive, negative_iou=negative, min_positive_iou=lowest
     )
     want = loops.max_iou(case.priors, case.boxes, positive, negative, lowest)
@@ -42,19 +42,19 @@ def test_max_iou_thresholds_are_met_from_their_own_value_on() -> None:
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     # IoU with the box: 1, 0.5, 0.4, 0.3
     priors = one_level([[0, 0, 10, height] for height in (10, 5, 4, 3)])
-    assigner = build_assigner("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0)
+    assigner = assigner_of("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0)
     assert assigner(priors, box).tolist() == [0, 0, -2, -1]
 
 
 def test_max_iou_best_priors_all_count_and_the_later_box_keeps_them() -> None:
-    assigner = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.0)
+    assigner = assigner_of("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.0)
     priors = one_level([[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]])
     # IoU 1 with box 0 and 0.4 with box 1, whose best they are as well
     assert assigner(priors, boxes).tolist() == [1, 1, -1]
-    strict = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.5)
+    strict = assigner_of("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.5)
     assert strict(priors, boxes).tolist() == [0, 0, -1]
-    exact = build_assigner("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.4)
+    exact = assigner_of("max_iou", positive_iou=0.9, negative_iou=0.8, min_positive_iou=0.4)
     assert exact(priors, boxes).tolist() == [1, 1, -1]
 
 
@@ -76,7 +76,7 @@ def plain_loop(priors: Priors, boxes: Tensor, threshold: float) -> Tensor:
 @settings(max_examples=80, deadline=None)
 @given(cases(), st.sampled_from([0.25, 0.5]))
 def test_one_best_anchor_of_each_object_equals_a_plain_loop(case: Case, threshold: float) -> None:
-    assigner = build_assigner(
+    assigner = assigner_of(
         "max_iou",
         positive_iou=threshold,
         negative_iou=threshold,

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from detcli.models.atss import ATSSOutputs
+from detcli.models.dense.detector import DenseOutputs
 from detcli.models.dense.matching import assign_batch
 from detcli.models.dense.tower import flatten_levels
-from detcli.models.fcos import FCOSOutputs
 from detcli.types import Target
 from tests.benchmarks.conftest import Table
 from tests.benchmarks.pairs import by_turns
@@ -25,7 +24,6 @@ from tests.benchmarks.plain_loop import ASSIGN, BOX_WEIGHT, Predictions, losses_
 from tests.models.specs import detector
 
 STRIDES = (8, 16, 32, 64, 128)
-OUTPUTS = {"atss": ATSSOutputs, "fcos": FCOSOutputs}
 MIXED = (0, 1, 10, 50, 300, 0, 10, 50)  # objects of the images of one batch
 Result = tuple[dict[str, Tensor], tuple[Tensor, ...]]  # losses, gradients of the predictions
 
@@ -51,7 +49,7 @@ class Case:
         self.maps = [
             tuple(level.permute(0, 3, 1, 2).requires_grad_() for level in kind) for kind in noise
         ]
-        self.priors_of = self.model.anchors if name == "atss" else self.model.points
+        self.priors_of = self.model.priors
 
     def targets(self, counts: Sequence[int]) -> list[Target]:
         """So many objects of 10 to 550 pixels in each image, anywhere in images 11 pixels narrower
@@ -69,9 +67,8 @@ class Case:
         return targets
 
     def ours(self, targets: Sequence[Target]) -> Result:
-        kind = OUTPUTS[self.name]
-        nothing = [()] * (len(kind._fields) - len(self.maps) - 1)  # of branches that are not there
-        outputs = kind(*self.maps, *nothing, self.canvas)
+        nothing = [()] * (len(DenseOutputs._fields) - len(self.maps) - 1)  # of other branches
+        outputs = DenseOutputs(*self.maps, *nothing, self.canvas)
         return self._with_gradients(self.model.loss(outputs, targets))
 
     def loop(self, targets: Sequence[Target]) -> Result:
@@ -128,7 +125,7 @@ def test_memory_does_not_grow_with_priors_times_objects(name: str) -> None:
     priors = case.priors_of(case.maps[1], case.canvas)
     targets = case.targets([300])
     with Largest() as seen:
-        assign_batch(case.model.criterion.assigner, priors, targets, padding="seen")
+        assign_batch(case.model.learning.criterion.assigner, priors, targets, padding="seen")
     assert 8 * len(priors) <= seen.bytes < 4 * 300 * len(priors) / 10
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from detcli.assign import (
-    ASSIGNERS,
     MaxIoUAssigner,
     SmallThresholds,
-    build_assigner,
+    enlarging,
 )
 from detcli.ops.priors import anchor_shapes, grid_priors
+from detcli.recipe.sections.priors import EnlargedObjects
+from tests.sections import ASSIGNERS, assigner_of
 
 WHOLE = {
     "max_iou": {"positive_iou": 0.5, "negative_iou": 0.4, "min_positive_iou": 0.0},
@@ -23,7 +24,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", ASSIGNERS)
 def test_shape_type_and_empty_inputs(name: str) -> None:
-    assigner = build_assigner(name, **WHOLE[name])
+    assigner = assigner_of(name, **WHOLE[name])
     priors = grid_priors([(4, 6), (2, 3)], [8, 16], [anchor_shapes([32.0], [1.0])] * 2)
     nothing = priors.select(torch.zeros(len(priors), dtype=torch.bool))
     boxes = torch.tensor([[4.0, 4.0, 30.0, 28.0], [10.0, 2.0, 14.0, 9.0]])
@@ -68,8 +69,8 @@ def test_relaxed_rules_give_more_priors_to_objects(name: str) -> None:
     }[name]
     shapes = [anchor_shapes([4.0 * stride], [1.0]) for stride in (8, 16, 32)]
     priors = grid_priors([(32, 32), (16, 16), (8, 8)], [8, 16, 32], shapes)
-    for enlarge in (None, {"max_side_px": 40.0, "factor": 1.5}):
-        rule = build_assigner(**{"name": name} | keywords, enlarge_small=enlarge)
+    for enlarge in (None, EnlargedObjects(max_side_px=40.0, factor=1.5)):
+        rule = enlarging(assigner_of(**{"name": name} | keywords), enlarge)
         fine, coarse = (r(priors, objects()) >= 0 for r in (rule, rule.relaxed(2.0)))
         assert coarse.sum() >= 1.2 * fine.sum()
 
@@ -77,7 +78,7 @@ def test_relaxed_rules_give_more_priors_to_objects(name: str) -> None:
 def test_relaxed_thresholds() -> None:
     rule = MaxIoUAssigner(0.5, 0.4, 0.1, SmallThresholds(32.0, 0.4, 0.2)).relaxed(2.0)
     assert rule == MaxIoUAssigner(0.25, 0.2, 0.1, SmallThresholds(32.0, 0.2, 0.1))
-    assert build_assigner("atss", topk=9).relaxed(1.5).topk == 14  # 13.5, to even
-    assert build_assigner("fcos", center_radius=1.5).relaxed(2.0).center_radius == 3.0
-    whole = build_assigner("fcos", center_radius=None).relaxed(2.0)
+    assert assigner_of("atss", topk=9).relaxed(1.5).topk == 14  # 13.5, to even
+    assert assigner_of("fcos", center_radius=1.5).relaxed(2.0).center_radius == 3.0
+    whole = assigner_of("fcos", center_radius=None).relaxed(2.0)
     assert whole.range_strides == (2.0, 16.0)

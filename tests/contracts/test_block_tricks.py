@@ -67,7 +67,7 @@ def detector(name: str, tricks: Sequence[str], folder: Path) -> nn.Module:
     small = {"name": name, "head": {"num_convs": 1, "norm": "none"}}
     recipe = load_recipe(write_tiny(folder, model=small), tricks=tricks).recipe
     torch.manual_seed(0)
-    return build_detector(**recipe.model.model_dump(), num_classes=3)
+    return build_detector(recipe.model, num_classes=3)
 
 
 def images() -> Tensor:

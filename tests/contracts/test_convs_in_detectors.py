@@ -21,10 +21,12 @@ from detcli.layers.conv import Conv2d
 from detcli.layers.implicit import ImplicitConv2d
 from detcli.layers.rep import RepConv
 from detcli.layers.upsample import Carafe
+from detcli.models import build_detector
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.models.fuse import fuse
 from detcli.models.necks.fpn import FPN
 from detcli.recipe import diff_recipes, load_recipe
+from detcli.recipe.sections.network import Neck
 from tests.models.specs import SMALL, detector, target
 from tests.recipes import write_tiny
 
@@ -185,7 +187,7 @@ def pyramid(*, sizes: Sequence[tuple[int, int]], **changes: Any) -> tuple[FPN, l
         "conv": "plain",
         "aspp": None,
     }
-    neck = FPN([4, 5, 6, 7], **(keywords | changes))
+    neck = FPN([4, 5, 6, 7], Neck(**(keywords | changes)))
     maps = [torch.randn(2, width, *size) for width, size in zip((4, 5, 6, 7), sizes, strict=True)]
     return neck, maps
 
@@ -239,7 +241,7 @@ def test_p2_takes_the_range_below_p3() -> None:
 @each_detector
 def test_p2_has_anchors_and_scales_of_its_own(name: str) -> None:
     model = detector(name, SMALL, CHANGES["p2"], num_classes=5)
-    grid = model.points if name == "fcos" else model.anchors
+    grid = model.priors
     assert grid.strides == (4, 8, 16, 32, 64, 128)
     side = grid.shapes[:, 0, 2] - grid.shapes[:, 0, 0]
     torch.testing.assert_close(side[1:], side[:-1] * 2)
@@ -337,9 +339,8 @@ def test_whole_detectors_have_the_size_that_the_blocks_say(trick: str) -> None:
     counts = []
     for tricks in ((), (trick,)):
         recipe = load_recipe("atss_r50", ["model.backbone.weights=null"], tricks=tricks).recipe
-        keywords = recipe.model.model_dump()
         with torch.device("meta"):
-            model = detector_of(keywords)
+            model = build_detector(recipe.model, num_classes=80)
         counts.append(sum(parameter.numel() for parameter in model.parameters()))
     d, quarter = 256, 64
     neck, head = 9 * d * d + d, 9 * d * d  # with a bias; without, before a norm
@@ -360,9 +361,3 @@ def test_whole_detectors_have_the_size_that_the_blocks_say(trick: str) -> None:
         "implicit": 3 * d + 80 + 4 + 1,
     }
     assert counts[1] - counts[0] == more[trick]
-
-
-def detector_of(keywords: dict[str, Any]) -> nn.Module:
-    from detcli.models import build_detector
-
-    return build_detector(keywords.pop("name"), num_classes=80, **keywords)

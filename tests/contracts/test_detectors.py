@@ -18,6 +18,7 @@ from tests.models.specs import (
     SECTIONS,
     SMALL_OF,
     TWO_STAGE,
+    criterion_of,
     detector,
     target,
     thin_vgg,
@@ -166,15 +167,14 @@ def test_assigner_and_regression_are_exchangeable(
 def test_ignored_regions_count_neither_way(name: str) -> None:
     """The class loss does not change when what lies in an ignored region does."""
     model = small(name).eval()
-    background = model.criterion.class_loss.num_background
+    background = criterion_of(model).class_loss.num_background
     region = [[32.0, 32.0, 127.0, 95.0]]
     boxes, labels = [[4, 4, 24, 28]], [1]
     with_region = [target(boxes, labels, CANVAS, region)]
     without = [target(boxes, labels, CANVAS)]
     with torch.no_grad():
         outputs = model(batch(1))
-        grid = model.points if name == "fcos" else model.anchors
-        centers = grid(outputs.boxes, outputs.canvas).centers.split(
+        centers = model.priors(outputs.boxes, outputs.canvas).centers.split(
             [level.shape[1] // 4 * level.shape[2] * level.shape[3] for level in outputs.boxes]
         )
         spoiled = []

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from detcli.errors import RecipeError
-from detcli.losses import BOX_LOSSES, CLASS_LOSSES, MINING
+from detcli.losses import BOX_LOSSES
 from detcli.models import build_detector
 from detcli.recipe import diff_recipes, load_recipe
 from tests.models.specs import target
 from tests.recipes import write_tiny
+from tests.sections import CLASS_LOSSES, MINING
 
 ON_CODES = ("l1", "smooth-l1")
 BOX = (*ON_CODES, "iou", "giou", "diou", "ciou", "eiou", "focal-eiou", "kl-loss")
@@ -124,7 +125,7 @@ def test_the_loss_falls(trick: str, name: str, tmp_path: Path) -> None:
         small["stride_units"] = True
     keywords = load_recipe(write_tiny(tmp_path, model=small), tricks=[trick]).recipe.model
     torch.manual_seed(0)
-    model = build_detector(**keywords.model_dump(), num_classes=2)
+    model = build_detector(keywords, num_classes=2)
     targets = [target([[20, 16, 60, 48]], [0], (64, 64)), target([[8, 20, 40, 60]], [1], (64, 64))]
     with torch.no_grad():
         outputs = model(torch.randn(2, 3, 64, 64))

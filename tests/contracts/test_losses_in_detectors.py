@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detcli.assign import IGNORED
-from detcli.losses import BOX_LOSSES, CLASS_LOSSES, MINING, SOFTMAX_LOSSES
+from detcli.assign import IGNORED, build_assigner
+from detcli.losses import BOX_LOSSES
 from detcli.models import ssd
 from detcli.models.dense.matching import Matches
 from detcli.models.dense.terms import box_quality, box_term, build_criterion, class_term
@@ -23,10 +23,12 @@ from tests.models.specs import (
     FPN_DETECTORS,
     SMALL_OF,
     detector,
+    learn_by,
     section,
     target,
     thin_vgg,
 )
+from tests.sections import CLASS_LOSSES, MINING, SOFTMAX_LOSSES
 
 pytestmark = pytest.mark.slow
 
@@ -59,15 +61,14 @@ def forward(name: str) -> tuple[nn.Module, Any]:
 def losses_of(name: str, targets: list[Target], **changes: Any) -> dict[str, Tensor]:
     """The terms of a detector with other losses, for the outputs of `forward`."""
     model, outputs = forward(name)
-    model.criterion = criterion(name, **changes)
+    learn_by(model, criterion(name, **changes))
     losses: dict[str, Tensor] = model.loss(outputs, targets)
     return losses
 
 
 def criterion(name: str, **changes: Any):
-    keywords = section(name, changes)
-    keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
-    return build_criterion(**{key: keywords[key] for key in keys})
+    options = section(name, changes)
+    return build_criterion(options, build_assigner(options.assigner))
 
 
 def some_targets() -> list[Target]:

@@ -136,9 +136,9 @@ def test_the_nested_sections_fit_too(name: str) -> None:
 
     from detcli.models import build_detector
 
-    keywords = load_recipe(name, ["model.backbone.weights=null"]).recipe.model.model_dump()
+    options = load_recipe(name, ["model.backbone.weights=null"]).recipe.model
     with torch.device("meta"):
-        build_detector(keywords.pop("name"), num_classes=3, **keywords)
+        build_detector(options, num_classes=3)
 
 
 def test_the_experiment_of_the_notes_differs_in_the_start_of_regression_only() -> None:

@@ -23,8 +23,8 @@ REFUSED = [("l1", "vfnet"), ("smooth-l1", "nas_fcos"), ("iou-branch", "vfnet")]
 @pytest.mark.parametrize(("trick", "name"), TAKEN)
 def test_finite_and_reaching_every_parameter(trick: str, name: str) -> None:
     torch.manual_seed(0)
-    keywords = load_recipe(f"{name}_r18_shapes", tricks=[trick]).recipe.model.model_dump()
-    model = build_detector(keywords.pop("name"), num_classes=4, **keywords)
+    options = load_recipe(f"{name}_r18_shapes", tricks=[trick]).recipe.model
+    model = build_detector(options, num_classes=4)
     images = torch.randn(2, 3, *SIZE)
     some = [target([[10, 12, 40, 60], [50, 20, 90, 60]], [0, 2], SIZE), target([], [], SIZE)]
     for targets in (some, [some[1]] * 2):

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from detcli.models.two_stage.regions import sample_regions
-from tests.models.specs import GA_FASTER_MM, detector, target
+from tests.models.specs import GA_FASTER_MM, criterion_of, detector, target
 from tests.models.two_stage.small import (
     CANVAS,
     batch,
@@ -118,7 +118,7 @@ def test_enlarged_boxes_are_for_the_assigners_only() -> None:
         samples = sample_regions(
             [around],
             wanted,
-            assigner=model.criterion.assigner,
+            assigner=criterion_of(model).assigner,
             sampler=model.sampler,
             num_classes=3,
         )

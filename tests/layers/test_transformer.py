@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,18 @@ from detcli.layers.transformer import (
     Residual,
     run,
 )
+from detcli.recipe.sections.models.detr import Transformer
 
 CHANNELS, HEADS, HIDDEN = 16, 4, 24
 
 
 def tokens(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def options(**changes: Any) -> Transformer:
+    values = {"num_heads": HEADS, "ffn_channels": HIDDEN, "dropout": 0.0, **changes}
+    return Transformer(channels=CHANNELS, **values)
 
 
 def copy_attention(mine: Attention, theirs: nn.MultiheadAttention) -> None:
@@ -60,9 +68,7 @@ def test_encoder_layer(norm_first: bool) -> None:
     theirs = nn.TransformerEncoderLayer(
         CHANNELS, HEADS, HIDDEN, dropout=0.0, batch_first=True, norm_first=norm_first
     )
-    mine = EncoderLayer(
-        CHANNELS, num_heads=HEADS, ffn_channels=HIDDEN, dropout=0.0, norm_first=norm_first
-    )
+    mine = EncoderLayer(options(norm_first=norm_first))
     copy_attention(mine.attention, theirs.self_attn)
     copy_rest(mine.feed_forward, list(mine.residuals), theirs)
     x = tokens(2, 6, CHANNELS)
@@ -76,9 +82,7 @@ def test_decoder_layer(norm_first: bool) -> None:
     theirs = nn.TransformerDecoderLayer(
         CHANNELS, HEADS, HIDDEN, dropout=0.0, batch_first=True, norm_first=norm_first
     )
-    mine = DecoderLayer(
-        CHANNELS, num_heads=HEADS, ffn_channels=HIDDEN, dropout=0.0, norm_first=norm_first
-    )
+    mine = DecoderLayer(options(norm_first=norm_first))
     copy_attention(mine.attention, theirs.self_attn)
     copy_attention(mine.cross_attention, theirs.multihead_attn)
     copy_rest(mine.feed_forward, list(mine.residuals), theirs)
@@ -90,9 +94,7 @@ def test_decoder_layer(norm_first: bool) -> None:
 
 
 def test_codes_go_to_queries_and_keys_and_not_to_values() -> None:
-    layer = EncoderLayer(
-        CHANNELS, num_heads=HEADS, ffn_channels=HIDDEN, dropout=0.0, norm_first=False
-    )
+    layer = EncoderLayer(options())
     x, codes = tokens(1, 6, CHANNELS), tokens(1, 6, CHANNELS)
     seen = layer.attention(x + codes, x + codes, x, None)
     first = layer.residuals[0].norm(x + seen)
@@ -101,9 +103,7 @@ def test_codes_go_to_queries_and_keys_and_not_to_values() -> None:
 
 
 def test_padding_is_not_looked_at() -> None:
-    layer = DecoderLayer(
-        CHANNELS, num_heads=HEADS, ffn_channels=HIDDEN, dropout=0.0, norm_first=False
-    )
+    layer = DecoderLayer(options())
     x, memory = tokens(1, 3, CHANNELS), tokens(1, 6, CHANNELS)
     valid = torch.tensor([[True] * 4 + [False] * 2])
     spoiled = memory.clone()
@@ -114,9 +114,7 @@ def test_padding_is_not_looked_at() -> None:
 
 
 def test_recomputing_changes_neither_outputs_nor_gradients() -> None:
-    layer = EncoderLayer(
-        CHANNELS, num_heads=HEADS, ffn_channels=HIDDEN, dropout=0.3, norm_first=True
-    )
+    layer = EncoderLayer(options(dropout=0.3, norm_first=True))
     seen = []
     for recompute in (False, True):
         x = tokens(2, 6, CHANNELS).requires_grad_()

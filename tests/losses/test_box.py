@@ -19,8 +19,8 @@ from torchvision.ops import (
 from detcli.losses import (
     BOX_LOSSES,
     CODE_LOSSES,
-    build_box_loss,
 )
+from tests.sections import box_loss_of
 
 OVERLAP_LOSSES = [name for name in BOX_LOSSES if name not in CODE_LOSSES]
 
@@ -35,7 +35,7 @@ def boxes(rows: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
 
 
 def loss_of(name: str, weight: float = 1.0, **options):
-    return build_box_loss(name, weight=weight, **(OPTIONS | options))
+    return box_loss_of(name, weight=weight, **(OPTIONS | options))
 
 
 def single(name: str, pred, target, **options) -> float:

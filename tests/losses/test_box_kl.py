@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detcli.assign import build_assigner
 from detcli.losses import KLLoss, build_side_loss
 from detcli.losses.box import MAX_LOG_VARIANCE, deviation
 from detcli.models.dense.matching import Matches
 from detcli.models.dense.terms import box_term, build_criterion
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors
+from detcli.recipe.sections.losses import SideLoss
 from tests.models.specs import section
 
 numbers = st.floats(-9, 9, allow_nan=False, width=32)
@@ -56,7 +58,7 @@ def test_no_samples_and_wild_variances() -> None:
     assert total == 0
     assert torch.autograd.grad(total, nothing)[0].shape == (0, 4)
     wild = torch.tensor([[-1e4, 1e4, -200.0, 90.0]], requires_grad=True)
-    total = build_side_loss("kl", weight=1.0)(torch.ones(1, 4), wild, None)
+    total = build_side_loss(SideLoss(name="kl"))(torch.ones(1, 4), wild, None)
     assert total.isfinite()
     assert torch.autograd.grad(total, wild)[0].isfinite().all()
     limits = torch.tensor([-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE])
@@ -110,9 +112,8 @@ def test_the_minimum_is_the_deviation_of_the_sides_in_pixels(coder: BoxCoder) ->
 
 
 def kl_criterion():
-    keywords = section("atss", {"box_loss": {"name": "kl"}})
-    keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
-    return build_criterion(**{key: keywords[key] for key in keys})
+    options = section("atss", {"box_loss": {"name": "kl"}})
+    return build_criterion(options, build_assigner(options.assigner))
 
 
 def test_the_slope_reaches_what_the_head_regresses() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
-from detcli.losses import CLASS_LOSSES, build_class_loss
 from detcli.losses.dense_sum import CPU_BLOCK
+from tests.sections import CLASS_LOSSES, class_loss_of
 
 OPTIONS = {
     "focal": {"alpha": 0.25, "gamma": 2.0, "label_smoothing": 0.0},
@@ -24,7 +24,7 @@ each_loss = pytest.mark.parametrize("name", CLASS_LOSSES)
 
 
 def loss_of(name: str, weight: float = 1.0, **options):
-    return build_class_loss(name, weight=weight, **(OPTIONS[name] | options))
+    return class_loss_of(name, weight=weight, **(OPTIONS[name] | options))
 
 
 def focal(alpha: float = 0.25, gamma: float = 2.0, weight: float = 1.0, smoothing: float = 0.0):

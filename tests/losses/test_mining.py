@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcli.losses import MINING, build_mining
+from detcli.losses import build_mining
+from detcli.recipe.sections.losses import Ohem
+from tests.sections import MINING
 
 CLASSES = 3
 
@@ -20,10 +22,12 @@ def mining(
     power: float = 1.0,
 ):
     return build_mining(
-        name,
-        negatives_per_object=negatives_per_object,
-        background_images=background_images,
-        power=power,
+        Ohem.model_construct(
+            name=name,
+            negatives_per_object=negatives_per_object,
+            background_images=background_images,
+            power=power,
+        )
     )
 
 

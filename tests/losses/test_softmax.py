@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detcli.losses import SOFTMAX_LOSSES, build_class_loss
+from tests.sections import SOFTMAX_LOSSES, class_loss_of
 
 CLASSES = 3  # label 3 is background, negative labels do not count
 CHOICES = [
@@ -36,7 +36,7 @@ def test_the_choices_are_all() -> None:
 
 def test_softmax_is_the_cross_entropy_of_torch() -> None:
     logits, labels = rows()
-    loss = build_class_loss("softmax", weight=2.0, label_smoothing=0.0)
+    loss = class_loss_of("softmax", weight=2.0, label_smoothing=0.0)
     counted = labels >= 0
     want = 2 * F.cross_entropy(logits[counted], labels[counted], reduction="sum")
     torch.testing.assert_close(loss(logits, labels), want)
@@ -44,7 +44,7 @@ def test_softmax_is_the_cross_entropy_of_torch() -> None:
 
 def test_smoothing_is_that_of_torch_where_there_is_an_object() -> None:
     logits, labels = rows()
-    loss = build_class_loss("softmax", weight=1.0, label_smoothing=0.2)
+    loss = class_loss_of("softmax", weight=1.0, label_smoothing=0.2)
     smoothed = (labels >= 0) & (labels < CLASSES)
     plain = labels == CLASSES
     want = F.cross_entropy(
@@ -67,14 +67,14 @@ def test_am_softmax_is_equation_6(
     others = sum(math.exp(scale * cosine) for place, cosine in enumerate(cosines) if place != label)
     top = math.exp(scale * (cosines[label] - own))
     want = -math.log(top / (top + others))
-    loss = build_class_loss("am_softmax", weight=1.0, margin=margin, scale=scale)
+    loss = class_loss_of("am_softmax", weight=1.0, margin=margin, scale=scale)
     logits = scale * torch.tensor([cosines], dtype=torch.float64)
     assert loss(logits, torch.tensor([label])).item() == pytest.approx(want, rel=1e-9, abs=1e-9)
 
 
 def test_by_hand() -> None:
     """Two equal cosines: a margin of 0.5 at scale 4 makes e^-2 against 1."""
-    loss = build_class_loss("am_softmax", weight=1.0, margin=0.5, scale=4.0)
+    loss = class_loss_of("am_softmax", weight=1.0, margin=0.5, scale=4.0)
     logits = torch.full((1, 2), 1.7)
     assert loss(logits, torch.tensor([0])).item() == pytest.approx(math.log(1 + math.exp(2)))
     assert loss(logits, torch.tensor([1])).item() == pytest.approx(math.log(2))
@@ -82,7 +82,7 @@ def test_by_hand() -> None:
 
 @each_choice
 def test_rows_weights_and_dtypes(name: str, options: dict[str, float]) -> None:
-    loss = build_class_loss(name, weight=1.5, **options)
+    loss = class_loss_of(name, weight=1.5, **options)
     logits, labels = rows()
     each = loss.of_each_row(logits, labels)
     assert (each[labels < 0] == 0).all()
@@ -97,7 +97,7 @@ def test_rows_weights_and_dtypes(name: str, options: dict[str, float]) -> None:
 
 @each_choice
 def test_gradients(name: str, options: dict[str, float]) -> None:
-    loss = build_class_loss(name, weight=1.0, **options)
+    loss = class_loss_of(name, weight=1.0, **options)
     logits, labels = rows(6)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits.requires_grad_())
     extreme = torch.tensor([[1e4, -1e4, 0.0, 1e4]] * 2, requires_grad=True)
@@ -107,7 +107,7 @@ def test_gradients(name: str, options: dict[str, float]) -> None:
 
 @each_choice
 def test_no_rows_and_wrong_shapes(name: str, options: dict[str, float]) -> None:
-    loss = build_class_loss(name, weight=1.0, **options)
+    loss = class_loss_of(name, weight=1.0, **options)
     none = torch.zeros(0, CLASSES + 1, requires_grad=True)
     total = loss(none, torch.zeros(0, dtype=torch.int64))
     total.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -208,19 +209,18 @@ def small_of(name: str) -> dict[str, Any]:
     return _merge(small, FITTED.get(name, {}))
 
 
-def thin_vgg(*, frozen_stages: int, weights: None) -> VGG16:
+def thin_vgg(options: Any) -> VGG16:
     """A VGG-16 with few channels, in the place of the real one."""
-    return VGG16(channels=(16, 16, 32, 64, 64), fc_channels=64, frozen_stages=frozen_stages)
+    frozen = options.frozen_stages
+    return VGG16(channels=(16, 16, 32, 64, 64), fc_channels=64, frozen_stages=frozen)
 
 
-def section(name: str, *changes: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of a builder: the schema's defaults, random weights, then the changes."""
+def section(name: str, *changes: dict[str, Any]) -> Any:
+    """What a builder is given: the schema's defaults, random weights, then the changes."""
     merged: dict[str, Any] = {"name": name, "backbone": {"weights": None}}
     for change in changes:
         merged = _merge(merged, change)
-    keywords = SECTIONS[name].model_validate(merged).model_dump()
-    keywords.pop("name")
-    return keywords
+    return SECTIONS[name].model_validate(merged)
 
 
 def tiny(name: str) -> dict[str, Any]:
@@ -231,7 +231,20 @@ def tiny(name: str) -> dict[str, Any]:
 def detector(name: str, *changes: dict[str, Any], num_classes: int = 80) -> nn.Module:
     """A detector with random weights, always the same ones."""
     torch.manual_seed(0)
-    return build_detector(name, num_classes=num_classes, **section(name, *changes))
+    return build_detector(section(name, *changes), num_classes=num_classes)
+
+
+def criterion_of(model: Any) -> Any:
+    """How a detector learns, but for a cascade, whose stages do so each in its own way."""
+    return getattr(model, _holder(model), model).criterion
+
+
+def learn_by(model: Any, criterion: Any) -> None:
+    """Gives it another criterion."""
+    if holder := _holder(model):
+        setattr(model, holder, replace(getattr(model, holder), criterion=criterion))
+    else:
+        model.criterion = criterion
 
 
 def target(
@@ -247,6 +260,10 @@ def target(
         torch.tensor(ignore or [], dtype=torch.float32).reshape(-1, 4),
         size,
     )
+
+
+def _holder(model: Any) -> str:
+    return next((name for name in ("learning", "stage") if hasattr(model, name)), "")
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

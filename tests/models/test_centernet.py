@@ -16,6 +16,8 @@ from detcli.errors import CheckpointError, UsageError
 from detcli.layers.norm import use_running_statistics
 from detcli.models.backbones.dla import build_dla34
 from detcli.models.centernet import CenterNetOutputs
+from detcli.models.dense.decode import Selection
+from detcli.recipe.sections.models.centernet import DlaBackbone
 from detcli.weights import (
     PublicWeights,
     convert_centernet,
@@ -170,13 +172,13 @@ def test_imagenet_weights_of_dla(tmp_path: Path) -> None:
         if not name.endswith("num_batches_tracked")
     }
     torch.save({**state, "fc.weight": torch.zeros(1000, 512, 1, 1)}, file)
-    backbone = build_dla34(norm="bn", weights=str(file)).eval()
+    backbone = build_dla34(DlaBackbone(name="dla34", weights=str(file))).eval()
     with torch.no_grad():
         for got, wanted in zip(backbone(images), want, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
     torch.save({"conv1.weight": torch.zeros(1)}, file)
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        build_dla34(norm="bn", weights=str(file))
+        build_dla34(DlaBackbone(name="dla34", weights=str(file)))
 
 
 @pytest.mark.parametrize("changes", [CENTERNET_DLA, CENTERNET_MM_DCN], ids=["dla", "dcn"])
@@ -286,7 +288,7 @@ def test_losses_as_the_authors_count_them(objects: bool) -> None:
 def test_peaks_become_boxes_best_first() -> None:
     peaks = {(0, 4, 5): 0.9, (0, 4, 6): 0.8, (1, 4, 6): 0.8, (0, 7, 15): 0.7, (0, 0, 0): 0.6}
     model = small()
-    model.score_threshold = 0.5
+    model.selection = Selection(0.5, 100)
     (found,) = model.decode(outputs_with(peaks), [(30, 60)])
     # class 0 at (4, 6) is not the highest of its neighbourhood
     assert found.labels.tolist() == [0, 1, 0, 0]
@@ -300,7 +302,7 @@ def test_peaks_become_boxes_best_first() -> None:
 
 def test_equal_scores_stay_in_order_and_topk_holds() -> None:
     model = small()
-    model.score_threshold, model.topk = 0.5, 3
+    model.selection = Selection(0.5, 3)
     peaks = {(1, 1, 1): 0.75, (0, 5, 9): 0.75, (0, 1, 1): 0.75, (0, 1, 9): 0.75}
     (found,) = model.decode(outputs_with(peaks), [(32, 64)])
     assert found.labels.tolist() == [0, 0, 0]
@@ -311,7 +313,7 @@ def test_empty_boxes_are_no_candidates() -> None:
     """Nothing keeps a size above 0, and nothing is left of a box in the padding."""
     outputs = outputs_with({(0, 4, 5): 0.9, (0, 4, 12): 0.8})
     model = small()
-    model.score_threshold = 0.5
+    model.selection = Selection(0.5, 100)
     (found,) = model.decode(outputs, [(32, 40)])
     torch.testing.assert_close(found.scores, torch.tensor([0.9]))
     (found,) = model.decode(outputs._replace(sizes=(-outputs.sizes[0],)), [(32, 64)])

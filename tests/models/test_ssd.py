@@ -15,6 +15,7 @@ from detcli.errors import UsageError
 from detcli.models import ssd
 from detcli.models.dense.matching import match_batch
 from detcli.models.ssd import SSDAnchors, SSDNeck
+from detcli.recipe.sections.models.ssd import SsdAnchors, SsdNeck
 from detcli.types import Target
 from tests.models.specs import SMALL_SSD, detector, target, thin_vgg
 
@@ -79,7 +80,7 @@ def test_shapes_are_as_documented() -> None:
 
 def test_the_fine_level_has_a_length_of_its_own() -> None:
     torch.manual_seed(0)
-    neck = SSDNeck((8, 6), out_channels=(4,), strides=(2,), paddings=(1,), last_kernel=3)
+    neck = SSDNeck((8, 6), SsdNeck(out_channels=(4,), strides=(2,), paddings=(1,)))
     fine = torch.randn(2, 8, 4, 5).relu()
     fine[0, :, 1, 2] = 0  # nothing there: no direction
     fine.requires_grad_()
@@ -114,7 +115,7 @@ def test_anchors_are_torchvisions(clip: bool) -> None:
     maps = [torch.zeros(1, 1, side, side) for side in SSD300_MAPS]
     images = ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)])
     (want,) = peer(images, maps)
-    got = SSDAnchors(**SSD300_ANCHORS, clip=clip)(maps, (300, 300))
+    got = SSDAnchors(SsdAnchors(**SSD300_ANCHORS, clip=clip))(maps, (300, 300))
     torch.testing.assert_close(got.boxes, want, rtol=0, atol=1e-3)
     assert got.level_sizes == (5776, 2166, 600, 150, 36, 4)
 
@@ -127,7 +128,7 @@ def test_class_loss_of_the_hardest_three_per_positive_in_each_image() -> None:
     with torch.no_grad():
         outputs = model(batch())
         losses = model.loss(outputs, targets)
-    priors = model.anchors(outputs.boxes, outputs.canvas)
+    priors = model.priors(outputs.boxes, outputs.canvas)
     labels = match_batch(
         model.criterion.assigner, priors, targets, num_classes=NUM_CLASSES, padding="seen"
     ).labels

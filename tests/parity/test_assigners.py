@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from detcli.assign import Assigner, build_assigner
+from detcli.assign import Assigner
 from detcli.ops.priors import Priors, grid_priors, priors_inside
 from tests.paths import PARITY
+from tests.sections import assigner_of
 
 STRIDES = (8, 16, 32, 64, 128)
 MAPS = [(192 // s, 256 // s) if s < 128 else (2, 2) for s in STRIDES]
@@ -38,10 +39,10 @@ MODELS = {
     "mm_retinanet_r50": (
         retinanet_anchors,
         0.0,
-        build_assigner("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0),
+        assigner_of("max_iou", positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0),
     ),
-    "mm_atss_r50": (square_anchors, 0.0, build_assigner("atss", topk=9)),
-    "mm_fcos_r50_caffe": (square_anchors, 0.5, build_assigner("fcos", center_radius=None)),
+    "mm_atss_r50": (square_anchors, 0.0, assigner_of("atss", topk=9)),
+    "mm_fcos_r50_caffe": (square_anchors, 0.5, assigner_of("fcos", center_radius=None)),
 }
 
 

@@ -20,6 +20,7 @@ from tests.models.specs import (
     GA_RETINANET_MM,
     NAS_FCOS_MM,
     RETINANET_MM,
+    criterion_of,
     detector,
 )
 
@@ -101,18 +102,15 @@ def test_features_and_raw_outputs(run: Run) -> None:
 
 
 def test_assigned_classes(run: Run) -> None:
-    grid = next(
-        getattr(run.model, name)
-        for name in ("anchors", "points", "squares")
-        if hasattr(run.model, name)
-    )
+    guided = run.case.detector == "ga_retinanet"
+    grid = run.model.squares if guided else run.model.priors
     priors = grid(run.outputs.boxes, run.outputs.canvas)
     of_each = [priors] * len(run.fixture.targets)
-    if run.case.detector == "ga_retinanet":
+    if guided:
         of_each = run.model.guidance.anchors(run.outputs.shapes, priors)
     matches = [
         match_batch(
-            run.model.criterion.assigner,
+            criterion_of(run.model).assigner,
             own,
             [target],
             num_classes=80,

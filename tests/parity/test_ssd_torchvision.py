@@ -85,7 +85,7 @@ def test_same_outputs_and_anchors(pair: Pair) -> None:
     torch.testing.assert_close(logits[..., -1:], pair.want["cls_logits"][..., :1], **close)
     torch.testing.assert_close(logits[..., :-1], pair.want["cls_logits"][..., 1:], **close)
     torch.testing.assert_close(flat(pair.outputs.boxes, 4), pair.want["bbox_regression"], **close)
-    ours = pair.model.anchors(pair.outputs.boxes, SIZE).boxes
+    ours = pair.model.priors(pair.outputs.boxes, SIZE).boxes
     torch.testing.assert_close(ours, pair.anchors[0], rtol=0, atol=1e-3)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from detcli.errors import CheckpointError
 from detcli.models.backbones.cspdarknet import CSPDarknet, build_cspdarknet
+from detcli.recipe.sections.models.yolov4 import CspDarknet
 from detcli.weights import (
     PublicWeights,
     convert_darknet,
@@ -89,7 +90,7 @@ def test_a_darknet_file_round_trip(version: tuple[int, int], tmp_path: Path) -> 
 
 def test_the_first_layers_of_a_darknet_file_are_a_backbone(tmp_path: Path) -> None:
     with torch.device("meta"):
-        whole = build_cspdarknet(width=1.0, norm="bn", weights=None)
+        whole = build_cspdarknet(CspDarknet(), norm="bn")
     assert sum(p.numel() for p in whole.parameters()) == 26_617_184
     source, path = shaken(small()), tmp_path / "yolov4.conv.137"
     write_darknet(path, source)

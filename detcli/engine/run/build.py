@@ -16,6 +16,7 @@ from detcli.engine.run.distributed import Ranks
 from detcli.models import build_detector
 from detcli.models.detector import Detector
 from detcli.recipe import Recipe
+from detcli.recipe.sections.losses import ClassLoss
 
 
 def read_split(recipe: Recipe, split: str, classes: tuple[str, ...] | None = None) -> Records:
@@ -108,9 +109,13 @@ def build_model(
     pretrained=False leaves out the backbone's public weights, where a checkpoint follows anyway.
     class_weights: what became of the recipe's on the training split; only a loss needs them.
     """
-    keywords: dict[str, Any] = recipe.model.model_dump()
-    if "class_weights" in keywords.get("class_loss", {}):
-        keywords["class_loss"]["class_weights"] = class_weights
+    changes: dict[str, Any] = {}
+    loss = getattr(recipe.model, "class_loss", None)
+    if isinstance(loss, ClassLoss):
+        numbers = None
+        if class_weights is not None:
+            numbers = {str(label): weight for label, weight in enumerate(class_weights)}
+        changes["class_loss"] = loss.model_copy(update={"class_weights": numbers})
     if not pretrained:
-        keywords["backbone"]["weights"] = None
-    return build_detector(keywords.pop("name"), num_classes=num_classes, **keywords)
+        changes["backbone"] = recipe.model.backbone.model_copy(update={"weights": None})
+    return build_detector(recipe.model.model_copy(update=changes), num_classes=num_classes)

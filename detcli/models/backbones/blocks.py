@@ -5,8 +5,7 @@ Letters: B images, C channels, H and W cells of a map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,9 @@ from detcli.layers.attention import build_attention
 from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.layers.deform import DeformConv2d
 from detcli.layers.norm import build_norm
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.blocks import Attention, Deformable
 
 
 class NormSettings(NamedTuple):
@@ -31,16 +33,16 @@ WITHOUT_NORM = NormSettings("none", 0.0)
 class BlockSettings(NamedTuple):
     """What a block is made of.
 
-    caffe: see `Bottleneck`; dilation: of one 3x3 convolution; deform: keywords of `DeformConv2d`
-    (modulated, offset_groups) or None; attention: keywords of `build_attention` (name, reduction,
-    fusion) or None, at the end of the residual branch, after its last norm and before the sum.
+    caffe: see `Bottleneck`; dilation: of one 3x3 convolution; deform: its `DeformConv2d`, or None;
+    attention: the block at the end of the residual branch, after its last norm and before the sum,
+    or None.
     """
 
     norm: NormSettings
     caffe: bool
     dilation: int
-    deform: Mapping[str, Any] | None
-    attention: Mapping[str, Any] | None
+    deform: Deformable | None
+    attention: Attention | None
 
 
 class BasicBlock(nn.Module):
@@ -195,7 +197,7 @@ def build_shortcut(
     )
 
 
-def replace_conv(part: ConvNorm, dilation: int, deform: Mapping[str, Any] | None) -> None:
+def replace_conv(part: ConvNorm, dilation: int, deform: Deformable | None) -> None:
     """Put a dilated or deformable 3x3 convolution in the place of a plain one, where asked."""
     if dilation == 1 and deform is None:
         return
@@ -205,13 +207,21 @@ def replace_conv(part: ConvNorm, dilation: int, deform: Mapping[str, Any] | None
     if deform is None:
         part.conv = Conv2d(*channels, 3, stride, dilation=dilation, bias=False)
     else:
-        part.conv = DeformConv2d(*channels, stride, dilation=dilation, bias=False, **deform)
+        part.conv = DeformConv2d(
+            *channels,
+            stride,
+            dilation=dilation,
+            bias=False,
+            modulated=deform.version == 2,
+            offset_groups=deform.groups,
+        )
 
 
 def attention_or_none(channels: int, settings: BlockSettings) -> nn.Module | None:
     """The attention block of these settings, or None."""
-    return (
-        None
-        if settings.attention is None
-        else build_attention(channels=channels, **settings.attention)
+    options = settings.attention
+    if options is None:
+        return None
+    return build_attention(
+        options.name, channels, reduction=options.reduction, fusion=options.fusion
     )

@@ -6,6 +6,7 @@ Letters: B images, C channels, H and W pixels of the padded batch.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from detcli.layers.conv import ConvNorm
 from detcli.weights.darknet import backbone_state
 from detcli.weights.report import copy_state
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import yolov4
 
 CHANNELS = (32, 64, 128, 256, 512, 1024)  # of the stem and the five stages
 NUM_BLOCKS = (1, 2, 8, 8, 4)
@@ -132,13 +136,14 @@ def scaled(channels: int, width: float) -> int:
     return max(DIVISOR, round(channels * width / DIVISOR) * DIVISOR)
 
 
-def build_cspdarknet(*, width: float, norm: str, weights: str | None) -> CSPDarknet:
+def build_cspdarknet(options: yolov4.CspDarknet, *, norm: str) -> CSPDarknet:
     """A CSPDarknet-53 with random weights (None) or the first ones of a Darknet file, such as
     yolov4.conv.137, trained on ImageNet.
 
     Raises CheckpointError when the file does not fit.
     """
-    backbone = CSPDarknet(width=width, norm=norm)
-    if weights is not None:
-        copy_state(backbone, backbone_state(Path(weights), backbone), weights)
+    backbone = CSPDarknet(width=options.width, norm=norm)
+    if options.weights is not None:
+        state = backbone_state(Path(options.weights), backbone)
+        copy_state(backbone, state, options.weights)
     return backbone

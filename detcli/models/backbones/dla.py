@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from detcli.layers.conv import ConvNorm
 from detcli.weights.centernet import dla_key, is_unused_in_dla
 from detcli.weights.files import read_state
 from detcli.weights.report import copy_state
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.centernet import DlaBackbone
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 DEPTHS = (1, 2, 2, 1)  # of the trees of levels 2 to 5
@@ -114,20 +118,20 @@ def pooled(x: Tensor, stride: int) -> Tensor:
     return F.max_pool2d(x, stride, stride, ceil_mode=True) if stride > 1 else x
 
 
-def build_dla34(*, norm: str, weights: str | None) -> DLA:
+def build_dla34(options: DlaBackbone) -> DLA:
     """A DLA-34 with random weights (None) or those of a file with the names of the authors'.
 
     Raises CheckpointError when the file does not fit.
     """
-    backbone = DLA(norm=norm)
-    if weights is not None:
+    backbone = DLA(norm=options.norm)
+    if options.weights is not None:
         state = {
             dla_key(key): value
-            for key, value in read_state(Path(weights)).items()
+            for key, value in read_state(Path(options.weights)).items()
             if not key.startswith("fc.") and not is_unused_in_dla(key)
         }
         for key, value in backbone.state_dict().items():
             if key.endswith("num_batches_tracked"):  # old files lack it; nothing depends on it
                 state.setdefault(key, value)
-        copy_state(backbone, state, weights)
+        copy_state(backbone, state, options.weights)
     return backbone

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck
 from detcli.weights.files import read_state
 from detcli.weights.names import hrnet_key
 from detcli.weights.report import copy_state
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.two_stage import HrBackbone
 
 STEM_CHANNELS = 64
 NUM_BLOCKS = 4  # of the first stage, and of every branch
@@ -118,14 +122,13 @@ class HRNet(nn.Module):
         return self
 
 
-def build_hrnet(
-    *, width: int, norm: str, norm_eps: float, norm_eval: bool, weights: str | None
-) -> HRNet:
+def build_hrnet(options: HrBackbone) -> HRNet:
     """An HRNet with the weights of a file, with or without a classifier, in the names of its
     authors and of MMDetection, or random ones. Raises CheckpointError when they do not fit."""
-    backbone = HRNet(width=width, norm=NormSettings(norm, norm_eps), norm_eval=norm_eval)
-    if weights is not None:
-        _load(backbone, Path(weights), width)
+    norm = NormSettings(options.norm, options.norm_eps)
+    backbone = HRNet(width=options.width, norm=norm, norm_eval=options.norm_eval)
+    if options.weights is not None:
+        _load(backbone, Path(options.weights), options.width)
     return backbone
 
 

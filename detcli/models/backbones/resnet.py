@@ -5,8 +5,8 @@ Letters: B images, H and W pixels of the padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ from detcli.models.backbones.blocks import (
 )
 from detcli.models.backbones.pretrained import load_backbone_weights
 
+if TYPE_CHECKING:
+    from detcli.recipe.sections.network import Backbone
+
 STAGE_CHANNELS = (64, 128, 256, 512)
 DC5_RATES = (1, 2, 2)  # dilations of the last stage's blocks: the first one keeps 1
 
@@ -41,60 +44,42 @@ PRE = {BasicBlock: PreBasicBlock, Bottleneck: PreBottleneck}
 class ResNet(nn.Module):
     """The maps C2 to C5 of a ResNet, at strides 4, 8, 16 and 32.
 
-    depth: 18 | 34 | 50 | 101; style: see `Bottleneck`; norm_eval: batch norms use their running
-    statistics in training too, their scales and shifts still learn; frozen_stages: 0 = nothing
-    is frozen, 1 = stem and first stage, ... 4 = the whole backbone; attention, dcn, dilation: see
-    `stage_settings`; units: "post", or "pre" with pre-activation (arXiv 1603.05027): there the norm
-    and ReLU before a stage's first unit end the stage before, so that the maps have passed them;
-    last_map: "c5"; "dc5": the last stage keeps the size of its input and is dilated instead (DETR,
-    arXiv 2005.12872), so that C5 has stride 16; "c4": there is no last stage. `out_channels` are
-    those of the maps.
+    options: depth 18 | 34 | 50 | 101; style: see `Bottleneck`; norm_eval: batch norms use their
+    running statistics in training too, their scales and shifts still learn; frozen_stages: 0 =
+    nothing is frozen, 1 = stem and first stage, ... 4 = the whole backbone; attention, dcn,
+    dilation: see `stage_settings`; units: "post", or "pre" with pre-activation (arXiv 1603.05027):
+    there the norm and ReLU before a stage's first unit end the stage before, so that the maps have
+    passed them. last_map: "c5"; "dc5": the last stage keeps the size of its input and is dilated
+    instead (DETR, arXiv 2005.12872), so that C5 has stride 16; "c4": there is no last stage.
+    `out_channels` are those of the maps.
     """
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        style: str,
-        norm: NormSettings,
-        norm_eval: bool,
-        frozen_stages: int,
-        attention: Mapping[str, Any] | None,
-        dcn: Mapping[str, Any] | None,
-        dilation: Mapping[str, Any] | None,
-        units: str,
-        last_map: str,
-    ) -> None:
+    def __init__(self, options: Backbone, *, last_map: str) -> None:
         super().__init__()
-        block, counts = DEPTHS[depth]
-        self.norm_eval = norm_eval
-        self.frozen_stages = frozen_stages
+        block, counts = DEPTHS[options.depth]
+        norm = NormSettings(options.norm, options.norm_eps)
+        self.norm_eval = options.norm_eval
+        self.frozen_stages = options.frozen_stages
         stage_channels = STAGE_CHANNELS[:3] if last_map == "c4" else STAGE_CHANNELS
         self.out_channels = tuple(channels * block.expansion for channels in stage_channels)
         self.stem = ConvNorm(3, 64, 7, stride=2, norm=norm.name, eps=norm.eps)
         self.stages = nn.ModuleList()
         in_channels = 64
         for index, (channels, count) in enumerate(zip(stage_channels, counts, strict=False)):
-            settings, rates = stage_settings(
-                index + 1,
-                BlockSettings(norm, style == "caffe", 1, None, None),
-                attention=attention,
-                dcn=dcn,
-                dilation=dilation,
-            )
+            settings, rates = stage_settings(index + 1, options)
             dilated = last_map == "dc5" and index == 3
             rates = DC5_RATES if dilated else rates
             blocks: list[nn.Module] = []
             for number in range(count):
                 stride = 2 if number == 0 and index > 0 and not dilated else 1
                 own = settings._replace(dilation=rates[number % len(rates)])
-                if units == "post":
+                if options.units == "post":
                     blocks.append(block(in_channels, channels, stride, own))
                 else:
                     unit = PRE[block]
                     blocks.append(unit(in_channels, channels, stride, own, first=number == 0))
                 in_channels = channels * block.expansion
-            if units == "pre":
+            if options.units == "pre":
                 blocks.append(NormReLU(in_channels, norm))
             self.stages.append(nn.Sequential(*blocks))
         self._init_weights()
@@ -140,64 +125,27 @@ class ResNet(nn.Module):
                 last.get_parameter("weight").data.zero_()
 
 
-def stage_settings(
-    stage: int,
-    plain: BlockSettings,
-    *,
-    attention: Mapping[str, Any] | None,
-    dcn: Mapping[str, Any] | None,
-    dilation: Mapping[str, Any] | None,
-) -> tuple[BlockSettings, Sequence[int]]:
-    """What the blocks of stage 1 to 4 are made of, and the dilations that they take in turn.
-
-    attention: name, reduction and fusion as in `build_attention`; dcn: version (1 or 2) and
-    groups, the offset groups of `DeformConv2d`; dilation: rates, which leave the stride as it is.
-    Each has its own `stages`, or is None.
-    """
-    rates: Sequence[int] = (1,)
-    if dilation is not None and stage in dilation["stages"]:
-        rates = dilation["rates"]
-    if dcn is not None and stage in dcn["stages"]:
-        deform = {"modulated": dcn["version"] == 2, "offset_groups": dcn["groups"]}
-        plain = plain._replace(deform=deform)
-    if attention is not None and stage in attention["stages"]:
-        inner = {key: value for key, value in attention.items() if key != "stages"}
-        plain = plain._replace(attention=inner)
-    return plain, rates
+def stage_settings(stage: int, options: Backbone) -> tuple[BlockSettings, Sequence[int]]:
+    """What the blocks of stage 1 to 4 are made of, and the dilations that they take in turn, which
+    leave the stride as it is: attention, dcn and dilation where `stage` is among their `stages`."""
+    attention, dcn, dilation = options.attention, options.dcn, options.dilation
+    settings = BlockSettings(
+        NormSettings(options.norm, options.norm_eps),
+        options.style == "caffe",
+        dilation=1,
+        deform=dcn if dcn is not None and stage in dcn.stages else None,
+        attention=attention if attention is not None and stage in attention.stages else None,
+    )
+    return settings, dilation.rates if dilation is not None and stage in dilation.stages else (1,)
 
 
-def build_resnet(
-    *,
-    depth: int,
-    style: str,
-    norm: str,
-    norm_eps: float,
-    norm_eval: bool,
-    frozen_stages: int,
-    attention: Mapping[str, Any] | None,
-    dcn: Mapping[str, Any] | None,
-    dilation: Mapping[str, Any] | None,
-    units: str,
-    weights: str | None,
-    last_map: str = "c5",
-) -> ResNet:
+def build_resnet(options: Backbone, *, last_map: str = "c5") -> ResNet:
     """A ResNet with the named weights: "imagenet" (torchvision's), a file, or None for random.
 
     Attention blocks and offsets, which no such weights have, start fresh. Raises CheckpointError
     when the weights cannot be had or do not fit.
     """
-    backbone = ResNet(
-        depth=depth,
-        style=style,
-        norm=NormSettings(norm, norm_eps),
-        norm_eval=norm_eval,
-        frozen_stages=frozen_stages,
-        attention=attention,
-        dcn=dcn,
-        dilation=dilation,
-        units=units,
-        last_map=last_map,
-    )
-    if weights is not None:
-        load_backbone_weights(backbone, weights, depth=depth)
+    backbone = ResNet(options, last_map=last_map)
+    if options.weights is not None:
+        load_backbone_weights(backbone, options.weights, depth=options.depth)
     return backbone

@@ -10,7 +10,7 @@ import socket
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from detcli.errors import CheckpointError, UsageError
 from detcli.layers.norm import use_running_statistics
 from detcli.text import did_you_mean
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections import network
 
 STRIDES = (4, 8, 16, 32)
 PROBE = (64, 96)  # sides of the blank image that shows how a network behaves
@@ -114,21 +117,20 @@ class TimmBackbone(nn.Module):
         return reached
 
 
-def build_timm(
-    *, model: str, norm_eval: bool, frozen_stages: int, weights: str | None
-) -> TimmBackbone:
+def build_timm(options: network.TimmBackbone) -> TimmBackbone:
     """timm's network of this name with its published weights ("imagenet"), those of a file with
     timm's names, or random ones.
 
     Raises UsageError where timm is not installed, has no such network, or this one does not make
     maps at strides 4 to 32; CheckpointError where the weights cannot be had or do not fit.
     """
+    model, weights = options.model, options.weights
     timm = _library(downloads=weights == IMAGENET)
     _check_name(timm, model)
     indices = _indices(timm, model)
     keywords: dict[str, Any] = {"features_only": True, "out_indices": indices}
-    network = _network(timm, model, weights, keywords)
-    info: Any = network.feature_info
+    made = _network(timm, model, weights, keywords)
+    info: Any = made.feature_info
     config = timm.get_pretrained_cfg(model)
     mean_std = None
     if weights is not None and config is not None:
@@ -137,11 +139,11 @@ def build_timm(
             tuple(255 * value for value in config.std),
         )
     return TimmBackbone(
-        network,
+        made,
         name=model,
         channels=info.channels(),
-        norm_eval=norm_eval,
-        frozen_stages=frozen_stages,
+        norm_eval=options.norm_eval,
+        frozen_stages=options.frozen_stages,
         mean_std=mean_std,
     )
 

@@ -6,6 +6,7 @@ Letters: B images, H and W pixels of the padded batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from detcli.layers.conv import Conv2d
 from detcli.models.backbones.pretrained import load_vgg_weights
 from detcli.weights.names import VGG_STAGE_CONVS
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.ssd import VggBackbone
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024  # 4096 in the classifier, of which SSD keeps a quarter
@@ -76,13 +80,14 @@ class VGG16(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def build_vgg16(*, frozen_stages: int, weights: str | None) -> VGG16:
+def build_vgg16(options: VggBackbone) -> VGG16:
     """A VGG-16 with the named weights: "imagenet" (torchvision's features-only port of the
     authors' file), a file, or None for random.
 
     Raises CheckpointError when the weights cannot be had or do not fit.
     """
-    backbone = VGG16(channels=STAGE_CHANNELS, fc_channels=FC_CHANNELS, frozen_stages=frozen_stages)
-    if weights is not None:
-        load_vgg_weights(backbone, weights)
+    frozen = options.frozen_stages
+    backbone = VGG16(channels=STAGE_CHANNELS, fc_channels=FC_CHANNELS, frozen_stages=frozen)
+    if options.weights is not None:
+        load_vgg_weights(backbone, options.weights)
     return backbone

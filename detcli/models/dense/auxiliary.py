@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from detcli.models.dense.tower import flatten_levels
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.dense import Auxiliary as AuxiliarySection
 
 IOU_WEIGHT = 3.0  # of -log IoU beside the class loss, in YOLOv7's and YOLOX's cost
 MIN_IOU = 1e-8  # the cost of a box that does not meet its object is -log of this
@@ -38,20 +42,19 @@ class Lead:
 class Auxiliary(nn.Module):
     """A second head, of the same kind as the lead head, and how it learns.
 
-    weight: factor of its losses; relax: how much looser its assigner is, see `relaxed` of each;
-    topk: an object keeps as many of its coarse priors as the sum of its topk best IoUs.
+    options: weight is the factor of its losses; relax: how much looser its assigner is, see
+    `relaxed` of each; topk: an object keeps as many of its coarse priors as the sum of its topk
+    best IoUs.
     """
 
-    def __init__(self, head: nn.Module, *, weight: float, relax: float, topk: int) -> None:
+    def __init__(self, head: nn.Module, options: AuxiliarySection) -> None:
         super().__init__()
         self.head = head
-        self.weight = weight
-        self.relax = relax
-        self.topk = topk
+        self.options = options
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The losses of this head with their weight and their own names: "aux_class", ..."""
-        return {f"aux_{name}": self.weight * value for name, value in losses.items()}
+        return {f"aux_{name}": self.options.weight * value for name, value in losses.items()}
 
     @torch.no_grad()
     def assign(
@@ -75,7 +78,9 @@ class Auxiliary(nn.Module):
         In YOLOv7 the candidates are cells around an object's centre with anchors of a similar
         shape; and the lead head is assigned by such a cost as well, here by its detector's rule.
         """
-        coarse = assign_batch(assigner.relaxed(self.relax), priors, targets, padding=padding)
+        coarse = assign_batch(
+            assigner.relaxed(self.options.relax), priors, targets, padding=padding
+        )
         matched = fine.where(fine >= 0, coarse)
         rows = (matched >= 0).flatten().nonzero().squeeze(1)  # (N,)
         objects = objects_of(matched, rows, targets)
@@ -88,7 +93,7 @@ class Auxiliary(nn.Module):
         cost = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1)
         cost = cost - IOU_WEIGHT * iou.clamp(min=MIN_IOU).log()
 
-        best = iou.double().where(_rank_in_group(-iou, objects) < self.topk, 0)
+        best = iou.double().where(_rank_in_group(-iou, objects) < self.options.topk, 0)
         # float64: the sum, and so its floor, is then the same in any order
         quota = best.new_zeros(sum(len(target.labels) for target in targets))
         quota = quota.index_add_(0, objects, best).floor().clamp(min=1)

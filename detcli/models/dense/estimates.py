@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
 from detcli.losses import KL
 from detcli.losses.box import deviation
+from detcli.models.dense.centerness_branch import CenternessBranch
 from detcli.models.dense.density_branch import DensityBranch, DensityNet, level_densities
 from detcli.models.dense.iou_branch import IoUBranch
 from detcli.models.dense.matching import Matches
-from detcli.models.dense.tower import Branches, flatten_levels
+from detcli.models.dense.tower import flatten_levels, prediction
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.atss import Atss
+    from detcli.recipe.sections.models.fcos import Fcos
+    from detcli.recipe.sections.models.nas_fcos import NasFcos
+    from detcli.recipe.sections.models.retinanet import RetinaNet
 
 ALPHA_STD = 0.0001  # of the weights that predict variances (KL loss, arXiv 1809.08545, 3.3)
 
@@ -51,24 +58,26 @@ class LevelEstimates(NamedTuple):
 class Estimates:
     """What is predicted, and how it is learned.
 
-    iou: its loss, and its share in the scores; sigma: how uncertain each side is, which the box
-    loss teaches; density: its loss. None or False: not predicted.
+    centerness: its loss, and what it does to box losses and scores; iou: its loss, and its share
+    in the scores; sigma: how uncertain each side is, which the box loss teaches; density: its loss.
+    None or False: not predicted.
     """
 
+    centerness: CenternessBranch | None
     iou: IoUBranch | None
     sigma: bool
     density: DensityBranch | None
 
     def layers(
-        self, branches: Branches, channels: int, num_anchors: int
+        self, channels: int, num_anchors: int, *, implicit: bool
     ) -> tuple[Conv2d | None, Conv2d | None, DensityNet | None]:
         """Predictions of IoU and variances, from a box tower, and the net that predicts densities,
-        from a map, of `channels`."""
+        from a map, of `channels`; implicit: see `prediction`."""
         iou = sigma = None
         if self.iou is not None:
-            iou = branches.prediction(channels, num_anchors)
+            iou = prediction(channels, num_anchors, implicit=implicit)
         if self.sigma:
-            sigma = branches.prediction(channels, num_anchors * 4)
+            sigma = prediction(channels, num_anchors * 4, implicit=implicit)
             nn.init.normal_(sigma.weight, std=ALPHA_STD)
         return iou, sigma, None if self.density is None else DensityNet(channels, num_anchors)
 
@@ -157,13 +166,13 @@ def stack_levels(
 
 
 def build_estimates(
-    iou_branch: Mapping[str, float] | None,
-    density_branch: Mapping[str, float] | None,
-    box_loss: Mapping[str, Any],
+    options: Atss | Fcos | NasFcos | RetinaNet, *, centerness: CenternessBranch | None
 ) -> Estimates:
-    """What these sections of a recipe ask for; the box loss "kl" teaches variances."""
+    """What a model section asks for beside centre-ness; the box loss "kl" teaches variances."""
+    iou, density = options.iou_branch, options.density_branch
     return Estimates(
-        iou=IoUBranch(**iou_branch) if iou_branch else None,
-        sigma=box_loss["name"] == KL,
-        density=DensityBranch(**density_branch) if density_branch else None,
+        centerness,
+        iou=IoUBranch(iou.weight, iou.alpha) if iou else None,
+        sigma=options.box_loss.name == KL,
+        density=DensityBranch(density.weight) if density else None,
     )

@@ -120,6 +120,17 @@ def collect_matches(matched: Tensor, targets: Sequence[Target], *, num_classes: 
     return Matches(labels, positive, objects, boxes, share, is_positive.sum(dim=1))
 
 
+def of_every_row(targets: Sequence[Target], maps: Sequence[Tensor]) -> list[Target]:
+    """The targets once for every time that the images come along the batch of `maps`
+    (B, *, h, w): a neck with deep supervision gives several pyramids of them."""
+    return [*targets] * (maps[0].shape[0] // len(targets))
+
+
+def positives_of_batch(matches: Matches) -> Tensor:
+    """The positives of all images: a float scalar, the normaliser of FCOS."""
+    return matches.positives_per_image.sum().float()
+
+
 def positives_of_each_image(matches: Matches) -> Tensor:
     """Sum over the images of max(1, positives): a float scalar, the normaliser of RetinaNet."""
     return matches.positives_per_image.clamp(min=1).sum().float()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.guided import Guidance
+    from detcli.recipe.sections.priors import Anchors
 
 
 class PriorGrid(nn.Module):
@@ -63,26 +68,23 @@ def square_shapes(strides: Sequence[int], scale: float) -> Tensor:
     return torch.cat([-half, -half, half, half], dim=2)
 
 
-def build_anchors(
-    strides: Sequence[int],
-    *,
-    base_scale: float,
-    scales_per_octave: int,
-    ratios: Sequence[float],
-    sizes: Sequence[Sequence[float]] | None,
-    round_corners: bool,
-    fit_grid: bool,
-) -> PriorGrid:
+def build_anchors(strides: Sequence[int], options: Anchors) -> PriorGrid:
     """Anchors of every size and ratio in each cell, centred on the cell's corner.
 
-    sizes: in pixels per level; None: base_scale x stride x 2^(i / scales_per_octave).
-    round_corners: to whole pixels. fit_grid: see `PriorGrid`. Raises ValueError when `sizes` has
-    another number of levels than the pyramid.
+    options: sizes in pixels per level, None: those of `octave_sizes`; round_corners: to whole
+    pixels. Raises ValueError when `sizes` has another number of levels than the pyramid.
     """
-    if sizes is None:
-        octave = [2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
-        sizes = [[stride * base_scale * scale for scale in octave] for stride in strides]
+    sizes = options.sizes or octave_sizes(strides, options)
     if len(sizes) != len(strides):
         raise ValueError(f"anchors.sizes: expected {len(strides)} levels, got {len(sizes)}")
-    shapes = torch.stack([anchor_shapes(level, ratios) for level in sizes])
-    return PriorGrid(shapes.round() if round_corners else shapes, strides, fit_grid=fit_grid)
+    shapes = torch.stack([anchor_shapes(level, options.ratios) for level in sizes])
+    if options.round_corners:
+        shapes = shapes.round()
+    return PriorGrid(shapes, strides, fit_grid=options.fit_grid)
+
+
+def octave_sizes(strides: Sequence[int], options: Anchors | Guidance) -> list[list[float]]:
+    """Sides in pixels for each level: base_scale x stride x 2^(i / scales_per_octave)."""
+    steps = options.scales_per_octave
+    octave = [2 ** (step / steps) for step in range(steps)]
+    return [[stride * options.base_scale * scale for scale in octave] for stride in strides]

@@ -6,14 +6,14 @@ M positive priors of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from detcli.assign import Assigner, EnlargedBoxes, build_assigner
+from detcli.assign import Assigner, EnlargedBoxes, enlarging
 from detcli.losses import (
     BoxLoss,
     ClassLoss,
@@ -29,6 +29,10 @@ from detcli.models.dense.tower import flatten_levels
 from detcli.ops.boxes import paired_iou
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.losses import AnyClassLoss, AnySoftmaxLoss, RegressionLoss
+    from detcli.recipe.sections.priors import EnlargedObjects
 
 
 @dataclass(frozen=True)
@@ -54,28 +58,32 @@ class Criterion:
         return assigner.enlarge(boxes) if isinstance(assigner, EnlargedBoxes) else boxes
 
 
-def build_criterion(
-    *,
-    assigner: Mapping[str, Any],
-    enlarge_small: Mapping[str, float] | None,
-    class_loss: Mapping[str, Any],
-    box_loss: Mapping[str, Any],
-) -> Criterion:
-    """The criterion of these sections of a recipe. class_loss.class_weights: a number for each
-    class, or None; how they come about is the engine's business."""
-    class_options, box_options = dict(class_loss), dict(box_loss)
-    ohem = class_options.pop("ohem")
-    class_weights = class_options.pop("class_weights")
-    assert not isinstance(class_weights, str | Mapping), "a method or names, not yet numbers"
-    del class_options["class_beta"]
-    small_box_factor = box_options.pop("small_box_factor")
+class LearningOptions(Protocol):
+    """The part of a model section that says how a head learns."""
+
+    @property
+    def enlarge_small(self) -> EnlargedObjects | None: ...
+    @property
+    def class_loss(self) -> AnyClassLoss | AnySoftmaxLoss: ...
+    @property
+    def box_loss(self) -> RegressionLoss: ...
+
+
+def build_criterion(options: LearningOptions, assigner: Assigner) -> Criterion:
+    """The criterion of a model section. class_loss.class_weights: {label: number}, or None; how
+    numbers come about is the engine's business."""
+    class_loss, box_loss = options.class_loss, options.box_loss
+    weights = class_loss.class_weights
+    assert not isinstance(weights, str), "a method, not yet numbers"
     return Criterion(
-        build_assigner(**assigner, enlarge_small=enlarge_small),
-        build_class_loss(**class_options),
-        build_side_loss(**box_options),
-        mining=build_mining(**ohem) if ohem else None,
-        small_box_factor=small_box_factor,
-        class_weights=None if class_weights is None else tuple(class_weights),
+        enlarging(assigner, options.enlarge_small),
+        build_class_loss(class_loss),
+        build_side_loss(box_loss),
+        mining=build_mining(class_loss.ohem) if class_loss.ohem else None,
+        small_box_factor=box_loss.small_box_factor,
+        class_weights=None
+        if weights is None
+        else tuple(weights[str(label)] for label in range(len(weights))),
     )
 
 

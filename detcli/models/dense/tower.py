@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,56 +13,48 @@ from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.layers.dropout import Dropout
 from detcli.layers.implicit import ImplicitConv2d
 
+if TYPE_CHECKING:
+    from detcli.recipe.sections.blocks import Dropout as DropoutSection
+    from detcli.recipe.sections.network import Head
+
 PRIOR_PROBABILITY = 0.01  # of every class at the start (RetinaNet, arXiv 1708.02002, 4.1)
 
 
-@dataclass(frozen=True)
-class Branches:
-    """How every branch of a head is built.
+def conv_tower(options: Head, channels: int, *, bias: bool) -> nn.Sequential:
+    """`num_convs` times convolution, norm, ReLU; then the noise of `Dropout`, where asked: no norm
+    after it would see its variance (arXiv 1801.05134).
 
-    num_convs: convolutions of a tower; norm: after each of them; conv: plain, a 3x3 convolution
-    with normal initialisation of std 0.01, or a kind of `build_block`, which initialises itself;
-    implicit: predictions are `ImplicitConv2d`; dropout: keywords of `Dropout`, or None.
+    options: conv "plain" is a 3x3 convolution with normal initialisation of std 0.01, others are
+    kinds of `build_block`, which initialises itself. bias: of the convolutions; without a norm they
+    always have one.
     """
+    bias = bias or options.norm == "none"
+    tower = nn.Sequential(*(_layer(options, channels, bias) for _ in range(options.num_convs)))
+    if options.conv == "plain":
+        for module in tower.modules():
+            if isinstance(module, Conv2d):
+                _init_normal(module)
+    return with_noise(tower, options.dropout)
 
-    num_convs: int
-    norm: str
-    conv: str
-    implicit: bool
-    dropout: Mapping[str, Any] | None
 
-    def tower(self, channels: int, *, bias: bool) -> nn.Sequential:
-        """`num_convs` times convolution, norm, ReLU; then the noise of `Dropout`, where asked:
-        no norm after it would see its variance (arXiv 1801.05134).
+def with_noise(tower: nn.Sequential, options: DropoutSection | None) -> nn.Sequential:
+    """The tower, and at its end the noise of this section of a recipe, if any."""
+    if options is not None:
+        tower.append(Dropout(options.name, rate=options.rate, beta=options.beta))
+    return tower
 
-        bias: of the convolutions; without a norm they always have one.
-        """
-        bias = bias or self.norm == "none"
-        layers = [self._layer(channels, bias) for _ in range(self.num_convs)]
-        tower = nn.Sequential(*layers)
-        if self.conv == "plain":
-            for module in tower.modules():
-                if isinstance(module, Conv2d):
-                    _init_normal(module, bias=0.0)
-        if self.dropout is not None:
-            tower.append(Dropout(**self.dropout))
-        return tower
 
-    def prediction(self, channels: int, out_channels: int) -> Conv2d:
-        """The 3x3 convolution with bias that ends a branch."""
-        kind = ImplicitConv2d if self.implicit else Conv2d
-        return _init_normal(kind(channels, out_channels, 3), bias=0.0)
+def prediction(channels: int, out_channels: int, *, implicit: bool) -> Conv2d:
+    """The 3x3 convolution with bias that ends a branch; implicit: it is an `ImplicitConv2d`."""
+    kind = ImplicitConv2d if implicit else Conv2d
+    return _init_normal(kind(channels, out_channels, 3))
 
-    def class_prediction(self, channels: int, out_channels: int) -> Conv2d:
-        """As `prediction`, with every sigmoid at 0.01 in the beginning."""
-        prediction = self.prediction(channels, out_channels)
-        start_rare(prediction)
-        return prediction
 
-    def _layer(self, channels: int, bias: bool) -> nn.Module:
-        if self.conv != "plain":
-            return build_block_norm_relu(self.conv, channels, norm=self.norm, bias=bias)
-        return ConvNorm(channels, channels, 3, norm=self.norm, bias=bias)
+def class_prediction(channels: int, out_channels: int, *, implicit: bool) -> Conv2d:
+    """As `prediction`, with every sigmoid at 0.01 in the beginning."""
+    conv = prediction(channels, out_channels, implicit=implicit)
+    start_rare(conv)
+    return conv
 
 
 def start_rare(prediction: Conv2d) -> None:
@@ -86,8 +76,14 @@ def flatten_levels(maps: tuple[Tensor, ...], width: int) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)  # cat would copy
 
 
-def _init_normal(conv: Conv2d, *, bias: float) -> Conv2d:
+def _layer(options: Head, channels: int, bias: bool) -> nn.Module:
+    if options.conv != "plain":
+        return build_block_norm_relu(options.conv, channels, norm=options.norm, bias=bias)
+    return ConvNorm(channels, channels, 3, norm=options.norm, bias=bias)
+
+
+def _init_normal(conv: Conv2d) -> Conv2d:
     nn.init.normal_(conv.weight, std=0.01)
     if conv.bias is not None:
-        nn.init.constant_(conv.bias, bias)
+        nn.init.zeros_(conv.bias)
     return conv

@@ -6,13 +6,17 @@ Letters: B images, D channels of every level, L levels, N maps that meet in a no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d, ConvNorm
-from detcli.models.necks.fpn import BACKBONE_LEVELS
+from detcli.models.necks.extra import BACKBONE_LEVELS
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.network import BifpnNeck
 
 EPS = 1e-4  # beside the sum of the shares, as published
 
@@ -76,21 +80,13 @@ class BiFPN(nn.Module):
     the authors' code has two; halving is a 3x3 maximum with stride 2.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        *,
-        out_channels: int,
-        min_level: int,
-        max_level: int,
-        repeats: int,
-        norm: str,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], options: BifpnNeck) -> None:
         super().__init__()
-        self.skipped = BACKBONE_LEVELS.index(min_level)
+        out_channels, norm = options.out_channels, options.norm
+        self.skipped = BACKBONE_LEVELS.index(options.min_level)
         self.out_channels = out_channels
-        self.strides = tuple(2**level for level in range(min_level, max_level + 1))
-        self.num_extra = max_level - BACKBONE_LEVELS[-1]
+        self.strides = tuple(2**level for level in range(options.min_level, options.max_level + 1))
+        self.num_extra = options.max_level - BACKBONE_LEVELS[-1]
         used = list(in_channels[self.skipped :])
         used += used[-1:] if self.num_extra > 0 else []
         self.lateral = nn.ModuleList(
@@ -100,7 +96,7 @@ class BiFPN(nn.Module):
             assert isinstance(lateral, ConvNorm)
             nn.init.xavier_uniform_(lateral.conv.weight)
         self.layers = nn.ModuleList(
-            Layer(len(self.strides), out_channels, norm=norm) for _ in range(repeats)
+            Layer(len(self.strides), out_channels, norm=norm) for _ in range(options.repeats)
         )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ Letters: B images, D channels, H and W pixels of the padded batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from detcli.layers.conv import ConvNorm
 from detcli.layers.deform import DeformConv2d
 from detcli.layers.norm import build_norm
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import centernet
 
 STRIDES = (4,)
 SIDE = 4  # of the transposed kernels, which double the size
@@ -41,32 +45,24 @@ class Enlarge(nn.Module):
 class DeconvNeck(nn.Module):
     """For each of `channels` a 3x3 convolution with norm and ReLU, then `Enlarge`.
 
-    conv: "plain" or "dcn" (modulated deformable, v2); conv_bias: those have a bias too
+    options: conv "plain" or "dcn" (modulated deformable, v2); conv_bias: those have a bias too
     (xingyizhou/CenterNet).
     """
 
     strides = STRIDES
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        *,
-        channels: Sequence[int],
-        conv: str,
-        conv_bias: bool,
-        norm: str,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], options: centernet.DeconvNeck) -> None:
         super().__init__()
-        self.out_channels = channels[-1]
+        self.out_channels = options.channels[-1]
         self.reduce, self.enlarge = nn.ModuleList(), nn.ModuleList()
         inputs = in_channels[-1]
-        for width in channels:
-            block = ConvNorm(inputs, width, 3, norm=norm, bias=conv_bias)
-            if conv == "dcn":
-                block.conv = DeformConv2d(inputs, width, bias=conv_bias, modulated=True)
+        for width in options.channels:
+            block = ConvNorm(inputs, width, 3, norm=options.norm, bias=options.conv_bias)
+            if options.conv == "dcn":
+                block.conv = DeformConv2d(inputs, width, bias=options.conv_bias, modulated=True)
             nn.init.kaiming_normal_(block.conv.weight, mode="fan_out", nonlinearity="relu")
             self.reduce.append(block)
-            self.enlarge.append(Enlarge(width, norm))
+            self.enlarge.append(Enlarge(width, options.norm))
             inputs = width
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor]:

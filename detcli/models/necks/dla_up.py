@@ -7,6 +7,7 @@ Letters: B images, D channels, h and w cells of the finest map.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from detcli.errors import UsageError
 from detcli.layers.conv import ConvNorm
 from detcli.layers.deform import DeformConv2d
 from detcli.models.necks.deconv import STRIDES, bilinear_kernel
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.centernet import DlaUpNeck
 
 LAST_USED = 3  # the coarsest of the four maps takes part in the first half only
 
@@ -54,8 +58,9 @@ class DLAUp(nn.Module):
 
     strides = STRIDES
 
-    def __init__(self, in_channels: Sequence[int], *, norm: str) -> None:
+    def __init__(self, in_channels: Sequence[int], options: DlaUpNeck) -> None:
         super().__init__()
+        norm = options.norm
         self.out_channels = in_channels[0]
         self.steps = nn.ModuleList()
         for level in reversed(range(len(in_channels) - 1)):

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
 
+if TYPE_CHECKING:
+    from detcli.recipe.sections import network
+
+BACKBONE_LEVELS = (2, 3, 4, 5)
+
 
 class ExtraLevels(nn.ModuleList):
     """Strided 3x3 convolutions, one per level.
 
-    source: the first reads the backbone's last map, of `last_channels` ("c5"), or the coarsest
-    level so far ("p5"); "pool": each level is every second cell of the one before, without a
-    convolution. relu: ReLU before each convolution but the first.
+    options: extra_from, the first reads the backbone's last map, of `last_channels` ("c5"), or the
+    coarsest level so far ("p5"); "pool": each level is every second cell of the one before, without
+    a convolution. extra_relu: ReLU before each convolution but the first.
     """
 
-    def __init__(
-        self, count: int, channels: int, *, last_channels: int, source: str, relu: bool
-    ) -> None:
+    def __init__(self, options: network.ExtraLevels, *, last_channels: int) -> None:
+        channels, source = options.out_channels, options.extra_from
+        count = options.max_level - BACKBONE_LEVELS[-1]
         first = last_channels if source == "c5" else channels
         super().__init__(
             Conv2d(first if index == 0 else channels, channels, 3, 2)
@@ -28,7 +34,7 @@ class ExtraLevels(nn.ModuleList):
         )
         self.count = count
         self.source = source
-        self.relu = relu
+        self.relu = options.extra_relu
 
     def above(self, levels: Sequence[Tensor], last: Tensor) -> tuple[Tensor, ...]:
         """`levels` (B, D, h, w), finest first, and the coarser ones behind them; `last` is the

@@ -5,9 +5,9 @@ Letters: B images, D channels of every level; level l has stride 2^l.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,54 +16,38 @@ from detcli.layers.aspp import ASPP
 from detcli.layers.blocks import build_block
 from detcli.layers.conv import Conv2d
 from detcli.layers.upsample import UPSAMPLERS
-from detcli.models.necks.extra import ExtraLevels
+from detcli.models.necks.extra import BACKBONE_LEVELS, ExtraLevels
 
-BACKBONE_LEVELS = (2, 3, 4, 5)
+if TYPE_CHECKING:
+    from detcli.recipe.sections.network import TopDown
 
 
 class FPN(nn.Module):
     """Laterals, top-down sums, 3x3 outputs, and strided convolutions for levels above 5.
 
-    extra_from: P6 comes from the backbone's last map ("c5") or from P5 ("p5"); "pool": levels above
-    5 are every second cell of the one before, without a convolution. extra_relu: ReLU
-    before each extra convolution but the first. upsample: "nearest", "carafe" or "duc", on the way
-    down. conv: kind of the outputs, see `build_block`. aspp: keywords of `ASPP`, through which C5
+    options: extra_from and extra_relu, see `ExtraLevels`; upsample: "nearest", "carafe" or "duc",
+    on the way down; conv: kind of the outputs, see `build_block`; aspp: the `ASPP` through which C5
     comes to its lateral, or None. No norm and no other activation but inside these.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        *,
-        out_channels: int,
-        min_level: int,
-        max_level: int,
-        extra_from: str,
-        extra_relu: bool,
-        upsample: str,
-        conv: str,
-        aspp: Mapping[str, Any] | None,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], options: TopDown) -> None:
         super().__init__()
-        self.skipped = BACKBONE_LEVELS.index(min_level)
+        out_channels, upsample, aspp = options.out_channels, options.upsample, options.aspp
+        self.skipped = BACKBONE_LEVELS.index(options.min_level)
         used = list(in_channels[self.skipped :])
         self.out_channels = out_channels
-        self.strides = tuple(2**level for level in range(min_level, max_level + 1))
-        into = used if aspp is None else [*used[:-1], aspp["channels"]]
+        self.strides = tuple(2**level for level in range(options.min_level, options.max_level + 1))
+        into = used if aspp is None else [*used[:-1], aspp.channels]
         self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in into)
-        self.output = nn.ModuleList(same_size(conv, out_channels) for _ in used)
-        self.extra = ExtraLevels(
-            max_level - BACKBONE_LEVELS[-1],
-            out_channels,
-            last_channels=used[-1],
-            source=extra_from,
-            relu=extra_relu,
-        )
+        self.output = nn.ModuleList(same_size(options.conv, out_channels) for _ in used)
+        self.extra = ExtraLevels(options, last_channels=used[-1])
         start((*self.lateral, *self.output, *self.extra))
         self.upsample = nn.ModuleList(
             UPSAMPLERS[upsample](out_channels) for _ in used[1:] if upsample != "nearest"
         )
-        self.aspp = None if aspp is None else ASPP(used[-1], **aspp)
+        self.aspp: ASPP | None = None
+        if aspp is not None:
+            self.aspp = ASPP(used[-1], channels=aspp.channels, rates=aspp.rates, norm=aspp.norm)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One map (B, D, h, w) per level, finest first, from C2 to C5."""

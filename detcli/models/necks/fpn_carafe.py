@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
 from detcli.layers.upsample import Carafe
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.two_stage import CarafeNeck
 
 LEVELS = (2, 3, 4, 5, 6)
 
@@ -21,9 +25,9 @@ class CarafeFPN(nn.Module):
     on, and a 3x3 output for every level, as in MMDetection. (`FPN` makes P6 from P5 or C5 after the
     sums.) No norm and no other activation but inside CARAFE."""
 
-    def __init__(self, in_channels: Sequence[int], *, out_channels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], options: CarafeNeck) -> None:
         super().__init__()
-        self.out_channels = out_channels
+        out_channels = self.out_channels = options.out_channels
         self.strides = tuple(2**level for level in LEVELS)
         self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in in_channels)
         self.lateral.append(Conv2d(in_channels[-1], out_channels, 3, 2))

@@ -6,12 +6,16 @@ Letters: B images, D channels of every level.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.two_stage import HrNeck
 
 NUM_LEVELS = 5
 
@@ -20,9 +24,9 @@ class HRFPN(nn.Module):
     """All maps on the grid of the finest, joined, and brought to D channels by a 1x1 convolution;
     the levels are means of 1, 2^2, 4^2, ... of its cells, each with a 3x3 convolution."""
 
-    def __init__(self, in_channels: Sequence[int], *, out_channels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], options: HrNeck) -> None:
         super().__init__()
-        self.out_channels = out_channels
+        out_channels = self.out_channels = options.out_channels
         self.strides = tuple(4 * 2**level for level in range(NUM_LEVELS))
         self.reduce = Conv2d(sum(in_channels), out_channels, 1)
         self.output = nn.ModuleList(

@@ -6,6 +6,7 @@ Letters: B images, D channels of every map; h, w cells. Level l has stride 2^l.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d, ConvNorm
 from detcli.layers.deform import deform_conv_norm
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.network import NasFcosNeck
 
 # Each cell joins two of the maps so far, of which 0 to 2 are C3 to C5, and appends its own; the
 # second input of some is taken as it is.
@@ -56,8 +60,9 @@ class NASFCOSNeck(nn.Module):
     """Seven cells over C3 to C5, then strided convolutions for the levels above 5, all but the
     first after a ReLU."""
 
-    def __init__(self, in_channels: Sequence[int], *, out_channels: int, max_level: int) -> None:
+    def __init__(self, in_channels: Sequence[int], options: NasFcosNeck) -> None:
         super().__init__()
+        out_channels, max_level = options.out_channels, options.max_level
         self.out_channels = out_channels
         self.strides = tuple(2**level for level in range(3, max_level + 1))
         self.adapt = nn.ModuleList(

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
 from detcli.models.necks.fpn import FPN, same_size, start
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.network import TopDown
 
 
 class PAN(FPN):
@@ -21,10 +24,9 @@ class PAN(FPN):
     nothing is normed or activated (the paper: after it, with ReLUs), as in MMDetection's PAFPN.
     """
 
-    def __init__(self, in_channels: Sequence[int], **keywords: Any) -> None:
-        """keywords: those of `FPN`."""
-        super().__init__(in_channels, **keywords)
-        channels, conv = self.out_channels, keywords["conv"]
+    def __init__(self, in_channels: Sequence[int], options: TopDown) -> None:
+        super().__init__(in_channels, options)
+        channels, conv = self.out_channels, options.conv
         steps = range(len(self.lateral) - 1)
         self.downsample = nn.ModuleList(Conv2d(channels, channels, 3, 2) for _ in steps)
         self.bottom_up = nn.ModuleList(same_size(conv, channels) for _ in steps)

@@ -7,14 +7,19 @@ Letters: B images, D channels of every map, L maps of the backbone that are used
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d, ConvNorm
-from detcli.models.necks.extra import ExtraLevels
-from detcli.models.necks.fpn import BACKBONE_LEVELS, start
+from detcli.models.necks.extra import BACKBONE_LEVELS, ExtraLevels
+from detcli.models.necks.fpn import start
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.two_stage import PooledNested
+    from detcli.recipe.sections.network import NestedNeck
 
 
 class UNetPP(nn.Module):
@@ -27,37 +32,21 @@ class UNetPP(nn.Module):
     over them. (The paper has an output of its own for each.)
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        *,
-        out_channels: int,
-        min_level: int,
-        max_level: int,
-        extra_from: str,
-        extra_relu: bool,
-        norm: str,
-        deep_supervision: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], options: NestedNeck | PooledNested) -> None:
         super().__init__()
-        self.skipped = BACKBONE_LEVELS.index(min_level)
+        out_channels, norm = options.out_channels, options.norm
+        self.skipped = BACKBONE_LEVELS.index(options.min_level)
         used = list(in_channels[self.skipped :])
-        self.deep_supervision = deep_supervision
+        self.deep_supervision = options.deep_supervision
         self.out_channels = out_channels
-        self.strides = tuple(2**level for level in range(min_level, max_level + 1))
+        self.strides = tuple(2**level for level in range(options.min_level, options.max_level + 1))
         self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in used)
         self.columns = nn.ModuleList(
             nn.ModuleList(_node(column + 1, out_channels, norm) for _ in range(len(used) - column))
             for column in range(1, len(used))
         )
         self.output = nn.ModuleList(Conv2d(out_channels, out_channels, 3) for _ in used)
-        self.extra = ExtraLevels(
-            max_level - BACKBONE_LEVELS[-1],
-            out_channels,
-            last_channels=used[-1],
-            source=extra_from,
-            relu=extra_relu,
-        )
+        self.extra = ExtraLevels(options, last_channels=used[-1])
         start((*self.lateral, *self.output, *self.extra))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

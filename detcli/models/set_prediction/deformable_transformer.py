@@ -7,7 +7,7 @@ map.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from detcli.layers.deformable_attention import DeformableAttention
 from detcli.layers.positions import wave_codes
 from detcli.layers.transformer import Attention, FeedForward, residuals, run
 from detcli.models.set_prediction.set_head import SetHead
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import deformable_detr
 
 FIRST_SIDE = 0.05  # of the image: side of a proposal in the finest map, twice that in each next one
 MARGIN = 0.01  # of the image: proposals nearer to a side are left out
@@ -38,21 +41,16 @@ class Memory(NamedTuple):
 class DeformableEncoderLayer(nn.Module):
     """Every cell looks at places of all maps; then the feed-forward layers."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        ffn_channels: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, options: deformable_detr.DeformableTransformer) -> None:
         super().__init__()
+        channels, dropout = options.channels, options.dropout
         self.attention = DeformableAttention(
-            channels, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+            channels,
+            num_heads=options.num_heads,
+            num_levels=options.num_levels,
+            num_points=options.num_points,
         )
-        self.feed_forward = FeedForward(channels, ffn_channels, dropout=dropout)
+        self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
         self.residuals = residuals(2, channels, dropout=dropout, norm_first=False)
 
     def forward(
@@ -73,22 +71,17 @@ class DeformableDecoderLayer(nn.Module):
     """Every query looks at all queries, then at places of all maps; then the feed-forward
     layers."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        ffn_channels: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, options: deformable_detr.DeformableTransformer) -> None:
         super().__init__()
-        self.attention = Attention(channels, num_heads=num_heads, dropout=dropout)
+        channels, dropout = options.channels, options.dropout
+        self.attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
         self.cross_attention = DeformableAttention(
-            channels, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+            channels,
+            num_heads=options.num_heads,
+            num_levels=options.num_levels,
+            num_points=options.num_points,
         )
-        self.feed_forward = FeedForward(channels, ffn_channels, dropout=dropout)
+        self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
         self.residuals = residuals(3, channels, dropout=dropout, norm_first=False)
 
     def forward(
@@ -172,27 +165,23 @@ class DeformableTransformer(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        options: deformable_detr.DeformableTransformer,
         *,
         queries: LearnedQueries | Proposals,
         heads: nn.ModuleList,
-        num_layers: tuple[int, int],
         refine: bool,
-        recompute: bool,
-        **keywords: Any,
     ) -> None:
         super().__init__()
-        encoder, decoder = num_layers
         self.refine = refine
-        self.recompute = recompute
-        self.level_codes = nn.Parameter(torch.randn(keywords["num_levels"], channels))
+        self.recompute = options.recompute
+        self.level_codes = nn.Parameter(torch.randn(options.num_levels, options.channels))
         self.queries = queries
         self.heads = heads
         self.encoder = nn.ModuleList(
-            DeformableEncoderLayer(channels, **keywords) for _ in range(encoder)
+            DeformableEncoderLayer(options) for _ in range(options.encoder_layers)
         )
         self.decoder = nn.ModuleList(
-            DeformableDecoderLayer(channels, **keywords) for _ in range(decoder)
+            DeformableDecoderLayer(options) for _ in range(options.decoder_layers)
         )
 
     def forward(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from detcli.ops.boxes import boxes_from_shares
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.deformable_detr import DeformableDetr
+    from detcli.recipe.sections.models.detr import Detr
 
 IGNORED = -1  # label of a query that counts neither way
 
@@ -151,25 +155,16 @@ class SetCriterion:
         }
 
 
-def build_set_criterion(
-    *,
-    assigner: Mapping[str, Any],
-    class_loss: Mapping[str, Any],
-    l1_weight: float,
-    box_loss: Mapping[str, Any],
-) -> SetCriterion:
-    """The criterion from the sections of a recipe."""
-    costs = {key: value for key, value in assigner.items() if key != "name"}
-    formula, shape = dict(class_loss), dict(box_loss)
-    no_object_weight = formula.pop("no_object_weight", None)
-    small_box_factor = shape.pop("small_box_factor")
+def build_set_criterion(options: Detr | DeformableDetr) -> SetCriterion:
+    """The criterion of a model section."""
+    class_loss, box_loss = options.class_loss, options.box_loss
     return SetCriterion(
-        build_hungarian(class_costs=formula["name"], **costs),
-        build_class_loss(**formula),
-        no_object_weight,
-        l1_weight,
-        build_box_loss(**shape),
-        small_box_factor,
+        build_hungarian(options.assigner, class_costs=class_loss.name),
+        build_class_loss(class_loss),
+        class_loss.no_object_weight if class_loss.name == "softmax" else None,
+        options.l1_weight,
+        build_box_loss(box_loss),
+        box_loss.small_box_factor,
     )
 
 

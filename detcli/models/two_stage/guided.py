@@ -8,9 +8,9 @@ size whose sides are predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,17 @@ from detcli.layers.deform import TAPS, OffsetConv2d
 from detcli.losses.box import bounded_iou_terms
 from detcli.losses.classification import ClassLoss, Focal
 from detcli.models.dense.matching import assign_batch, cells_inside, objects_of
-from detcli.models.dense.prior_grid import PriorGrid, build_anchors, square_shapes
+from detcli.models.dense.prior_grid import PriorGrid, octave_sizes, square_shapes
 from detcli.models.dense.tower import flatten_levels, start_rare
 from detcli.ops.boxes import box_area
 from detcli.ops.coders import DeltaCoder
-from detcli.ops.priors import Priors
+from detcli.ops.priors import Priors, anchor_shapes
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.guided import Guidance as GuidanceSection
 
 OFFSET_GROUPS = 4  # of the adaption's channels
 MAX_LOG_SHAPE = -math.log(1e-6)
@@ -59,39 +62,32 @@ class FeatureAdaption(nn.Module):
 class Guidance:
     """How locations and shapes of anchors are learned.
 
-    base_scale: side of a level's square in strides; shape_std: the network's outputs times this are
-    the logarithms of the sides over the square's; location_target: cells at objects' centres are
-    positive ("center"), or all others are ("rest"): MMDetection's loss since 2.0, which counts its
-    classes from 0, takes their label 1 for background; center_ratio, ignore_ratio: share of an
-    object's sides within which cells of its level are positive, or not negative; assigner and
-    sampler: which cells learn an object's shape, from the anchors that would be there otherwise;
+    options: base_scale is the side of a level's square in strides; shape_std: the network's outputs
+    times this are the logarithms of the sides over the square's; location_target: cells at objects'
+    centres are positive ("center"), or all others are ("rest"): MMDetection's loss since 2.0, which
+    counts its classes from 0, takes their label 1 for background; center_ratio, ignore_ratio: share
+    of an object's sides within which cells of its level are positive, or not negative;
     location_weight, shape_weight: factors of the losses; location_threshold: cells whose location
-    is less probable have no anchor in inference.
+    is less probable have no anchor in inference. assigner and sampler: which cells learn an
+    object's shape, from the anchors that would be there otherwise.
     """
 
-    base_scale: float
-    shape_std: float
-    location_target: str
-    center_ratio: float
-    ignore_ratio: float
+    options: GuidanceSection
     assigner: MaxIoUAssigner
     sampler: RandomSampler
-    location_weight: float
-    shape_weight: float
-    location_threshold: float
 
     def location_loss(
         self, maps: Sequence[Tensor], targets: Sequence[Target], strides: Sequence[int]
     ) -> Tensor:
         """Focal loss of the location logits, maps (B, 1, h, w): an object is looked for on one
         level, by its size, around its centre."""
-        criterion = ClassLoss(FOCAL, self.location_weight)
+        criterion = ClassLoss(FOCAL, self.options.location_weight)
         total = maps[0].new_zeros((), dtype=torch.float32)
         for index, logits in enumerate(maps):
             size = (logits.shape[2], logits.shape[3])
             wanted = [self._locations(target.boxes, index, strides, size) for target in targets]
             positive = torch.stack([center for center, _ in wanted])
-            if self.location_target == "rest":
+            if self.options.location_target == "rest":
                 positive = ~positive
             labels = (~positive).long()  # 1: background
             weights = torch.stack([weight for _, weight in wanted])
@@ -108,13 +104,13 @@ class Guidance:
 
         Where regions of several objects of this level meet, the last object decides the weight.
         """
-        smallest = self.base_scale * strides[0]
+        smallest = self.options.base_scale * strides[0]
         own = (box_area(boxes).sqrt() / smallest).log2().add(0.5).floor()
         own = own.clamp(0, len(strides) - 1)
         here, beside = own == level, (own - level).abs() == 1
         cells = boxes / strides[level]
-        near = _region(cells, self.ignore_ratio, size)  # (G, h, w)
-        center = _region(cells[here], self.center_ratio, size)
+        near = _region(cells, self.options.ignore_ratio, size)  # (G, h, w)
+        center = _region(cells[here], self.options.center_ratio, size)
         weight = boxes.new_full(size, NEGATIVE_WEIGHT)
         weight[near[beside].any(dim=0)] = 0
         if len(center):
@@ -142,7 +138,7 @@ class Guidance:
         samples = sum(count.clamp(min=1).sum().float() for count in counts)
         assert isinstance(samples, Tensor)
         total = bounded_iou_terms(anchors, boxes).sum()
-        return self.shape_weight * total / all_rank_mean(samples)
+        return self.options.shape_weight * total / all_rank_mean(samples)
 
     def anchors(self, maps: Sequence[Tensor], squares: Priors) -> list[Priors]:
         """The anchors of each image, from shapes (B, 2, h, w); without a gradient."""
@@ -157,7 +153,7 @@ class Guidance:
     def _anchors(self, shapes: Tensor, squares: Priors) -> Tensor:
         """Anchors (M, 4) from shapes (M, 2)."""
         deltas = torch.cat([torch.zeros_like(shapes), shapes], dim=1).float()
-        coder = DeltaCoder((self.shape_std,) * 4, max_log_scale=MAX_LOG_SHAPE)
+        coder = DeltaCoder((self.options.shape_std,) * 4, max_log_scale=MAX_LOG_SHAPE)
         return coder.decode(deltas, squares)
 
     def _match(self, approximations: Priors, squares: Priors, target: Target) -> Tensor:
@@ -173,22 +169,22 @@ class Guidance:
 
 
 def build_guidance(
-    strides: Sequence[int], options: Mapping[str, Any]
+    strides: Sequence[int], options: GuidanceSection
 ) -> tuple[PriorGrid, PriorGrid, Guidance]:
     """Squares, approximations and rule on maps of these strides, from its section of a recipe."""
-    rest = dict(options)
-    shapes = {name: rest.pop(name) for name in ("scales_per_octave", "ratios")}
-    base_scale = rest["base_scale"]
-    approximations = build_anchors(
-        strides, base_scale=base_scale, **shapes, sizes=None, round_corners=False, fit_grid=False
+    squares = PriorGrid(square_shapes(strides, options.base_scale), strides)
+    sizes = octave_sizes(strides, options)
+    shapes = torch.stack([anchor_shapes(level, options.ratios) for level in sizes])
+    approximations = PriorGrid(shapes, strides)
+    thresholds = options.shape_assigner
+    assigner = MaxIoUAssigner(
+        thresholds.positive_iou,
+        thresholds.negative_iou,
+        thresholds.min_positive_iou,
+        group=approximations.num_anchors,
     )
-    thresholds = rest.pop("shape_assigner")
-    guidance = Guidance(
-        assigner=MaxIoUAssigner(**thresholds, group=approximations.num_anchors),
-        sampler=RandomSampler(**rest.pop("sampler")),
-        **rest,
-    )
-    return PriorGrid(square_shapes(strides, base_scale), strides), approximations, guidance
+    sampler = RandomSampler(options.sampler.num, options.sampler.positive_share)
+    return squares, approximations, Guidance(options, assigner, sampler)
 
 
 def location_and_shape(channels: int) -> tuple[Conv2d, Conv2d]:

@@ -6,8 +6,8 @@ cells of a level. One anchor per cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ from detcli.models.two_stage.rpn import (
     ProposalRule,
     Proposals,
     anchor_losses,
-    build_proposal_rule,
     build_rpn_criterion,
     densities_at,
     density_terms,
@@ -40,6 +39,10 @@ from detcli.models.two_stage.rpn import (
 )
 from detcli.ops.coders import DeltaCoder
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.ga_faster_rcnn import GuidedRpn
+    from detcli.recipe.sections.priors import EnlargedObjects
 
 
 class GuidedRPNOutputs(NamedTuple):
@@ -132,7 +135,7 @@ class GuidedRPN(nn.Module):
     ) -> Proposals:
         """Proposals of each image inside its `sizes` (height, width); as many as the module's mode,
         training or not, allows. Without a gradient."""
-        limits = self.proposals.train if self.training else self.proposals.test
+        limits = self.proposals.limits(training=self.training)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             squares = self.squares(outputs.boxes, canvas)
             anchors = self.guidance.anchors(outputs.shapes, squares)
@@ -166,32 +169,27 @@ class GuidedRPN(nn.Module):
         rows = [flatten_levels((level,), 1).squeeze(2) for level in locations]
         if self.training:
             return [torch.ones_like(level, dtype=torch.bool) for level in rows]
-        threshold = self.guidance.location_threshold
+        threshold = self.guidance.options.location_threshold
         return [level.float().sigmoid() >= threshold for level in rows]
 
 
 def build_guided_rpn(
     channels: int,
     strides: Sequence[int],
+    options: GuidedRpn,
     *,
-    guidance: Mapping[str, Any],
-    assigner: Mapping[str, Any],
-    enlarge_small: Mapping[str, float] | None,
-    sampler: Mapping[str, Any],
-    delta_stds: Sequence[float],
-    box_loss: Mapping[str, Any],
-    proposals: Mapping[str, Any],
-    density_branch: Mapping[str, float] | None,
+    enlarge_small: EnlargedObjects | None,
+    density: DensityBranch | None,
 ) -> GuidedRPN:
     """The network on maps of these strides, from its section of a recipe."""
-    squares, approximations, rule = build_guidance(strides, guidance)
+    squares, approximations, guidance = build_guidance(strides, options.guidance)
     return GuidedRPN(
         channels,
         squares=squares,
         approximations=approximations,
-        guidance=rule,
-        criterion=build_rpn_criterion(assigner, enlarge_small, box_loss),
-        sampler=RandomSampler(**sampler),
-        proposals=build_proposal_rule(proposals, DeltaCoder(delta_stds)),
-        density=DensityBranch(**density_branch) if density_branch else None,
+        guidance=guidance,
+        criterion=build_rpn_criterion(options, enlarge_small),
+        sampler=RandomSampler(options.sampler.num, options.sampler.positive_share),
+        proposals=ProposalRule(options.proposals, DeltaCoder(options.delta_stds)),
+        density=density,
     )

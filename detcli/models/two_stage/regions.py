@@ -7,8 +7,9 @@ C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +25,14 @@ from detcli.models.dense.terms import Criterion, box_term, object_factors
 from detcli.models.two_stage.roi_pool import RegionPooler
 from detcli.models.two_stage.rpn import Proposals
 from detcli.ops.boxes import box_area, box_centers, clip_boxes
-from detcli.ops.coders import BoxCoder
+from detcli.ops.coders import BoxCoder, DeltaCoder
 from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
 from detcli.types import Candidates, Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import two_stage
 
 
 class Samples(NamedTuple):
@@ -57,30 +61,41 @@ class RegionOutputs(NamedTuple):
     samples: Samples | None
 
 
+@dataclass(frozen=True)
+class Stage:
+    """How regions learn in one look at them: its criterion, the code of the boxes, and the factor
+    of its losses."""
+
+    criterion: Criterion
+    coder: DeltaCoder
+    weight: float = 1.0
+
+
 class RegionHead(nn.Module):
     """Fully connected layers with ReLUs on the pooled features, then a soft-max over the classes
     and background, which is last, and the deltas of each class or, class_agnostic, of the region.
 
-    sigma: also predict log variances of the sides; dropout: keywords of `Dropout`, before the
-    predictions, or None.
+    options: num_fcs layers of so many channels; dropout: noise before the predictions, or None.
+    sigma: also predict log variances of the sides.
     """
 
     def __init__(
         self,
         in_features: int,
+        options: two_stage.RegionHead,
         *,
         num_classes: int,
-        num_fcs: int,
-        channels: int,
         class_agnostic: bool,
         sigma: bool,
-        dropout: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        widths = [in_features, *[channels] * num_fcs]
+        widths = [in_features, *[options.channels] * options.num_fcs]
         self.fcs = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
-        self.dropout = None if dropout is None else Dropout(**dropout)
+        noise = options.dropout
+        self.dropout: Dropout | None = None
+        if noise is not None:
+            self.dropout = Dropout(noise.name, rate=noise.rate, beta=noise.beta)
         self.class_logits = nn.Linear(widths[-1], num_classes + 1)
         self.box = nn.Linear(widths[-1], 4 if class_agnostic else 4 * num_classes)
         for layer in self.fcs:

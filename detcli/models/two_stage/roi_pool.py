@@ -6,13 +6,16 @@ Letters: R regions of the batch, D channels, L levels; h, w cells of a level.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
 from detcli.ops.boxes import box_area, box_centers
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models.two_stage import Pooler
 
 COARSEST_STRIDE = 32  # of the levels that regions come from: further ones serve the first stage
 LEVEL_EPS = 1e-6  # a side of exactly 2^k scales, but for rounding, belongs to the coarser level
@@ -22,8 +25,9 @@ class RegionPooler(nn.Module):
     """A grid of side x side values for each region, from its level (FPN, arXiv 1612.03144,
     equation 1).
 
-    strides: pixels per cell of the levels, the finest first; scale: regions from this many strides
-    of a level on come from it, those of twice as many from the next one. name: "roi_align" (Mask
+    strides: pixels per cell of the levels, the finest first; those above 32 are for the first stage
+    alone. options: scale, regions from this many strides of a level on come from it, those of twice
+    as many from the next one. name: "roi_align" (Mask
     R-CNN, arXiv 1703.06870) takes bilinear samples, sampling_ratio^2 for each value, or with 0 one
     per cell that it covers; aligned: cell centres lie at half a cell (without, everything is read
     half a cell too far to the right and below, as at first published). "roi_pool" (Fast R-CNN,
@@ -34,41 +38,27 @@ class RegionPooler(nn.Module):
     then halves them by a convolution); None: the region alone.
     """
 
-    def __init__(
-        self,
-        strides: Sequence[int],
-        *,
-        name: str,
-        side: int,
-        scale: float,
-        sampling_ratio: int,
-        aligned: bool,
-        context: float | None,
-    ) -> None:
+    def __init__(self, strides: Sequence[int], options: Pooler) -> None:
         super().__init__()
-        self.strides = tuple(strides)
-        self.name = name
-        self.side = side
-        self.scale = scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
-        self.context = context
+        self.strides = tuple(stride for stride in strides if stride <= COARSEST_STRIDE)
+        self.options = options
 
     def forward(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
         """(R, D, side, side) float32, with context (R, 2 D, side, side), regions image after image,
         from the first L of maps (B, D, h, w) and regions (r, 4) xyxy pixels of each image."""
-        if self.context is None:
+        context = self.options.context
+        if context is None:
             return self._of_levels(maps, regions)
-        around = [_enlarged(rows, self.context) for rows in regions]
+        around = [_enlarged(rows, context) for rows in regions]
         return torch.cat([self._of_levels(maps, rows) for rows in (regions, around)], dim=1)
 
     def num_features(self, channels: int) -> int:
         """Values of one region, of maps with this many channels."""
-        return channels * self.side**2 * (1 if self.context is None else 2)
+        return channels * self.options.side**2 * (1 if self.options.context is None else 2)
 
     def levels(self, boxes: Tensor) -> Tensor:
         """(R,) int64 place of the level of each of the boxes (R, 4)."""
-        finest = self.scale * self.strides[0]
+        finest = self.options.scale * self.strides[0]
         octave = (box_area(boxes).sqrt() / finest + LEVEL_EPS).log2().floor()
         return octave.clamp(0, len(self.strides) - 1).long()
 
@@ -87,20 +77,14 @@ class RegionPooler(nn.Module):
 
     def _pool(self, features: Tensor, rows: Tensor, scale: float) -> Tensor:
         """(r, D, side, side) of a level, in float32, because places are too coarse in bfloat16."""
+        side, ratio, aligned = self.options.side, self.options.sampling_ratio, self.options.aligned
         with torch.autocast(features.device.type, enabled=False):
             pooled: Tensor
-            if self.name == "roi_pool":
-                pooled = roi_pool(features.float(), rows, self.side, scale)
+            if self.options.name == "roi_pool":
+                pooled = roi_pool(features.float(), rows, side, scale)
             else:
-                pooled = roi_align(
-                    features.float(), rows, self.side, scale, self.sampling_ratio, self.aligned
-                )
+                pooled = roi_align(features.float(), rows, side, scale, ratio, aligned)
             return pooled
-
-
-def build_pooler(strides: Sequence[int], **options: Any) -> RegionPooler:
-    """The pooler on a pyramid of these strides; options are its other keywords."""
-    return RegionPooler([s for s in strides if s <= COARSEST_STRIDE], **options)
 
 
 def _enlarged(boxes: Tensor, factor: float) -> Tensor:

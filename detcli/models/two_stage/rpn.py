@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from detcli.assign import IGNORED, Assigner, RandomSampler, build_assigner, ignore_inside
+from detcli.assign import (
+    IGNORED,
+    Assigner,
+    RandomSampler,
+    build_assigner,
+    enlarging,
+    ignore_inside,
+)
 from detcli.layers.conv import Conv2d
-from detcli.losses import build_box_loss, build_class_loss
+from detcli.losses import ClassLoss, build_box_loss
+from detcli.losses.classification import BinaryCrossEntropy
 from detcli.models.dense.density_branch import DensityBranch, DensityNet, level_densities
 from detcli.models.dense.matching import Matches, assign_batch, collect_matches
 from detcli.models.dense.prior_grid import PriorGrid, build_anchors
@@ -29,6 +37,11 @@ from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.phases import phase
 from detcli.types import Target
+
+if TYPE_CHECKING:
+    from detcli.recipe.sections.models import two_stage
+    from detcli.recipe.sections.models.ga_faster_rcnn import GuidedRpn
+    from detcli.recipe.sections.priors import EnlargedObjects
 
 # Which anchors learn: all of the batch, those whose cell begins inside their image (padded to a
 # multiple of 32), or those whose whole box lies inside it.
@@ -53,34 +66,28 @@ class Proposals(NamedTuple):
     densities: tuple[Tensor, ...]
 
 
-class Limits(NamedTuple):
-    """How many anchors of a level become candidates, and how many proposals an image has."""
-
-    topk_per_level: int
-    max_per_image: int
-
-
 @dataclass(frozen=True)
 class ProposalRule:
     """Which predictions become proposals.
 
     The best of each level are decoded and cut at the image's sides; boxes with a side of at most
     min_side_px are dropped, then those that overlap a better one of their level by more than
-    iou_threshold; the best of all levels stay. train, test: how many; coder: of the boxes.
+    iou_threshold; the best of all levels stay. coder: of the boxes.
     """
 
-    iou_threshold: float
-    min_side_px: float
-    train: Limits
-    test: Limits
+    options: two_stage.Proposals
     coder: DeltaCoder
+
+    def limits(self, *, training: bool) -> two_stage.Limits:
+        """How many anchors of a level become candidates, and how many proposals an image has."""
+        return self.options.train if training else self.options.test
 
     def select(
         self,
         scores: Sequence[Tensor],
         encoded: Sequence[Tensor],
         priors: Sequence[Priors],
-        limits: Limits,
+        limits: two_stage.Limits,
         size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Proposals (N, 4) xyxy of an image of `size` (height, width), best first, and the places
@@ -91,7 +98,7 @@ class ProposalRule:
             order = score.argsort(descending=True, stable=True)[: limits.topk_per_level]
             decoded = self.coder.decode(deltas[order], anchors.take(order))
             clipped = clip_boxes(decoded, size)
-            large = (clipped[:, 2:] - clipped[:, :2] > self.min_side_px).all(dim=1)
+            large = (clipped[:, 2:] - clipped[:, :2] > self.options.min_side_px).all(dim=1)
             boxes.append(clipped[large])
             kept.append(score[order][large])
             levels.append(torch.full_like(order[large], level))
@@ -99,7 +106,8 @@ class ProposalRule:
             first += len(anchors)
         joined, score = torch.cat(boxes), torch.cat(kept)
         # in the given order again, because ties come out in any
-        survivors = batched_nms(joined, score, torch.cat(levels), self.iou_threshold).sort().values
+        threshold = self.options.iou_threshold
+        survivors = batched_nms(joined, score, torch.cat(levels), threshold).sort().values
         best = score[survivors].argsort(descending=True, stable=True)[: limits.max_per_image]
         return joined[survivors[best]], torch.cat(places)[survivors[best]]
 
@@ -170,7 +178,7 @@ class RPN(nn.Module):
     ) -> Proposals:
         """Proposals of each image inside its `sizes` (height, width); as many as the module's mode,
         training or not, allows. Without a gradient."""
-        limits = self.proposals.train if self.training else self.proposals.test
+        limits = self.proposals.limits(training=self.training)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
             priors = self.anchors(outputs.boxes, canvas).split()
             scores, encoded = scores_and_deltas(outputs)
@@ -205,50 +213,35 @@ class RPN(nn.Module):
 def build_rpn(
     channels: int,
     strides: Sequence[int],
+    options: two_stage.Rpn,
     *,
-    anchors: Mapping[str, Any],
-    assigner: Mapping[str, Any],
-    enlarge_small: Mapping[str, float] | None,
-    sampler: Mapping[str, Any],
-    trained_anchors: TrainedAnchors,
-    box_loss: Mapping[str, Any],
-    proposals: Mapping[str, Any],
-    density_branch: Mapping[str, float] | None,
+    enlarge_small: EnlargedObjects | None,
+    density: DensityBranch | None,
 ) -> RPN:
     """The network on maps of these strides, from its section of a recipe."""
     return RPN(
         channels,
-        anchors=build_anchors(strides, **anchors),
-        criterion=build_rpn_criterion(assigner, enlarge_small, box_loss),
-        sampler=RandomSampler(**sampler),
-        trained_anchors=trained_anchors,
-        proposals=build_proposal_rule(proposals, DeltaCoder()),
-        density=DensityBranch(**density_branch) if density_branch else None,
+        anchors=build_anchors(strides, options.anchors),
+        criterion=build_rpn_criterion(options, enlarge_small),
+        sampler=RandomSampler(options.sampler.num, options.sampler.positive_share),
+        trained_anchors=options.trained_anchors,
+        proposals=ProposalRule(options.proposals, DeltaCoder()),
+        density=density,
     )
 
 
 def build_rpn_criterion(
-    assigner: Mapping[str, Any],
-    enlarge_small: Mapping[str, float] | None,
-    box_loss: Mapping[str, Any],
+    options: two_stage.Rpn | GuidedRpn, enlarge_small: EnlargedObjects | None
 ) -> Criterion:
-    """Cross entropy of "there is an object", and the box loss of these sections of a recipe."""
-    options = dict(box_loss)
+    """Cross entropy of "there is an object", and the box loss of this section of a recipe."""
     return Criterion(
-        build_assigner(**assigner, enlarge_small=enlarge_small),
-        build_class_loss("bce", weight=1.0, label_smoothing=0.0),
+        enlarging(build_assigner(options.assigner), enlarge_small),
+        ClassLoss(BinaryCrossEntropy(label_smoothing=0.0), weight=1.0),
+        build_box_loss(options.box_loss),
         mining=None,
-        small_box_factor=options.pop("small_box_factor"),
+        small_box_factor=options.box_loss.small_box_factor,
         class_weights=None,
-        box_loss=build_box_loss(**options),
     )
-
-
-def build_proposal_rule(proposals: Mapping[str, Any], coder: DeltaCoder) -> ProposalRule:
-    """The rule of this section of a recipe."""
-    options = dict(proposals)
-    train, test = Limits(**options.pop("train")), Limits(**options.pop("test"))
-    return ProposalRule(train=train, test=test, coder=coder, **options)
 
 
 def sampled_matches(matched: Tensor, targets: Sequence[Target], sampler: RandomSampler) -> Matches:

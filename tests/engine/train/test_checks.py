@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detcli.assign import build_assigner
 from detcli.data.records import Notes, Records, pack_names
 from detcli.engine.run.build import build_model
 from detcli.engine.train.checks import announce_density, announce_small_objects, input_sides
 from detcli.engine.train.class_weights import balanced_weights, decide_class_weights
 from detcli.errors import RecipeError, UsageError
-from detcli.losses import CLASS_LOSSES
 from detcli.models.dense.terms import build_criterion, class_term, object_factors
 from detcli.recipe import Recipe, load_recipe, recipe_from_dict
-from tests.models.specs import section
+from tests.models.specs import criterion_of, section
 from tests.recipes import TINY, merged, write_tiny
+from tests.sections import CLASS_LOSSES
 
 NAMES = ("cell", "rod", "none")
 
@@ -154,9 +156,9 @@ def test_weights_by_name_in_a_recipe_and_on_the_command_line(tmp_path: Any) -> N
 
 def test_evaluation_builds_the_detector_without_them() -> None:
     recipe = recipe_with(model={"class_loss": {"name": "focal", "class_weights": "inverse"}})
-    assert build_model(recipe, 3).criterion.class_weights is None
+    assert criterion_of(build_model(recipe, 3)).class_weights is None
     model = build_model(recipe, 3, class_weights=(0.5, 2.0, 1.0))
-    assert model.criterion.class_weights == (0.5, 2.0, 1.0)
+    assert criterion_of(model).class_weights == (0.5, 2.0, 1.0)
 
 
 @pytest.mark.parametrize("name", CLASS_LOSSES)
@@ -170,12 +172,11 @@ def test_each_row_with_an_object_has_the_weight_of_its_class(name: str, ohem: An
     labels[0, [2, 9, 22]] = torch.tensor([0, 1, 2])
     labels[1, [3, 25]] = torch.tensor([2, -2])
     quality = torch.rand(2, 26, generator=generator)
-    keywords = section("atss", {"class_loss": {"name": name, "ohem": ohem}})
-    keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
+    options = section("atss", {"class_loss": {"name": name, "ohem": ohem}})
 
     def term(weights: tuple[float, ...] | None) -> torch.Tensor:
-        loss = keywords["class_loss"] | {"class_weights": weights}
-        criterion = build_criterion(**{key: keywords[key] for key in keys} | {"class_loss": loss})
+        criterion = build_criterion(options, build_assigner(options.assigner))
+        criterion = replace(criterion, class_weights=weights)
         return class_term(criterion, maps, labels, 3, quality, torch.ones(()))
 
     plain = term(None)

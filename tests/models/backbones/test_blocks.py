@@ -13,6 +13,8 @@ from torchvision.models import get_model
 from detcli.layers.deform import DeformConv2d
 from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
 from detcli.models.backbones.resnet import ResNet, build_resnet
+from detcli.recipe.sections.blocks import Deformable
+from detcli.recipe.sections.network import Backbone
 
 PLAIN: dict[str, Any] = {
     "depth": 18,
@@ -38,7 +40,7 @@ WIDTHS, BLOCKS = (128, 256, 512), {18: (2, 2, 2), 50: (4, 6, 3)}
 
 def backbone(**changes: Any) -> ResNet:
     torch.manual_seed(0)
-    return build_resnet(**{**PLAIN, **changes})
+    return build_resnet(Backbone(**{**PLAIN, **changes}))
 
 
 def published(depth: int, file: Path) -> nn.Module:
@@ -154,7 +156,7 @@ def test_strides_stay_with_dilation() -> None:
 
 def test_the_basic_block_dilates_its_first_and_deforms_its_second_convolution() -> None:
     settings = BlockSettings(
-        NormSettings("bn", 1e-5), False, 3, {"modulated": True, "offset_groups": 2}, None
+        NormSettings("bn", 1e-5), False, 3, Deformable(version=2, groups=2), None
     )
     block = BasicBlock(64, 128, 2, settings)
     assert block.conv1.conv.dilation == block.conv1.conv.padding == (3, 3)
@@ -164,9 +166,7 @@ def test_the_basic_block_dilates_its_first_and_deforms_its_second_convolution() 
 
 
 def test_a_bottleneck_can_be_dilated_and_deformed_at_once() -> None:
-    settings = BlockSettings(
-        NormSettings("bn", 1e-5), False, 2, {"modulated": False, "offset_groups": 1}, None
-    )
+    settings = BlockSettings(NormSettings("bn", 1e-5), False, 2, Deformable(version=1), None)
     plain = Bottleneck(64, 16, 2, settings._replace(deform=None)).eval()
     both = Bottleneck(64, 16, 2, settings).eval()
     missing, unexpected = both.load_state_dict(plain.state_dict(), strict=False)

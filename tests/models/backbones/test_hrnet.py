@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detcli.errors import CheckpointError
 from detcli.models.backbones.hrnet import CLASSIFIER, build_hrnet
 from detcli.models.necks.hrfpn import HRFPN
+from detcli.recipe.sections.models.two_stage import HrBackbone, HrNeck
 from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetection
 from detcli.weights.names import hrnet_key
 from tests.models.specs import KEEP_ALL, detector, target
@@ -20,6 +21,14 @@ from tests.models.specs import KEEP_ALL, detector, target
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 WIDTH = 18
+
+
+def hrnet(width: int, weights: object = None) -> HrBackbone:
+    """The section of one with these weights, any width."""
+    file = None if weights is None else str(weights)
+    return HrBackbone.model_construct(name="hrnet", width=width, weights=file)
+
+
 CHANNELS = [18, 36, 72, 144]
 
 
@@ -121,7 +130,7 @@ def test_maps_are_those_of_the_reference(
     file = tmp_path / "hrnetv2_w18.pth"
     classifier = {"classifier.weight": torch.zeros(2, 2), "incre_modules.0.0.x": torch.zeros(1)}
     torch.save({"state_dict": network.state | classifier}, file)
-    backbone = build_hrnet(width=WIDTH, norm="bn", norm_eps=1e-5, norm_eval=True, weights=str(file))
+    backbone = build_hrnet(hrnet(WIDTH, file))
     assert {hrnet_key(name) for name in network.state} == set(backbone.state_dict())
     assert backbone.out_channels == tuple(CHANNELS)
     with torch.no_grad():
@@ -131,14 +140,14 @@ def test_maps_are_those_of_the_reference(
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
 
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        build_hrnet(width=32, norm="bn", norm_eps=1e-5, norm_eval=True, weights=str(file))
+        build_hrnet(hrnet(32, file))
 
 
 @pytest.mark.parametrize("width", [18, 32])
 def test_a_missing_file_says_where_it_can_be_had(width: int, tmp_path: Path) -> None:
     file = tmp_path / "hrnetv2.pth"
     with pytest.raises(CheckpointError, match=rf"hrnetv2\.pth: no such file .*_w{width}-\w+\.pth"):
-        build_hrnet(width=width, norm="bn", norm_eps=1e-5, norm_eval=True, weights=str(file))
+        build_hrnet(hrnet(width, file))
 
 
 @pytest.mark.parametrize(("width", "published"), [(18, 21.30), (32, 41.23)])
@@ -147,9 +156,7 @@ def test_size_is_that_of_the_classifiers(width: int, published: float) -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         peer = timm.create_model(f"hrnet_w{width}").state_dict()
-        backbone = build_hrnet(
-            width=width, norm="bn", norm_eps=1e-5, norm_eval=True, weights=None
-        ).state_dict()
+        backbone = build_hrnet(hrnet(width)).state_dict()
     counters = (".running_mean", ".running_var", "num_batches_tracked")
     total = sum(value.numel() for key, value in peer.items() if not key.endswith(counters))
     assert total / 1e6 == pytest.approx(published, abs=0.005)
@@ -161,16 +168,16 @@ def test_size_is_that_of_the_classifiers(width: int, published: float) -> None:
 
 def test_odd_sides() -> None:
     """Coarser maps round up; what comes back from them fits the finer ones."""
-    backbone = build_hrnet(width=18, norm="bn", norm_eps=1e-5, norm_eval=True, weights=None)
+    backbone = build_hrnet(hrnet(18))
     with torch.no_grad():
         maps = backbone(torch.randn(1, 3, 72, 100))
-        levels = HRFPN(backbone.out_channels, out_channels=16)(maps)
+        levels = HRFPN(backbone.out_channels, HrNeck(name="hrfpn", out_channels=16))(maps)
     assert [tuple(x.shape[2:]) for x in maps] == [(18, 25), (9, 13), (5, 7), (3, 4)]
     assert [tuple(x.shape[2:]) for x in levels] == [(18, 25), (9, 12), (4, 6), (2, 3), (1, 1)]
 
 
 def test_levels_are_means_of_one_map() -> None:
-    neck = HRFPN((4, 8), out_channels=6)
+    neck = HRFPN((4, 8), HrNeck(name="hrfpn", out_channels=6))
     maps = [torch.randn(2, 4, 32, 48), torch.randn(2, 8, 16, 24)]
     levels = neck(maps)
     assert neck.strides == (4, 8, 16, 32, 64)

@@ -13,9 +13,10 @@ from torchvision.models import get_model
 from detcli.errors import CheckpointError
 from detcli.models.backbones.resnet import ResNet, build_resnet
 from detcli.models.necks.fpn import FPN
+from detcli.recipe.sections.network import Backbone, Neck
 
 
-def backbone(depth: int = 18, **changes: object) -> ResNet:
+def backbone(depth: int = 18, last_map: str = "c5", **changes: object) -> ResNet:
     keywords = {
         "depth": depth,
         "style": "pytorch",
@@ -30,7 +31,7 @@ def backbone(depth: int = 18, **changes: object) -> ResNet:
         "weights": None,
     }
     torch.manual_seed(0)
-    return build_resnet(**{**keywords, **changes})
+    return build_resnet(Backbone(**{**keywords, **changes}), last_map=last_map)
 
 
 def peer_maps(peer: nn.Module, x: Tensor) -> list[Tensor]:
@@ -169,7 +170,7 @@ def pyramid(**changes: object) -> FPN:
         "conv": "plain",
         "aspp": None,
     }
-    return FPN((8, 16, 24, 40), **{**keywords, **changes})
+    return FPN((8, 16, 24, 40), Neck(**{**keywords, **changes}))
 
 
 def maps(height: int = 100, width: int = 68) -> list[Tensor]:

@@ -16,6 +16,7 @@ from detcli.engine.train.announce import announce_blocks
 from detcli.errors import CheckpointError, RecipeError, UsageError
 from detcli.models.backbones.timm import TimmBackbone, build_timm
 from detcli.recipe import Recipe, load_recipe
+from detcli.recipe.sections import network as sections
 from tests.models.backbones.test_blocks import published
 from tests.models.specs import SMALL_CENTERNET, SMALL_TWO_STAGE, detector, target
 from tests.recipes import write_tiny
@@ -30,7 +31,7 @@ OTHERS = [("faster_rcnn", SMALL_TWO_STAGE), ("centernet", SMALL_CENTERNET)]
 def network(model: str = "resnet18", **changes: Any) -> TimmBackbone:
     torch.manual_seed(0)
     keywords = {"norm_eval": False, "frozen_stages": 0, "weights": None}
-    return build_timm(model=model, **{**keywords, **changes})
+    return build_timm(sections.TimmBackbone(name="timm", model=model, **{**keywords, **changes}))
 
 
 def tiny(folder: Path, backbone: dict[str, Any], **model: Any) -> Recipe:

@@ -13,6 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from detcli.errors import CheckpointError
 from detcli.models import ssd
 from detcli.models.backbones.vgg import build_vgg16
+from detcli.recipe.sections.models.ssd import VggBackbone
 from detcli.types import Target
 from tests.models.specs import SMALL_SSD, detector, target, thin_vgg
 
@@ -74,7 +75,7 @@ def test_conv4_3_is_torchvisions(prefix: str, tmp_path: Path) -> None:
         state["classifier.0.weight"] = torch.full((4, 4), torch.nan)  # as torchvision leaves it
     file = tmp_path / "vgg.pth"
     torch.save(state, file)
-    backbone = build_vgg16(frozen_stages=0, weights=str(file))
+    backbone = build_vgg16(VggBackbone(weights=str(file)))
     if has_fc:
         assert torch.equal(backbone.fc6.weight, state["31.weight"])
         assert torch.equal(backbone.fc7.bias, state["33.bias"])
@@ -91,7 +92,7 @@ def test_a_file_without_vgg_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, file)
     with pytest.raises(CheckpointError, match=r"stages\.0\.0\.bias \[64\] is missing"):
-        build_vgg16(frozen_stages=0, weights=str(file))
+        build_vgg16(VggBackbone(weights=str(file)))
 
 
 @pytest.mark.usefixtures("thin")

@@ -13,14 +13,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from detcli.assign import build_assigner
 from detcli.engine.run.start_weights import load_weights
 from detcli.models.dense.auxiliary import Auxiliary, Lead
 from detcli.models.dense.matching import assign_batch
 from detcli.ops.coders import DeltaCoder
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors
+from detcli.recipe.sections.models import dense as sections
 from detcli.types import Target
-from tests.models.specs import BRANCHED_DETECTORS, SMALL_OF, detector, target, tiny
+from tests.models.specs import (
+    BRANCHED_DETECTORS,
+    SMALL_OF,
+    criterion_of,
+    detector,
+    learn_by,
+    target,
+    tiny,
+)
+from tests.sections import assigner_of
 
 CANVAS = (64, 96)
 CLASSES = 3
@@ -96,12 +105,12 @@ def plain_loop(
 @given(st.integers(0, 10_000), st.sampled_from(sorted(RULES)), st.sampled_from([1, 3, 20]))
 def test_the_choice_equals_a_plain_loop(seed: int, rule: str, topk: int) -> None:
     lead, targets = random_case(seed)
-    priors, assigner = priors_of(), build_assigner(**RULES[rule])
+    priors, assigner = priors_of(), assigner_of(**RULES[rule])
     fine, coarse = (
         assign_batch(each, priors, targets, padding="seen")
         for each in (assigner, assigner.relaxed(2.0))
     )
-    auxiliary = Auxiliary(nn.Identity(), weight=0.25, relax=2.0, topk=topk)
+    auxiliary = Auxiliary(nn.Identity(), sections.Auxiliary(topk=topk))
     got = auxiliary.assign(assigner, priors, targets, fine=fine, lead=lead, padding="seen")
     assert torch.equal(got, plain_loop(fine, coarse, lead, targets, topk))
     assert torch.equal(got[fine >= 0], fine[fine >= 0])  # never fewer than the lead head
@@ -109,7 +118,7 @@ def test_the_choice_equals_a_plain_loop(seed: int, rule: str, topk: int) -> None
 
 def test_a_good_lead_head_opens_the_coarse_assignment() -> None:
     """Boxes of IoU 1 let an object keep up to topk priors; boxes that miss it, one."""
-    priors, assigner = priors_of(), build_assigner(**RULES["fcos"])
+    priors, assigner = priors_of(), assigner_of(**RULES["fcos"])
     box = [20.0, 12, 52, 44]
     targets = [target([box], [1], CANVAS)]
     fine = assign_batch(assigner, priors, targets, padding="seen")
@@ -121,7 +130,7 @@ def test_a_good_lead_head_opens_the_coarse_assignment() -> None:
         moved = encoded + torch.tensor([shift, 0, 0, 0])
         parts = moved.split([height * width for height, width in MAPS])
         boxes = tuple(part.T.reshape(1, 4, *size) for part, size in zip(parts, MAPS, strict=True))
-        auxiliary = Auxiliary(nn.Identity(), weight=1.0, relax=3.0, topk=20)
+        auxiliary = Auxiliary(nn.Identity(), sections.Auxiliary(weight=1.0, relax=3.0))
         got = auxiliary.assign(
             assigner,
             priors,
@@ -137,11 +146,11 @@ def test_a_good_lead_head_opens_the_coarse_assignment() -> None:
 
 
 def test_many_objects_in_no_image() -> None:
-    priors, assigner = priors_of(), build_assigner(**RULES["atss"])
+    priors, assigner = priors_of(), assigner_of(**RULES["atss"])
     targets = [target([], [], CANVAS), target([], [], CANVAS)]
     lead, _ = random_case(0)
     fine = assign_batch(assigner, priors, targets, padding="ignored")
-    auxiliary = Auxiliary(nn.Identity(), weight=0.25, relax=2.0, topk=20)
+    auxiliary = Auxiliary(nn.Identity(), sections.Auxiliary())
     got = auxiliary.assign(assigner, priors, targets, fine=fine, lead=lead, padding="ignored")
     assert torch.equal(got, fine)
 
@@ -169,7 +178,7 @@ def test_it_adds_terms_in_training_and_nothing_else(name: str) -> None:
     assert set(losses) == set(fewer) | {f"aux_{term}" for term in fewer}
     assert all(torch.equal(losses[term], fewer[term]) for term in fewer)
     assert all(losses[f"aux_{term}"] > 0 for term in fewer)
-    model.auxiliary.weight = 0.5
+    model.auxiliary.options = sections.Auxiliary(weight=0.5)
     doubled = model.loss(model(images()), targets)
     for term in fewer:
         torch.testing.assert_close(doubled[f"aux_{term}"], 2 * losses[f"aux_{term}"])
@@ -218,7 +227,7 @@ BATCHES = {
 def test_everything_together_is_finite_and_reaches_every_parameter(name: str) -> None:
     """On a batch without objects too: distributed training waits for every parameter."""
     model = model_of(name, **EVERYTHING, class_loss={"name": "varifocal"})
-    model.criterion = replace(model.criterion, class_weights=(0.5, 1.0, 2.0))
+    learn_by(model, replace(criterion_of(model), class_weights=(0.5, 1.0, 2.0)))
     outputs = model(images())
     parameters = dict(model.named_parameters())
     for targets in BATCHES.values():
@@ -240,7 +249,8 @@ def test_an_object_between_all_points_is_learned_when_enlarged(name: str, box: l
     model = model_of(name, enlarge_small={"max_side_px": 16.0, "factor": 2.0})
     outputs, targets = model(images()[:1]), [target([box], [0], CANVAS)]
     enlarged = model.loss(outputs, targets)
-    model.criterion = replace(model.criterion, assigner=model.criterion.assigner.assigner)
+    criterion = criterion_of(model)
+    learn_by(model, replace(criterion, assigner=criterion.assigner.assigner))
     plain = model.loss(outputs, targets)
     assert plain["box"] == plain["centerness"] == 0
     assert enlarged["box"] > 0
@@ -267,9 +277,8 @@ def test_the_box_target_of_an_enlarged_object_is_its_true_box(name: str) -> None
     model = model_of(name, enlarge_small={"max_side_px": 32.0, "factor": 2.0})
     targets = [target([[42, 22, 54, 34]], [0], CANVAS)]
     outputs = model(images()[:1])
-    grid = model.points if hasattr(model, "points") else model.anchors
-    priors = grid(outputs.boxes, CANVAS)
-    seen = model.criterion.assigner
+    priors = model.priors(outputs.boxes, CANVAS)
+    seen = criterion_of(model).assigner
     enlarged, plain = (
         assign_batch(rule, priors, targets, padding="seen") for rule in (seen, seen.assigner)
     )

@@ -14,7 +14,7 @@ from detcli.losses.box import deviation
 from detcli.models.dense.matching import assign_batch, collect_matches
 from detcli.models.dense.tower import flatten_levels
 from detcli.types import Target
-from tests.models.specs import BRANCHED_DETECTORS, SMALL_OF, detector, target, tiny
+from tests.models.specs import BRANCHED_DETECTORS, SMALL_OF, criterion_of, detector, target, tiny
 
 CANVAS = (64, 96)
 
@@ -77,8 +77,7 @@ def test_columns_are_those_of_the_candidates_own_priors(name: str) -> None:
     )
     with torch.no_grad():
         found = model.decode(wide, [CANVAS, (64, 64)])[0]
-    grid = model.points if name in ("fcos", "nas_fcos") else model.anchors
-    priors = grid(outputs.boxes, CANVAS)
+    priors = model.priors(outputs.boxes, CANVAS)
     sigma = deviation(flatten_levels(wide.sigma, 4)[0]) * model.coder.side_units(priors)
     density = flatten_levels(wide.density, 1)[0].clamp(0, 1)
     iou = flatten_levels(outputs.iou, 1)[0].sigmoid()
@@ -105,11 +104,11 @@ def test_both_are_learned() -> None:
     }
     raw = outputs._replace(**leaves)
     optimizer = torch.optim.Adam([level for maps in leaves.values() for level in maps], lr=0.2)
-    priors = model.anchors(raw.boxes, CANVAS)
-    matched = assign_batch(model.criterion.assigner, priors, targets, padding="ignored")
+    priors = model.priors(raw.boxes, CANVAS)
+    matched = assign_batch(criterion_of(model).assigner, priors, targets, padding="ignored")
     matches = collect_matches(matched, targets, num_classes=CLASSES)
     for _ in range(60):
-        losses = model.head_loss(raw, priors, matches, targets)
+        losses = model.loss(raw, targets)
         optimizer.zero_grad()
         (losses["box"] + losses["density"]).backward()
         optimizer.step()

@@ -76,7 +76,8 @@ def test_scores_and_column(name: str, alpha: float) -> None:
     """Every prior and class is a candidate: the rows are all combinations, best class score of
     each level first; what follows from the maps directly must be the same."""
     model, outputs = forward(name)
-    model.estimates = replace(model.estimates, iou=IoUBranch(weight=1.0, alpha=alpha))
+    iou = IoUBranch(weight=1.0, alpha=alpha)
+    model.head.estimates = replace(model.head.estimates, iou=iou)
     (found,) = model.decode(outputs, [CANVAS])
     start = 0
     for level, (logits, ious) in enumerate(zip(outputs.class_logits, outputs.iou, strict=True)):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from detcli.models.necks.bifpn import EPS, Node
 from detcli.models.pyramid import NECKS
+from detcli.recipe.sections.network import AnyNeck
+from tests.sections import section
 
 WIDTHS = (6, 8, 10, 12)
 
@@ -40,7 +42,8 @@ KEYS: dict[str, dict[str, Any]] = {
 
 def neck(name: str, **changes: Any) -> Any:
     torch.manual_seed(0)
-    return NECKS[name](WIDTHS, **{**KEYS[name], **changes}).double()
+    options = section(AnyNeck, **{"name": name, **KEYS[name], **changes})
+    return NECKS[name](WIDTHS, options).double()
 
 
 def backbone_maps(height: int = 50, width: int = 70, images: int = 2) -> list[Tensor]:

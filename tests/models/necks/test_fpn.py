@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detcli.models.necks.fpn import FPN
 from detcli.models.necks.pan import PAN
+from detcli.recipe.sections.network import Neck
 from tests.models.necks.maps import (
     FPN_KEYS,
     WIDTHS,
@@ -29,7 +30,7 @@ def test_aspp_stands_before_the_lateral_of_c5(kind: type[FPN]) -> None:
     levels = part(maps)
     torch.testing.assert_close(seen[0], part.aspp(maps[-1]))
     torch.testing.assert_close(levels[3], part.extra[0](maps[-1]))
-    plain = FPN((*WIDTHS[:-1], 64), **FPN_KEYS).double()
+    plain = FPN((*WIDTHS[:-1], 64), Neck(**FPN_KEYS)).double()
     plain.lateral.load_state_dict(part.lateral.state_dict())
     plain.output.load_state_dict(part.output.state_dict())
     want = plain.own_levels([*maps[:-1], part.aspp(maps[-1])])

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from detcli.models.necks.fpn_carafe import CarafeFPN
+from detcli.recipe.sections.models.two_stage import CarafeNeck
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_level_is_enlarged() -> None:
     torch.manual_seed(0)
-    neck = CarafeFPN((8, 16, 24, 32), out_channels=16)
+    neck = CarafeFPN((8, 16, 24, 32), CarafeNeck(name="fpn_carafe", out_channels=16))
     maps = [torch.randn(2, c, 56 // s, 72 // s) for c, s in ((8, 1), (16, 2), (24, 4), (32, 8))]
     levels = neck(maps)
     assert neck.strides == (4, 8, 16, 32, 64)

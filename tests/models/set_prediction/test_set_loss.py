@@ -10,24 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detcli.models.set_prediction.set_loss import build_set_criterion, by_layer
-from detcli.recipe.sections.models.deformable_detr import DeformableDetr
-from detcli.recipe.sections.models.detr import Detr
 from detcli.types import Target
-from tests.models.specs import target
+from tests.models.specs import section, target
 
 SIZE = (60, 80)
 CLASSES = 3
 
 
 def criterion(name: str = "detr", **box_loss: Any) -> Any:
-    section = Detr(name="detr") if name == "detr" else DeformableDetr(name="deformable_detr")
-    values = section.model_dump()
-    return build_set_criterion(
-        assigner=values["assigner"],
-        class_loss=values["class_loss"],
-        l1_weight=values["l1_weight"],
-        box_loss={**values["box_loss"], **box_loss},
-    )
+    options = section(name)
+    changed = options.box_loss.model_copy(update=box_loss)
+    return build_set_criterion(options.model_copy(update={"box_loss": changed}))
 
 
 def predictions(extra: int, images: int = 2, layers: int = 1) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from detcli.assign import NEGATIVE, MaxIoUAssigner, RandomSampler
+from detcli.assign import NEGATIVE, MaxIoUAssigner, RandomSampler, build_assigner
 from detcli.models.dense.terms import build_criterion
 from detcli.models.two_stage.regions import (
     RegionOutputs,
@@ -128,9 +128,8 @@ def test_losses_of_regions(width: int) -> None:
 
 
 def region_case(targets: list[Target], **changes: Any) -> tuple[Any, Any]:
-    keywords = section("faster_rcnn", SMALL_TWO_STAGE, changes)
-    keys = ("assigner", "enlarge_small", "class_loss", "box_loss")
-    criterion = build_criterion(**{key: keywords[key] for key in keys})
+    options = section("faster_rcnn", SMALL_TWO_STAGE, changes)
+    criterion = build_criterion(options, build_assigner(options.assigner))
     samples = sample_regions(
         [random_boxes(60, seed=image) for image in range(len(targets))],
         targets,

@@ -10,6 +10,8 @@ from detcli.models.two_stage.regions import (
     RegionHead,
 )
 from detcli.models.two_stage.roi_pool import RegionPooler
+from detcli.recipe.sections.models import two_stage as sections
+from detcli.recipe.sections.models.two_stage import Pooler
 from tests.models.two_stage.small import (
     random_boxes,
 )
@@ -22,12 +24,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_pooler_takes_the_level_that_fits(aligned: bool, ratio: int) -> None:
     pooler = RegionPooler(
         (4, 8, 16),
-        name="roi_align",
-        side=3,
-        scale=4.0,
-        sampling_ratio=ratio,
-        aligned=aligned,
-        context=None,
+        Pooler(
+            name="roi_align",
+            side=3,
+            scale=4.0,
+            sampling_ratio=ratio,
+            aligned=aligned,
+            context=None,
+        ),
     )
     maps = [torch.randn(2, 5, 96 // s, 128 // s, requires_grad=True) for s in (4, 8, 16, 32)]
     sides = [3.0, 15.9, 16.0, 31.0, 32.0, 63.0, 64.0, 90.0]
@@ -48,12 +52,14 @@ def test_pooler_takes_the_level_that_fits(aligned: bool, ratio: int) -> None:
 def test_pooler_is_torchvisions() -> None:
     pooler = RegionPooler(
         (4, 8, 16, 32),
-        name="roi_align",
-        side=7,
-        scale=14.0,
-        sampling_ratio=2,
-        aligned=False,
-        context=None,
+        Pooler(
+            name="roi_align",
+            side=7,
+            scale=14.0,
+            sampling_ratio=2,
+            aligned=False,
+            context=None,
+        ),
     )
     maps = [torch.randn(2, 4, 256 // s, 320 // s) for s in (4, 8, 16, 32)]
     regions = [random_boxes(20, seed=1, scale=2.0), random_boxes(15, seed=2, scale=3.0)]
@@ -65,9 +71,7 @@ def test_pooler_is_torchvisions() -> None:
 
 def test_rounded_pooling() -> None:
     """Whole cells, the largest value: what the notes compare RoIAlign with."""
-    pooler = RegionPooler(
-        (8,), name="roi_pool", side=2, scale=14.0, sampling_ratio=0, aligned=True, context=None
-    )
+    pooler = RegionPooler((8,), Pooler(name="roi_pool", side=2))
     features = torch.arange(48.0).view(1, 1, 6, 8)
     boxes = torch.tensor([[7.0, 7.0, 33.0, 25.0]])  # cells 1 to 4, and 1 to 3
     got = pooler([features], [boxes])
@@ -84,8 +88,8 @@ def test_what_surrounds_a_region_is_pooled_beside_it() -> None:
         "sampling_ratio": 2,
         "aligned": True,
     }
-    plain = RegionPooler((8, 16), context=None, **options)
-    pooler = RegionPooler((8, 16), context=2.0, **options)
+    plain = RegionPooler((8, 16), Pooler(context=None, **options))
+    pooler = RegionPooler((8, 16), Pooler(context=2.0, **options))
     maps = [torch.randn(1, 5, 12, 16), torch.randn(1, 5, 6, 8)]
     boxes = torch.tensor([[20.0, 20, 44, 44], [30, 10, 90, 80]])
     around = torch.tensor([[8.0, 8, 56, 56], [0, -25, 120, 115]])
@@ -99,17 +103,18 @@ def test_what_surrounds_a_region_is_pooled_beside_it() -> None:
 def test_no_regions_at_all() -> None:
     pooler = RegionPooler(
         (8, 16),
-        name="roi_align",
-        side=3,
-        scale=4.0,
-        sampling_ratio=0,
-        aligned=True,
-        context=None,
+        Pooler(
+            name="roi_align",
+            side=3,
+            scale=4.0,
+            sampling_ratio=0,
+            aligned=True,
+            context=None,
+        ),
     )
     maps = [torch.randn(2, 4, 12, 16, requires_grad=True), torch.randn(2, 4, 6, 8)]
-    head = RegionHead(
-        4 * 9, num_classes=3, num_fcs=2, channels=8, class_agnostic=False, sigma=True, dropout=None
-    )
+    layers = sections.RegionHead(num_fcs=2, channels=8)
+    head = RegionHead(4 * 9, layers, num_classes=3, class_agnostic=False, sigma=True)
     logits, deltas, alpha = head(pooler(maps, [torch.zeros(0, 4)] * 2))
     assert logits.shape == (0, 4)
     assert deltas.shape == alpha.shape == (0, 12)

@@ -9,8 +9,10 @@ from torchvision.ops import box_iou
 
 from detcli.assign import IGNORED, NEGATIVE
 from detcli.models.dense.prior_grid import build_anchors
-from detcli.models.two_stage.rpn import Limits, ProposalRule
+from detcli.models.two_stage.rpn import ProposalRule
 from detcli.ops.coders import DeltaCoder
+from detcli.recipe.sections.models.two_stage import Limits, Proposals
+from detcli.recipe.sections.priors import Anchors
 from tests.models.specs import target
 from tests.models.two_stage.small import (
     CANVAS,
@@ -29,15 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_proposals_are_those_of_a_plain_loop() -> None:
     """Level by level: sort, decode, cut, drop thin ones, suppress one by one; then the best."""
-    grid = build_anchors(
-        (8, 16),
-        base_scale=3.0,
-        scales_per_octave=1,
-        ratios=(0.5, 1, 2),
-        sizes=None,
-        round_corners=False,
-        fit_grid=False,
-    )
+    grid = build_anchors((8, 16), Anchors(base_scale=3.0, scales_per_octave=1, ratios=(0.5, 1, 2)))
     maps = [torch.zeros(1, 3, 12, 16), torch.zeros(1, 3, 6, 8)]
     priors = grid(maps, CANVAS).split()
     generator = torch.Generator().manual_seed(1)
@@ -45,8 +39,9 @@ def test_proposals_are_those_of_a_plain_loop() -> None:
     scores[0][3:9] = 0.97  # ties
     deltas = [torch.randn(len(level), 4, generator=generator) * 0.5 for level in priors]
     size = (80, 120)
-    rule = ProposalRule(0.5, 2.0, train=Limits(150, 40), test=Limits(150, 40), coder=DeltaCoder())
-    found, places = rule.select(scores, deltas, priors, rule.train, size)
+    limits = Limits(topk_per_level=150, max_per_image=40)
+    rule = ProposalRule(Proposals(iou_threshold=0.5, min_side_px=2.0), DeltaCoder())
+    found, places = rule.select(scores, deltas, priors, limits, size)
 
     pairs: list[tuple[float, list[float]]] = []
     for level in range(2):
@@ -94,20 +89,13 @@ def test_limits_of_training_and_evaluation() -> None:
 
 def test_boxes_of_two_levels_do_not_suppress_each_other() -> None:
     box = torch.tensor([[10.0, 10, 40, 40]])
-    grid = build_anchors(
-        (8, 16),
-        base_scale=3.0,
-        scales_per_octave=1,
-        ratios=(1,),
-        sizes=None,
-        round_corners=False,
-        fit_grid=False,
-    )
+    grid = build_anchors((8, 16), Anchors(base_scale=3.0, scales_per_octave=1, ratios=(1,)))
     priors = grid([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 1)], CANVAS).split()
     deltas = [DeltaCoder().encode(box.expand(len(level), 4), level) for level in priors]
     scores = [torch.tensor([0.1, 0.9, 0.2, 0.3]), torch.tensor([0.8])]
-    rule = ProposalRule(0.5, 0.0, train=Limits(10, 10), test=Limits(10, 10), coder=DeltaCoder())
-    found, _ = rule.select(scores, deltas, priors, rule.train, CANVAS)
+    limits = Limits(topk_per_level=10, max_per_image=10)
+    rule = ProposalRule(Proposals(iou_threshold=0.5), DeltaCoder())
+    found, _ = rule.select(scores, deltas, priors, limits, CANVAS)
     torch.testing.assert_close(found, box.repeat(2, 1))
 
 

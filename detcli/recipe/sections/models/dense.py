@@ -1,4 +1,4 @@
-"""The `model` section: one class per detector, each with the keywords of its builder."""
+"""What the model sections of detectors on a feature pyramid share."""
 
 from collections.abc import Iterator
 from typing import Literal

@@ -50,6 +50,7 @@ class PooledNested(PooledExtra, Nested):
     """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
     name: Literal["unet_pp"] = Field(description="Neck type")
+    deep_supervision: ClassVar[bool] = False  # regions are looked up in one pyramid
 
 
 class CarafeNeck(Section):

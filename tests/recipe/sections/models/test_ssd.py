@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from detcli.errors import RecipeError
-from detcli.losses import SOFTMAX_LOSSES
 from detcli.recipe import diff_recipes, load_recipe
+from tests.sections import SOFTMAX_LOSSES
 
 TAKEN = (
     *("l1", "iou", "giou", "diou", "ciou", "eiou", "focal-eiou", "small-box-weight"),

@@ -321,29 +321,6 @@ class RetinaNetHead(Head):
     norm: HeadNorm = Field("none", description="Normalisation after each of them")
 
 
-class FcosHead(Head):
-    """Convolution towers of the head, shared by all levels."""
-
-    conv_bias: bool = Field(False, description="Bias in addition to the norm")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if self.conv == "rep" and self.conv_bias:
-            yield "conv_bias", "conv rep has no bias in addition to its norms; remove it"
-
-
-class VfnetHead(Head):
-    """Convolution towers before the first box, shared by all levels."""
-
-    num_convs: int = Field(3, ge=0, description="Number of 3x3 convolutions of each branch")
-    deform_last: bool = Field(False, description="The last of them is deformable (DCNv2)")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if self.deform_last and (self.num_convs == 0 or self.conv != "plain"):
-            yield "deform_last", "expected num_convs of 1 or more, and conv plain; remove it"
-
-
 class SearchedHead(Section):
     """Searched head of NAS-FCOS, shared by all levels."""
 

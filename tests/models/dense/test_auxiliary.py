@@ -22,6 +22,8 @@ from detcli.ops.priors import Priors, anchor_shapes, grid_priors
 from detcli.types import Target
 from tests.models.specs import BRANCHED_DETECTORS, SMALL_OF, detector, target, tiny
 
+pytestmark = pytest.mark.slow
+
 CANVAS = (64, 96)
 CLASSES = 3
 MAPS = [(8, 12), (4, 6)]

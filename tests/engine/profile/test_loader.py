@@ -32,6 +32,8 @@ from detcli.recipe import override_recipe
 from tests.engine.profile.trials import CPU, QUIET, tiny
 from tests.ticks import TICK_SECONDS, Ticks
 
+pytestmark = pytest.mark.slow
+
 SLOW_SECONDS = 0.05
 
 

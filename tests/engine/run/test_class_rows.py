@@ -11,6 +11,8 @@ from detcli.engine.run.class_rows import ClassRows, class_rows, with_classes
 from detcli.engine.run.start_weights import load_weights
 from detcli.recipe import Recipe, load_recipe
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "atss_r18_shapes",
     "cascade_rcnn_r18_shapes",

@@ -21,6 +21,8 @@ from tests.models.backbones.test_blocks import published
 from tests.models.specs import SMALL_CENTERNET, SMALL_TWO_STAGE, detector, target
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
 KINDS = ("mobilenetv3_small_050", "convnext_atto")

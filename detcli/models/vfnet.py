@@ -36,8 +36,7 @@ from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
 
 if TYPE_CHECKING:
-    from detcli.recipe.sections.models.vfnet import Vfnet
-    from detcli.recipe.sections.network import VfnetHead
+    from detcli.recipe.sections.models.vfnet import Vfnet, VfnetHead
 
 UNIT = 8.0  # strides that the first distances are counted in: 64 to 1024 pixels on P3 to P7
 OFFSET_SLOPE = 0.1  # share of the star's gradient that reaches the first distances

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 DATA ?= ../shared/data/bccd-voc
 
-.PHONY: install demo test lint bench zoo curves clean
+.PHONY: install demo test test-fast lint bench zoo curves clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ lint: install
 # One thread per process and a process per core: small tensors gain nothing from more threads.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# While one works: under two minutes on two cores. No training, no other processes, no linters.
+test-fast: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not bench"
 
 # The peers. ultralytics without its dependencies, which would put another OpenCV over ours.
 bench: install

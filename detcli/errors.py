@@ -27,6 +27,12 @@ class DataError(DetcliError):
     exit_code = 3
 
 
+class OutputError(DetcliError):
+    """A file that cannot be written: a full disk, a folder without permission."""
+
+    exit_code = 3
+
+
 class CheckpointError(DetcliError):
     """A checkpoint or weights file that cannot be used."""
 

@@ -1,6 +1,7 @@
 """Imports point one way, and the light commands never load torch."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from tests.paths import ROOT
 PACKAGE = ROOT / "detcli"
 PARTS = ("data", "models", "postprocess", "evaluation")
 # What each part may import besides itself.
-BASE = {"types", "errors", "__version__"}
+BASE = {"types", "errors", "text", "files", "__version__"}
 ALLOWED = {
     "errors": set(),
+    "text": set(),
+    "files": {"errors"},
     "types": {"errors"},
     "phases": set(),
     "jit": BASE,
@@ -68,6 +71,54 @@ def test_every_part_is_covered():
 def test_imports_point_one_way(path):
     part = part_of(path)
     assert set(ours(path)) - {part} <= ALLOWED[part]
+
+
+# The rooms of the engine, floor by floor: each imports only what lies on lower floors.
+FLOORS = (
+    {"run", "pictures", "lr_scale"},
+    {"detect", "compare"},
+    {"train", "inject"},
+    {"profile", "ablate"},
+)
+
+
+def test_every_room_of_the_engine_has_a_floor():
+    rooms = {
+        path.name for path in (PACKAGE / "engine").iterdir() if (path / "__init__.py").exists()
+    }
+    assert rooms == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("room", sorted(set().union(*FLOORS)))
+def test_rooms_of_the_engine_import_only_downwards(room):
+    (floor,) = (number for number, rooms in enumerate(FLOORS) if room in rooms)
+    lower = set().union(*FLOORS[:floor])
+    for path in (PACKAGE / "engine" / room).rglob("*.py"):
+        rooms = {name.split(".")[2] for name in modules(path) if name.startswith("detcli.engine.")}
+        assert rooms - {room} <= lower, path
+
+
+def name_of(path: Path) -> str:
+    """A file's name as a module."""
+    words = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(words[:-1] if words[-1] == "__init__" else words)
+
+
+NAMES = {name_of(path) for path in PACKAGE.rglob("*.py")}
+
+
+def modules(path: Path) -> set[str]:
+    """The modules of detcli that a file imports, those for type checking included."""
+    found = set()
+    for module, names in imports(path):
+        parts = {f"{module}.{name}" for name in names}
+        found |= parts if parts and parts <= NAMES else {*parts, module}
+    return (found & NAMES) - {name_of(path)}
+
+
+def test_no_file_imports_itself_by_a_detour():
+    graph = {name_of(path): modules(path) for path in PACKAGE.rglob("*.py")}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names them
 
 
 LIGHT = [

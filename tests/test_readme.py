@@ -1,4 +1,5 @@
-"""The README's commands, in its order, in an empty folder, on a small data set."""
+"""The README's commands, in its order, in an empty folder, on a small data set; and what the docs
+say about options, pages and files."""
 
 import re
 import shlex
@@ -13,8 +14,11 @@ from detcli.data.formats.read import read_records
 from tests.cli.run_cli import run
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (detcli .+)$", TEXT, re.MULTILINE)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 SHAPES = {"variant": "plain", "num_train": 4, "num_val": 4, "size": (64, 64), "seed": 0}
 
 
@@ -51,6 +55,10 @@ def voc_xml(records, index, stem):
 
 
 def test_it_opens_with_the_two_commands_and_the_three_questions():
+    assert [line.split("#")[0].split() for line in TEXT.splitlines()[2:4]] == [
+        ["make", "demo"],
+        ["make", "test"],
+    ]
     assert TEXT.index("make demo") < TEXT.index("make test") < TEXT.index("## Three questions")
     assert len(re.findall(r"^\*\*.+\?\*\*", TEXT.split("## Three questions")[1], re.MULTILINE)) == 3
 
@@ -61,9 +69,30 @@ def test_its_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-def test_its_links_exist():
-    for link in re.findall(r"\]\((docs/[^)]+)\)", TEXT):
-        assert (ROOT / link).is_file()
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *PAGES], ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            file, _, heading = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.is_file(), link
+            assert not heading or heading in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(page: Path) -> set[str]:
+    """The names of the pages that a page links to."""
+    return {Path(link).name for link in re.findall(r"\]\(([^)#]+)", page.read_text())}
+
+
+def test_each_page_of_the_docs_is_linked_to():
+    linked = {link for page in [ROOT / "README.md", *PAGES] for link in links(page)}
+    assert {page.name for page in PAGES} <= linked
 
 
 def test_its_table_lists_the_verbs_of_the_help(capsys):
@@ -104,27 +133,12 @@ def run_command(capsys, command):
         path.write_text(text)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "training",
-        "comparing",
-        "recipes",
-        "data",
-        "learning-rate",
-        "losses",
-        "augmentation",
-        "ablation",
-        "blocks",
-        "injection",
-        "profiling",
-    ],
-)
-def test_commands_in_the_docs_name_real_options(name, capsys):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_in_the_docs_name_real_options(page, capsys):
     """Commands of the docs are parsed by the real command line, up to what needs real files."""
-    for line in re.findall(r"^    (detcli .+)$", (ROOT / f"docs/{name}.md").read_text(), re.M):
+    for line in re.findall(r"^    (detcli .+)$", page.read_text(), re.M):
         words = shlex.split(line, comments=True)[1:]
-        verb = words[:2] if words[0] in {"recipes", "data"} else words[:1]
+        verb = words[:2] if words[0] in {"recipes", "data", "weights"} else words[:1]
         known = run(capsys, *verb, "--help").out
         for option in (word.split("=")[0] for word in words if word.startswith("--")):
             assert option in known, line

@@ -6,17 +6,14 @@ Letters: P priors, G ground-truth boxes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from detcli.assign.assigner import Assigner
 from detcli.ops.boxes import box_area, box_centers
 from detcli.ops.priors import Priors
 from detcli.types import check_shape
-
-if TYPE_CHECKING:
-    from detcli.assign import Assigner
 
 
 @dataclass(frozen=True)

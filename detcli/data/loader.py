@@ -22,6 +22,7 @@ from detcli.errors import DataError
 from detcli.types import Batch, Target
 
 if TYPE_CHECKING:
+    from detcli.recipe.sections.data import Data
     from detcli.types import IntArray
 
 Item = tuple[int, int]  # epoch, index
@@ -182,15 +183,11 @@ class Loader:
 
 def build_loader(
     dataset: DetectionDataset,
+    settings: Data,
     *,
     batch_per_rank: int,
-    workers: int,
-    pin_memory: bool,
-    prefetch_factor: int,
-    persistent_workers: bool,
-    group_by_aspect: bool,
-    pad_multiple: int,
     shuffle: bool,
+    pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
     seed: int = 0,
@@ -199,12 +196,12 @@ def build_loader(
 
     shuffle True is training: shuffled by (seed, epoch), every rank the same number of full
     batches (see `training_plan`), with the images that oversampling repeats. shuffle False is
-    evaluation: images in order, each once over all ranks, `group_by_aspect` without effect. The
-    batches are the same for any number of workers. pin_memory needs CUDA.
+    evaluation: images in order, each once over all ranks, `settings.group_by_aspect` without
+    effect. The batches are the same for any number of workers. pin_memory needs CUDA.
     """
     count, extra, sizes = len(dataset), dataset.extra, dataset.records.sizes
     wide = None
-    if group_by_aspect:
+    if settings.group_by_aspect:
         wide = sizes[:, 1] >= sizes[:, 0]
         wide = np.concatenate([wide, wide[extra]])
 
@@ -222,9 +219,9 @@ def build_loader(
         return batches[rank::world_size]
 
     options = {
-        "num_workers": workers,
+        "num_workers": settings.workers,
         "pin_memory": pin_memory,
-        "prefetch_factor": prefetch_factor if workers else None,
-        "persistent_workers": persistent_workers and workers > 0,
+        "prefetch_factor": settings.prefetch_factor if settings.workers else None,
+        "persistent_workers": settings.persistent_workers and settings.workers > 0,
     }
-    return Loader(dataset, plan, pad_multiple, options)
+    return Loader(dataset, plan, settings.pad_multiple, options)

@@ -126,6 +126,11 @@ class Records:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def learned(self) -> BoolArray:
+        """(G,) objects that a detector learns: neither crowd regions nor difficult."""
+        return np.asarray(~(self.crowd | self.difficult))
+
     def name(self, index: int) -> str:
         """The image's file name relative to `folder`."""
         start, stop = self.name_offsets[index], self.name_offsets[index + 1]

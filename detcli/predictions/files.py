@@ -7,7 +7,6 @@ the same columns under the same names. Either may be packed with gzip (`a.json.g
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 
 from detcli.errors import DataError, UsageError
+from detcli.files import write_atomically
 from detcli.predictions.formats import (
     EXTRA_COLUMNS,
     Columns,
@@ -100,9 +100,9 @@ def write_predictions(
         category_ids=ground_truth.category_ids,
         image_ids=tuple(ground_truth.image_ids.tolist()),
     )
-    _write_whole(path, lambda file: _WRITERS[path.suffix](file, columns))
+    write_atomically(path, lambda file: _WRITERS[path.suffix](file, columns))
     text = msgspec.json.format(msgspec.json.encode(meta), indent=1)
-    _write_whole(meta_path(path), lambda file: file.write(text))
+    write_atomically(meta_path(path), text)
 
 
 def read_predictions(path: str | Path, ground_truth: GroundTruth) -> Detections:
@@ -171,22 +171,6 @@ def check_not_thresholded(
             f"is missing; write them with a score threshold of at most {limit:g}, or add "
             "--allow-threshold"
         )
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write under a temporary name and rename, so that nobody ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_values(path: Path, columns: Columns) -> None:

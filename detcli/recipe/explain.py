@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from detcli.recipe.reading import KeyPath, dotted, nearest, shown
+from detcli.recipe.reading import KeyPath, dotted, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.sections.section import (
     BROKEN_RULES,
@@ -17,6 +17,7 @@ from detcli.recipe.sections.section import (
     section_for,
     variants,
 )
+from detcli.text import did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,7 @@ def _wanted(kind: str, message: str, got: Any) -> str:
 
 
 def _expected(wanted: str, got: Any, allowed: Iterable[str] = ()) -> str:
-    close = nearest(got, allowed) if isinstance(got, str) else None
-    hint = f"; did you mean {close}?" if close else ""
+    hint = did_you_mean(got, allowed) if isinstance(got, str) else ""
     return f"expected {wanted}, got {shown(got)}{hint}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detcli.errors import RecipeError
-from detcli.recipe.reading import nearest, one_line
+from detcli.text import nearest, one_line
 
 
 def recipes_folder() -> Path:

@@ -14,10 +14,11 @@ from detcli.errors import RecipeError
 from detcli.recipe.explain import explain
 from detcli.recipe.files import find_recipe, shipped_recipes
 from detcli.recipe.layers import Layers, parse_override
-from detcli.recipe.reading import Dumper, one_line, read_file, read_text
+from detcli.recipe.reading import Dumper, read_file, read_text
 from detcli.recipe.schema import Recipe
 from detcli.recipe.sections.section import flatten, plain
 from detcli.recipe.tricks import Trick, check_choice, check_early, check_needs, read_trick
+from detcli.text import one_line
 
 # What a recipe says about itself; everything else is a setting.
 DESCRIPTIONS = ("name", "about", "expected")

@@ -8,9 +8,7 @@ aliases are refused, so a small file cannot expand into a large one or into an o
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import yaml
 from yaml.composer import Composer
 
 from detcli.errors import RecipeError
+from detcli.text import one_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -240,16 +239,5 @@ def shown(value: Any) -> str:
     return _cut(repr(value))
 
 
-def one_line(text: str) -> str:
-    """Text without control characters."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
 def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}..."
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that `name` is most likely a slip of."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1)
-    return matches[0] if matches else None

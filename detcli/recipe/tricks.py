@@ -13,9 +13,10 @@ from detcli.errors import RecipeError
 from detcli.recipe.explain import all_keys, explain
 from detcli.recipe.files import find_trick, trick_names
 from detcli.recipe.layers import Mark, Multiple, Setting, leaves
-from detcli.recipe.reading import Document, nearest, one_line, read_file, shown
+from detcli.recipe.reading import Document, read_file, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.sections.section import Section, Words, flatten, plain
+from detcli.text import did_you_mean, one_line
 
 IS_SET = "set"
 MULTIPLE = re.compile(r"x(\d+(?:\.\d+)?)")
@@ -138,8 +139,7 @@ def _read_info(document: Document, file: str) -> TrickInfo:
     known = all_keys()
     for key in info.needs if info else ():
         if key not in known and not any(name.startswith(f"{key}.") for name in known):
-            close = nearest(key, known)
-            hint = f"; did you mean {close}?" if close else ""
+            hint = did_you_mean(key, known)
             lines.append(f"{file}:{document.lines['needs', key]}: needs: no key {key}{hint}")
     if lines or info is None:
         raise RecipeError("\n".join(lines))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detcli.errors import CheckpointError
+from detcli.text import nearest
 
 NAMED = 5  # tensors named in a message before "and N more"
 
@@ -20,10 +20,12 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
     name here) or of another shape; the model is then unchanged.
     """
     own = model.state_dict()
+    free = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
     problems = [
-        f"{name} {shape(value)} is unexpected{_nearest(name, own, state)}"
-        for name, value in state.items()
-        if name not in own
+        f"{name} {shape(state[name])} is unexpected"
+        + (_nearest(name, own, free) if index < NAMED else "")
+        for index, name in enumerate(unknown)
     ]
     problems += [
         f"{name} {shape(value)} is missing" for name, value in own.items() if name not in state
@@ -70,7 +72,6 @@ def some(parts: Sequence[str]) -> str:
     return "; ".join(parts[:NAMED]) + more
 
 
-def _nearest(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    free = [candidate for candidate in own if candidate not in state]
-    close = get_close_matches(name, free, n=1, cutoff=0.3)
-    return f" (nearest: {close[0]} {shape(own[close[0]])})" if close else ""
+def _nearest(name: str, own: Mapping[str, Tensor], free: Sequence[str]) -> str:
+    close = nearest(name, free)
+    return f" (nearest: {close} {shape(own[close])})" if close else ""

@@ -48,7 +48,7 @@ def draw(curves: dict[str, list[tuple[int, float]]], minutes: dict[str, float], 
         by_epoch.plot(epochs, quality, **look)
         by_time.plot([minutes[name] * epoch / epochs[-1] for epoch in epochs], quality, **look)
     by_epoch.set(xlabel="epochs of 500 images", ylabel="AP50 on 100 other images", ylim=(0, 1))
-    by_time.set(xlabel="minutes of one processor core")
+    by_time.set(xlabel="CPU minutes, one core")
     by_epoch.legend()
     for axes in (by_epoch, by_time):
         axes.grid(alpha=0.3)

@@ -22,6 +22,7 @@ from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms
 from tests.benchmarks.conftest import Table
 from tests.benchmarks.pairs import by_turns
+from tests.data.build import loading
 from tests.paths import SHARED, needs_shared
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -91,13 +92,14 @@ def _ours(records: Records, short: int, long: int, workers: int) -> Callable[[],
     )
     loader = build_loader(
         DetectionDataset(records, transforms, seed=0),
+        loading(
+            workers=workers,
+            prefetch_factor=2,
+            persistent_workers=True,
+            group_by_aspect=True,
+            pad_multiple=32,
+        ),
         batch_per_rank=BATCH,
-        workers=workers,
-        pin_memory=False,
-        prefetch_factor=2,
-        persistent_workers=True,
-        group_by_aspect=True,
-        pad_multiple=32,
         shuffle=True,
     )
 

@@ -20,6 +20,7 @@ from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
 from tests.benchmarks.conftest import Table
 from tests.benchmarks.pairs import by_turns
+from tests.data.build import loading
 from tests.paths import SHARED, needs_shared
 
 SIDE, BATCH, WORKERS, ROUNDS = 640, 4, 1, 5
@@ -48,13 +49,14 @@ def ours(records: Records, cache: str) -> Callable[[], int]:
         images.fill(1, lambda count: None)
     loader = build_loader(
         DetectionDataset(records, transforms, seed=0, cache=images),
+        loading(
+            workers=WORKERS,
+            prefetch_factor=2,
+            persistent_workers=True,
+            group_by_aspect=True,
+            pad_multiple=32,
+        ),
         batch_per_rank=BATCH,
-        workers=WORKERS,
-        pin_memory=False,
-        prefetch_factor=2,
-        persistent_workers=True,
-        group_by_aspect=True,
-        pad_multiple=32,
         shuffle=True,
     )
     return lambda: sum(len(batch.images) for batch in loader.start(0))

@@ -28,6 +28,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_clear_difference_is_called_one(capsys, runs):
     done = run(capsys, "compare", runs / "good", runs / "bad", "--json", "--bootstrap", 200)
     assert done.code == 0, done.err

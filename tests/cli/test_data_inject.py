@@ -13,6 +13,8 @@ from tests.cli.run_cli import run
 from tests.data.build import write_image
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

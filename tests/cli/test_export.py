@@ -16,6 +16,8 @@ from detcli.recipe import load_recipe
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("circle", "square", "triangle", "cross")
 MODEL = {
     "neck": {"conv": "rep", "upsample": "carafe"},

@@ -127,9 +127,7 @@ def test_the_engine_arrives_at_the_same_rate_with_the_written_recipe(
     assert recipe.name == "mine"
     assert "default" not in loaded.origins.values()
     engine = effective_learning_rate(
-        lr=recipe.optim.lr,
-        lr_batch=recipe.optim.lr_batch,
-        lr_rule=recipe.optim.lr_rule,
+        recipe.optim,
         batch_per_rank=recipe.data.batch_per_rank,
         world_size=3,
         accumulate=recipe.train.accumulate,

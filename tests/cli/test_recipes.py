@@ -260,3 +260,54 @@ def test_tricks_are_listed(capsys):
     assert all(entry["about"] and entry["source"] for entry in listed)
     assert set(in_process(capsys, "recipes", "tricks", "--quiet").out.split()) == names
     assert "mosaic" in in_process(capsys, "recipes", "tricks").out
+
+
+# What a practitioner searches the output of `detcli recipes tricks` for, and what that must find.
+SEARCHES = {
+    "gradient clipping": {"grad-clip", "grad-clip-value", "large-lr"},
+    "gradient accumulation": {"large-batch"},
+    "gradient checkpointing": {"recompute"},
+    "mixed precision": {"low-precision", "low-precision-fp16"},
+    "warm-up": {"warmup"},
+    "cosine annealing": {"cosine", "cosine-restarts"},
+    "on a plateau": {"plateau", "plateau-loss"},
+    "exponential moving average": {"ema"},
+    "stochastic weight averaging": {"swa"},
+    "knowledge distillation": {"distill"},
+    "feature map": {"aspp", "carafe", "distill", "duc"},
+    "bottom-up path": {"pan"},
+    "path aggregation": {"pan"},
+    "channel attention": {"se"},
+    "spatial attention": {"cbam"},
+    "squeeze-and-excitation": {"se"},
+    "global context": {"gc"},
+    "deformable convolution": {"dcn", "dcn-v1"},
+    "dilated": {"dilation"},
+    "atrous": {"aspp", "dilation"},
+    "depthwise separable": {"bifpn", "depthwise"},
+    "re-parameterised": {"rep-conv"},
+    "group norm": {"from-scratch", "norm-gn"},
+    "roi pooling": {"roi-context", "roi-pool"},
+    "label assignment": {"auxiliary-head", "enlarge-small"},
+    "hard example mining": {"ohem-hardest", "ohem-rank"},
+    "hard negatives": {"duck-injection"},
+    "label smoothing": {"label-smoothing"},
+    "class-balanced": {"class-weights"},
+    "box loss": {"ciou", "diou", "eiou", "focal-eiou", "giou", "iou", "small-box-weight"},
+    "mosaic": {"mosaic"},
+    "multi-scale": {"multi-scale"},
+    "random crop": {"crop"},
+    "poisson blending": {"poisson"},
+}
+
+
+def test_tricks_are_found_by_the_words_of_the_field(capsys):
+    lines = in_process(capsys, "recipes", "tricks").out.lower().splitlines()
+    found = {words: {line.split()[0] for line in lines if words in line} for words in SEARCHES}
+    missed = {words: names - found[words] for words, names in SEARCHES.items()}
+    assert {words: names for words, names in missed.items() if names} == {}
+
+
+def test_the_line_of_a_trick_is_short(capsys):
+    listed = json.loads(in_process(capsys, "recipes", "tricks", "--json").out)
+    assert [entry["name"] for entry in listed if len(entry["about"]) > 140] == []

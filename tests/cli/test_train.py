@@ -12,6 +12,8 @@ from detcli.engine.run import checkpoint
 from tests.cli.run_cli import run
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():

@@ -2,8 +2,9 @@
 
 import json
 import os
-import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -11,20 +12,17 @@ import torchvision
 from detcli.engine.run import checkpoint
 from detcli.weights import SOURCES
 from tests.cli.run_cli import run
-from tests.paths import SHARED, needs_shared
+from tests.fixtures import name_seeded
+from tests.paths import PARITY
+
+pytestmark = pytest.mark.slow
 
 
 def mmdetection_state(name):
-    sys.path.insert(0, str(SHARED / "parity"))
-    try:
-        import weights
-    finally:
-        sys.path.pop(0)
-    state = weights.state_dict(str(SHARED / "parity" / f"{name}.keys.txt"))
+    state = name_seeded.state_dict(PARITY / f"{name}.keys.txt")
     return {key: torch.from_numpy(value) for key, value in state.items()}
 
 
-@needs_shared
 @pytest.mark.parametrize(
     ("fixture", "recipe"),
     [("mm_atss_r50", "atss_r50"), ("mm_ssd300", "ssd300"), ("mm_centernet_r18", "centernet_r18")],
@@ -41,7 +39,8 @@ def test_an_mmdetection_checkpoint_comes_in_and_predicts(fixture, recipe, tmp_pa
     assert len(document["classes"]) == 80
     assert document["tensors"] == len(mmdetection_state(fixture))
 
-    photo = sorted((SHARED / "data" / "demo-photos").glob("*.jpg"))[0]
+    photo = tmp_path / "photo.jpg"
+    cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
     seen = run(capsys, "predict", out, photo, "--out", tmp_path / "p", "--json", "--quiet")
     assert seen.code == 0, seen.err
     assert len(json.loads(seen.out)["images"]) == 1
@@ -51,7 +50,6 @@ def test_an_mmdetection_checkpoint_comes_in_and_predicts(fixture, recipe, tmp_pa
     assert "exists already" in again.err
 
 
-@needs_shared
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -72,7 +70,6 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys, arguments, words):
     assert not (tmp_path / "x.pt").exists()
 
 
-@needs_shared
 @pytest.mark.parametrize(
     ("fixture", "recipe"),
     [
@@ -90,7 +87,6 @@ def test_the_recipe_is_found(fixture, recipe, tmp_path, capsys):
     assert json.loads(done.out)["recipe"] == recipe
 
 
-@needs_shared
 def test_a_class_head_goes_on_with_the_classes_of_the_users_data(tmp_path, capsys):
     """car is class 3 and person class 1 of COCO; wheel is new."""
     state = mmdetection_state("mm_atss_r50")
@@ -174,7 +170,6 @@ def test_darknets_reader_tells_a_file_of_torch_save(wrong_files, tmp_path, capsy
     assert "is a file of torch.save" in done.err
 
 
-@needs_shared
 def test_the_right_toolbox_is_named(tmp_path, capsys):
     source = tmp_path / "file.pth"
     torch.save(mmdetection_state("mm_atss_r50"), source)

@@ -16,14 +16,9 @@ from detcli.data.formats.read import read_records
 from detcli.data.loader import Loader, build_loader
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
-from detcli.engine.run.log import RunLog
-from detcli.engine.train import caching
-from detcli.engine.train.caching import build_caches
-from detcli.errors import DataError, UsageError
-from detcli.recipe import Recipe, load_recipe
+from detcli.errors import DataError
 from detcli.types import Batch
-from tests.data.build import coco_content, write_coco, write_image
-from tests.recipes import write_tiny
+from tests.data.build import coco_content, loading, write_coco, write_image
 
 AUGMENT: dict[str, Any] = {
     "flip": {"horizontal": 0.5, "vertical": 0.5},
@@ -53,13 +48,14 @@ def loader_of(records: Records, cache: ImageCache | None, workers: int) -> Loade
     transforms = build_transforms(resize=resize, augment=AUGMENT, train=True)
     return build_loader(
         DetectionDataset(records, transforms, seed=5, cache=cache),
+        loading(
+            workers=workers,
+            prefetch_factor=2,
+            persistent_workers=True,
+            group_by_aspect=True,
+            pad_multiple=32,
+        ),
         batch_per_rank=2,
-        workers=workers,
-        pin_memory=False,
-        prefetch_factor=2,
-        persistent_workers=True,
-        group_by_aspect=True,
-        pad_multiple=32,
         shuffle=True,
         seed=5,
     )
@@ -112,32 +108,6 @@ def test_a_broken_image_is_said_before_the_first_step(records: Records) -> None:
     Path(records.path(3)).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"3\.jpg"):
         filled(records, shared=False)
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Recipe:
-    return load_recipe(write_tiny(tmp_path), ["data.cache=ram"]).recipe
-
-
-def test_one_cache_for_one_split(recipe: Recipe, records: Records, tmp_path: Path) -> None:
-    """The overfit check trains and evaluates on the same images."""
-    log = RunLog(tmp_path, quiet=True)
-    first, second = build_caches(recipe, (records, records), log)
-    assert first is second is not None
-    assert "data.cache: 6 decoded images take 0.00 GiB" in (tmp_path / "log.txt").read_text()
-    plain = load_recipe(write_tiny(tmp_path)).recipe
-    assert build_caches(plain, (records, records), log) == (None, None)
-
-
-def test_what_does_not_fit_is_refused(
-    recipe: Recipe, records: Records, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needed = decoded_bytes(records)
-    monkeypatch.setattr(caching, "free_bytes", lambda shared: int(needed / 0.8) + 1)
-    assert build_caches(recipe, (records,), RunLog(quiet=True))[0] is not None
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match=r"6 decoded images take 0\.00 GiB in 2 processes, more"):
-        build_caches(recipe, (records,), RunLog(quiet=True))
 
 
 def test_free_memory_is_the_least_of_machine_container_and_shared_memory(

@@ -19,8 +19,9 @@ from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms
 from detcli.errors import DataError
 from detcli.types import Batch, Target
-from tests.data.build import coco_content, write_coco, write_image
+from tests.data.build import coco_content, loading, write_coco, write_image
 
+CALL = ("batch_per_rank", "rank", "world_size")
 RESIZE: dict[str, Any] = {"short": [32, 40], "long": 80, "pick": "choice", "eval_short": None}
 AUGMENT: dict[str, Any] = {
     "flip": {"horizontal": 0.5, "vertical": 0.5},
@@ -44,19 +45,11 @@ def records(tmp_path: Path) -> Records:
 
 
 def loader_of(records: Records, *, train: bool = True, **options: Any) -> Loader:
-    settings: dict[str, Any] = {
-        "batch_per_rank": 2,
-        "workers": 0,
-        "pin_memory": False,
-        "prefetch_factor": 2,
-        "persistent_workers": True,
-        "group_by_aspect": True,
-        "pad_multiple": 32,
-        "shuffle": train,
-        "seed": 5,
-    }
     transforms = build_transforms(resize=RESIZE, augment=AUGMENT, train=train)
-    return build_loader(DetectionDataset(records, transforms, seed=5), **(settings | options))
+    call: dict[str, Any] = {"batch_per_rank": 2, "shuffle": train, "seed": 5}
+    call |= {key: options.pop(key) for key in CALL if key in options}
+    settings = loading(**{"persistent_workers": True, **options})
+    return build_loader(DetectionDataset(records, transforms, seed=5), settings, **call)
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -187,13 +180,14 @@ def test_fired_counts_are_sums_over_the_batch(records: Records) -> None:
     transforms = build_transforms(resize=RESIZE, augment=always, train=True)
     loader = build_loader(
         DetectionDataset(records, transforms, seed=0),
+        loading(
+            workers=0,
+            prefetch_factor=2,
+            persistent_workers=False,
+            group_by_aspect=False,
+            pad_multiple=1,
+        ),
         batch_per_rank=3,
-        workers=0,
-        pin_memory=False,
-        prefetch_factor=2,
-        persistent_workers=False,
-        group_by_aspect=False,
-        pad_multiple=1,
         shuffle=True,
     )
     total: Counter[str] = Counter()
@@ -269,6 +263,7 @@ def test_two_ranks_share_the_single_process_epoch(records: Records) -> None:
     assert seen == set(range(11))
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_epochs(records: Records) -> None:
     """Resident memory of this process and its workers after many epochs, within 8 MiB."""
 

@@ -64,7 +64,8 @@ def test_take_keeps_images_with_their_boxes(tmp_path: Path) -> None:
 
 def test_readers_do_not_import_torch() -> None:
     code = (
-        "import sys, detcli.data.read, detcli.data.images, detcli.data.shapes, detcli.data.plan;"
+        "import sys, detcli.data.formats.read, detcli.data.formats.shapes;"
+        "import detcli.data.images, detcli.data.plan;"
         "sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

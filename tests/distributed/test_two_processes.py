@@ -18,6 +18,8 @@ from tests.models.specs import SMALL_OF
 from tests.paths import ROOT
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory):

@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detcli.types import Detections, GroundTruth
-from tests.paths import SHARED
+from tests.paths import FIXTURES
 
-COCO100 = SHARED / "data" / "known-answers-coco100"
+COCO100 = FIXTURES / "coco100"
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 

@@ -21,7 +21,6 @@ from tests.evaluation.oracle import (
     run_pycocotools,
     small_data_sets,
 )
-from tests.paths import needs_shared
 
 
 def assert_equals_pycocotools(ground_truth, detections):
@@ -58,7 +57,6 @@ def test_equals_pycocotools_with_over_100_detections_of_a_class(seed):
     assert 0.01 < result.metrics["AP"] < 0.99
 
 
-@needs_shared
 def test_known_answers_of_coco100():
     ground_truth, detections = read_coco100()
     expected = json.loads((COCO100 / "expected.json").read_text())["bbox"]

@@ -23,7 +23,6 @@ from tests.evaluation.oracle import (
     read_coco100,
     small_data_sets,
 )
-from tests.paths import needs_shared
 
 
 def report_of(ground_truth, detections):
@@ -168,7 +167,6 @@ def test_figures_of_tidecv_on_a_generated_data_set(seed):
     assert tuple(report.count.values()) == count
 
 
-@needs_shared
 def test_figures_of_tidecv_on_coco100():
     """Without detections of classes that have no object: tidecv counts such classes as 0.
 

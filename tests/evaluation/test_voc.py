@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from detcli.errors import DataError, UsageError
 from detcli.evaluation import evaluate_voc
 from tests.evaluation.oracle import detections_of, ground_truth_of, large_data_set, small_data_sets
-from tests.paths import SHARED, needs_shared
+from tests.paths import FIXTURES
 
-TOY = SHARED / "data" / "known-answers-voc-toy"
+TOY = FIXTURES / "voc_toy"
 
 
 def plain_iou(a, b, extra):
@@ -126,7 +126,6 @@ def read_toy():
     )
 
 
-@needs_shared
 @pytest.mark.parametrize("kind", ["AP_11point", "AP_every_point"])
 def test_published_answers(kind):
     ground_truth, detections = read_toy()
@@ -142,7 +141,6 @@ def test_published_answers(kind):
     assert result.per_class["class 0"] == {"AP": result.mAP, "objects": 15, "detections": 24}
 
 
-@needs_shared
 @pytest.mark.parametrize(("threshold", "expected"), [(0.1, 0.2801), (0.3, 0.2254)])
 def test_published_boxes_without_the_extra_pixel(threshold, expected):
     result = evaluate_voc(*read_toy(), iou_threshold=threshold)

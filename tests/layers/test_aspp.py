@@ -10,8 +10,7 @@ from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP as Peer
 
 from detcli.layers.aspp import ASPP
-from tests.layers.blocks_fixture import BlockFixture
-from tests.paths import needs_shared
+from tests.fixtures.blocks import BlockFixture
 
 RATES = (2, 4, 6)
 
@@ -27,7 +26,6 @@ def _part(kind: str):
     return lambda found: f"branches.{found[1]}.{kind}." if found[1] else f"project.{kind}."
 
 
-@needs_shared
 def test_equals_the_reference() -> None:
     fixture = BlockFixture("aspp")
     part = ASPP(32, channels=16, rates=RATES, norm="bn")

@@ -14,8 +14,7 @@ from detcli.layers.attention import (
     SqueezeExcitation,
     build_attention,
 )
-from tests.layers.blocks_fixture import BlockFixture
-from tests.paths import needs_shared
+from tests.fixtures.blocks import BlockFixture
 
 NAMES = (
     (r"^conv_mask\.", "mask."),
@@ -41,7 +40,6 @@ def ours(name: str) -> str:
     return name
 
 
-@needs_shared
 @pytest.mark.parametrize(("name", "keywords"), BLOCKS, ids=[name for name, _ in BLOCKS])
 def test_equals_the_reference(name: str, keywords: dict[str, object]) -> None:
     fixture = BlockFixture(name)

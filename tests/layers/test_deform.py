@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.layers.deform import DeformConv2d
-from tests.layers.blocks_fixture import BlockFixture
-from tests.paths import needs_shared
+from tests.fixtures.blocks import BlockFixture
 
 BLOCKS = [  # 32 to 16 channels
     ("dcnv1", {"modulated": False, "bias": False}),
@@ -20,7 +19,6 @@ BLOCKS = [  # 32 to 16 channels
 ]
 
 
-@needs_shared
 @pytest.mark.parametrize(("name", "keywords"), BLOCKS, ids=[name for name, _ in BLOCKS])
 def test_equals_mmcv(name: str, keywords: dict[str, int]) -> None:
     fixture = BlockFixture(name)

@@ -9,8 +9,7 @@ from torch import nn
 
 from detcli.layers.conv import Conv2d
 from detcli.layers.implicit import ImplicitConv2d
-from tests.layers.blocks_fixture import BlockFixture
-from tests.paths import needs_shared
+from tests.fixtures.blocks import BlockFixture
 
 
 def copies(channels: int) -> ImplicitConv2d:
@@ -24,7 +23,6 @@ def copies(channels: int) -> ImplicitConv2d:
     return part
 
 
-@needs_shared
 @pytest.mark.parametrize(("name", "vector"), [("implicit_a", "add"), ("implicit_m", "multiply")])
 def test_equals_yolor(name: str, vector: str) -> None:
     fixture = BlockFixture(name)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from detcli.layers.rep import RepConv
-from tests.layers.blocks_fixture import BlockFixture
-from tests.paths import needs_shared
+from tests.fixtures.blocks import BlockFixture
 
 NAMES = {
     "rbr_dense.0": "wide.conv",
@@ -41,7 +40,6 @@ def trained(in_channels: int, out_channels: int, stride: int = 1) -> RepConv:
     return part
 
 
-@needs_shared
 @pytest.mark.parametrize(("name", "width", "stride"), [("repconv", 32, 1), ("repconv_s2", 16, 2)])
 def test_equals_yolov7(name: str, width: int, stride: int) -> None:
     fixture = BlockFixture(name)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from detcli.layers.upsample import COMPRESSED, DUC, SIDE, Carafe
-from tests.layers.blocks_fixture import BlockFixture
-from tests.paths import needs_shared
+from tests.fixtures.blocks import BlockFixture
 
 NAMES = {"channel_compressor": "compress", "content_encoder": "encode"}
 
@@ -18,7 +17,6 @@ def ours(name: str) -> str:
     return f"{NAMES[module]}.{parameter}"
 
 
-@needs_shared
 def test_equals_mmcv() -> None:
     fixture = BlockFixture("carafe")
     part = Carafe(32)

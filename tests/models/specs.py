@@ -134,8 +134,7 @@ SMALL = {
     "neck": {"out_channels": 64},
     "head": {"num_convs": 1, "norm": "gn"},
 }
-SMALL_NAS_FCOS = {**SMALL, "head": {"norm": "gn"}}
-# The same with levels that images of 64 pixels have room for.
+# Levels and anchors that fit together, and that images of 64 pixels have room for.
 SMALL_SSD = {
     "neck": {"out_channels": [64, 64], "strides": [2, 2], "paddings": [1, 1]},
     "anchors": {
@@ -155,14 +154,6 @@ SMALL_TWO_STAGE: dict[str, Any] = {
     "pooler": {"side": 3, "scale": 4.0},
     "head": {"channels": 64},
     "sampler": {"num": None},
-}
-SMALL_GA_FASTER: dict[str, Any] = {
-    **SMALL_TWO_STAGE,
-    "rpn": {
-        "guidance": {"base_scale": 4.0, "sampler": {"num": None}},
-        "proposals": SMALL_TWO_STAGE["rpn"]["proposals"],
-        "sampler": {"num": None},
-    },
 }
 SMALL_CENTERNET: dict[str, Any] = {
     "backbone": {"name": "resnet"},
@@ -184,7 +175,6 @@ SMALL_DETR: dict[str, Any] = {
     },
     "num_queries": 10,
 }
-SMALL_DEFORMABLE_DETR: dict[str, Any] = {**SMALL_DETR, "two_stage": True, "refine": True}
 TWO_LAYERS: dict[str, Any] = {  # a set predictor for its importers
     "backbone": {"depth": 18},
     "transformer": {
@@ -196,30 +186,31 @@ TWO_LAYERS: dict[str, Any] = {  # a set predictor for its importers
     },
     "num_queries": 6,
 }
-TWO_STAGE = ("faster_rcnn", "cascade_rcnn", "ga_faster_rcnn")
-SMALL_OF: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("retinanet", "fcos", "atss", "vfnet", "ga_retinanet"), SMALL),
-    "nas_fcos": SMALL_NAS_FCOS,
-    "ssd": SMALL_SSD,
-    **dict.fromkeys(("faster_rcnn", "cascade_rcnn"), SMALL_TWO_STAGE),
-    "ga_faster_rcnn": SMALL_GA_FASTER,
-    "centernet": SMALL_CENTERNET,
-    "yolov4": SMALL_YOLOV4,
-    "detr": SMALL_DETR,
-    "deformable_detr": SMALL_DEFORMABLE_DETR,
-}
+# What a family is made small by: the key that tells it, and changes of which a detector takes those
+# whose keys it has. A new detector has no row here.
+FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("backbone", SMALL),
+    ("rpn", SMALL_TWO_STAGE),
+    ("rpn", {"rpn": {"guidance": {"base_scale": 4.0, "sampler": {"num": None}}}}),
+    ("transformer", SMALL_DETR),
+    ("transformer", {"two_stage": True, "refine": True}),
+)
+FITTED = {"ssd": SMALL_SSD, "centernet": SMALL_CENTERNET, "yolov4": SMALL_YOLOV4}
+
+
+def small_of(name: str) -> dict[str, Any]:
+    """Changes that make a detector one that a test can train in a second."""
+    defaults = SECTIONS[name].model_validate({"name": name, "backbone": {"weights": None}})
+    small: dict[str, Any] = {}
+    for key, changes in FAMILIES:
+        if key in type(defaults).model_fields:
+            small = _merge(small, _known(changes, defaults.model_dump()))
+    return _merge(small, FITTED.get(name, {}))
 
 
 def thin_vgg(*, frozen_stages: int, weights: None) -> VGG16:
     """A VGG-16 with few channels, in the place of the real one."""
     return VGG16(channels=(16, 16, 32, 64, 64), fc_channels=64, frozen_stages=frozen_stages)
-
-
-FPN_DETECTORS = tuple(name for name, small in SMALL_OF.items() if small is SMALL)
-# Those that can have an IoU branch and an auxiliary head.
-BRANCHED_DETECTORS = tuple(name for name in SECTIONS if "auxiliary" in SECTIONS[name].model_fields)
-# Those whose assigner and regression are a choice.
-DENSE_DETECTORS = tuple(name for name in SECTIONS if "regression" in SECTIONS[name].model_fields)
 
 
 def section(name: str, *changes: dict[str, Any]) -> dict[str, Any]:
@@ -264,3 +255,24 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) else value
     return merged
+
+
+def _known(change: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The part of a change whose keys there are, with values of the kind they have."""
+    known = {}
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            known[key] = _known(value, defaults[key])
+        elif key in defaults and not isinstance(defaults[key], tuple | list | dict):
+            known[key] = value
+    return known
+
+
+SMALL_OF = {name: small_of(name) for name in SECTIONS}
+TWO_STAGE = tuple(name for name in SECTIONS if "rpn" in SECTIONS[name].model_fields)
+# Those whose branches are towers of convolutions on a pyramid.
+FPN_DETECTORS = tuple(name for name in SECTIONS if "num_convs" in SMALL_OF[name].get("head", {}))
+# Those that can have an IoU branch and an auxiliary head.
+BRANCHED_DETECTORS = tuple(name for name in SECTIONS if "auxiliary" in SECTIONS[name].model_fields)
+# Those whose assigner and regression are a choice.
+DENSE_DETECTORS = tuple(name for name in SECTIONS if "regression" in SECTIONS[name].model_fields)

@@ -24,7 +24,7 @@ from detcli.weights import (
     recognise_centernet,
     recognise_mmdetection,
 )
-from tests.models.fixtures import Fixture, num_agreeing
+from tests.fixtures.reference import Fixture, num_agreeing
 from tests.models.plain_centernet import Weights, plain_dla, plain_dla_34, plain_resdcn
 from tests.models.specs import (
     CENTERNET_AUTHORS,
@@ -36,7 +36,8 @@ from tests.models.specs import (
     detector,
     target,
 )
-from tests.paths import needs_shared
+
+pytestmark = pytest.mark.slow
 
 LIMIT = 1e-4  # those of the fixtures' README
 GRADIENT_LIMIT = 1e-3
@@ -70,7 +71,6 @@ def run() -> Run:
     return Run(fixture, model, names, kept, outputs, losses)
 
 
-@needs_shared
 def test_features_and_raw_outputs_of_mmdetection(run: Run) -> None:
     for part in ("backbone", "neck"):
         for index, level in enumerate(run.kept[part]):
@@ -81,7 +81,6 @@ def test_features_and_raw_outputs_of_mmdetection(run: Run) -> None:
     assert run.fixture.error("raw/offset/0", run.outputs.offsets[0]) < LIMIT
 
 
-@needs_shared
 def test_losses_and_centres_of_mmdetection(run: Run) -> None:
     names = {"class": "loss_center_heatmap", "size": "loss_wh", "offset": "loss_offset"}
     for name, value in run.losses.items():
@@ -93,7 +92,6 @@ def test_losses_and_centres_of_mmdetection(run: Run) -> None:
     assert found.num_objects == run.fixture.arrays["target_labels/0"]
 
 
-@needs_shared
 def test_gradient_norms_of_mmdetection(run: Run) -> None:
     parameters = dict(run.model.named_parameters())
     for theirs, ours in {"backbone": "backbone", "neck": "neck", "bbox_head": "head"}.items():
@@ -110,7 +108,6 @@ def test_gradient_norms_of_mmdetection(run: Run) -> None:
         assert got == pytest.approx(want, rel=GRADIENT_LIMIT), name
 
 
-@needs_shared
 def test_final_boxes_of_mmdetection(run: Run) -> None:
     for image, found in enumerate(run.model.decode(run.outputs, run.fixture.sizes)):
         arrays = run.fixture.arrays

@@ -8,12 +8,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from detcli.ops.priors import Priors, anchor_shapes, grid_priors, priors_inside
-from tests.paths import SHARED, needs_shared
+from tests.paths import PARITY
 
 
-@needs_shared
 def test_shapes_are_mmdetections() -> None:
-    settings = json.loads((SHARED / "parity/mm_retinanet_r50.json").read_text())
+    settings = json.loads((PARITY / "mm_retinanet_r50.json").read_text())
     levels = settings["bbox_head"]["anchor_generator"]["base_anchors_xyxy"]
     for stride, want in zip((8, 16, 32, 64, 128), levels, strict=True):
         sizes = [stride * 4 * 2 ** (third / 3) for third in range(3)]

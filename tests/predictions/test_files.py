@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools.coco import COCO
 
-from detcli.errors import DataError, UsageError
+from detcli.errors import DataError, OutputError, UsageError
 from detcli.predictions import (
     PredictionsMeta,
     check_not_thresholded,
@@ -303,7 +303,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(files._WRITERS, ".json", full_disk)
-    with pytest.raises(DataError, match="cannot be written: No space left"):
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
         write_predictions(tmp_path / "p.json", table, truth(), META)
     assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == before
 

@@ -13,6 +13,8 @@ from detcli.errors import CheckpointError
 from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetection
 from tests.models.specs import detector
 
+pytestmark = pytest.mark.slow
+
 NUM_CLASSES = 5
 RESNET = {"name": "resnet", "depth": 18}
 SMALL: dict[str, Any] = {

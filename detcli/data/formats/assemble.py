@@ -5,7 +5,6 @@ Letters: I images, G boxes, C classes.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from detcli.data.formats.problems import Problems, one_line
+from detcli.data.formats.problems import Problems
 from detcli.data.images import ImageHeader, read_header, read_image
 from detcli.data.records import Notes, Records, pack_names
 from detcli.errors import DataError
+from detcli.text import did_you_mean, one_line
 
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
@@ -171,11 +171,9 @@ def choose_classes(
     known = set(names)
     for name in classes:
         if name not in known:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; the nearest name is {near[0]!r}" if near else ""
             raise DataError(
                 f"{source}: data.classes names {name!r}, but the data has "
-                f"{one_line(', '.join(names)[:200])}{hint}"
+                f"{one_line(', '.join(names)[:200])}{did_you_mean(name, names)}"
             )
     mapping = np.array([position.get(name, -1) for name in names], np.int64)
     return tuple(classes), mapping

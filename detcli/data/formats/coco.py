@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 
 from detcli.data.formats.assemble import BoxTable, ImageTable, Progress, build_records, check_images
-from detcli.data.formats.problems import Problems, one_line
+from detcli.data.formats.problems import Problems
 from detcli.data.images import read_bytes
 from detcli.data.records import Records
 from detcli.errors import DataError
+from detcli.text import one_line
 
 T = TypeVar("T")
 

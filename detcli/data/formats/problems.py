@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from detcli.errors import DataError
+from detcli.text import one_line
 
 SHOWN = 10
-
-
-def one_line(text: object) -> str:
-    """The text with control characters escaped, so that it stays on one line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 
 
 class Problems:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detcli.data.formats.assemble import BoxTable, ImageTable, Progress, build_records, check_images
-from detcli.data.formats.problems import Problems, one_line
+from detcli.data.formats.problems import Problems
 from detcli.data.images import SUFFIXES, read_bytes
 from detcli.data.records import Records
 from detcli.errors import DataError
+from detcli.text import one_line
 
 
 class VocObject(NamedTuple):

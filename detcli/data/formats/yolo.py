@@ -22,10 +22,11 @@ from detcli.data.formats.assemble import (
     build_records,
     check_images,
 )
-from detcli.data.formats.problems import Problems, one_line
+from detcli.data.formats.problems import Problems
 from detcli.data.images import SUFFIXES, read_bytes
 from detcli.data.records import Records
 from detcli.errors import DataError
+from detcli.text import one_line
 
 CLASS_FILES = ("classes.txt", "data.yaml")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import random
 import warnings
@@ -14,6 +13,7 @@ import torch
 
 from detcli.data.transforms.sample import Sample, draw_index
 from detcli.errors import UsageError
+from detcli.text import did_you_mean
 
 _WHERE = "data.augment.albumentations"
 _SEEDS = 2**24  # as many as a draw tells apart
@@ -75,8 +75,7 @@ def _build(library: Any, keywords: dict[str, Any]) -> Any:
     name = keywords.pop("name")
     kind = getattr(library, name, None)
     if not (isinstance(kind, type) and issubclass(kind, library.BasicTransform)):
-        near = difflib.get_close_matches(name, dir(library), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, dir(library))
         raise UsageError(f"{_WHERE}: albumentations has no transform {name!r}{hint}")
     try:
         with warnings.catch_warnings():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from detcli.data.records import Records
 from detcli.data.transforms.crop import crop
 from detcli.data.transforms.paste import overlaps
 from detcli.data.transforms.sample import IMAGENET_MEAN, Sample, draw, draw_index
@@ -87,6 +89,20 @@ def has_valid_size(boxes: Tensor, side: int, valid: Sequence[float]) -> Tensor:
     share = sides.prod(dim=1).sqrt() / side
     # Chips begin on whole pixels: half a pixel of rounding at either end, and some to spare.
     return (share >= valid[0]) & (share <= valid[1]) & (sides <= side - 2).all(dim=1)
+
+
+def no_valid_size(records: Records, keywords: Mapping[str, Any]) -> str | None:
+    """Why Chips would find no object in these images; None if it can act."""
+    boxes = torch.from_numpy(records.boxes_xywh[records.learned])
+    boxes = torch.cat([torch.zeros_like(boxes[:, :2]), boxes[:, 2:]], dim=1)
+    sides, (low, high) = keywords["sides_px"], keywords["valid"]
+    if any(has_valid_size(boxes, side, (low, high)).any() for side in sides):
+        return None
+    shown = ", ".join(map(str, sides))
+    return (
+        f"no training object is between {low:g} and {high:g} of a chip's side ({shown} pixels); "
+        "change sides_px or valid"
+    )
 
 
 def cover(boxes: Tensor, side: int, size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from detcli.data.mutual_information import mutual_information
+from detcli.data.records import Records
 from detcli.data.transforms.blending import Blend, blend_in, pixels_of
 from detcli.data.transforms.paste import free_place
-from detcli.data.transforms.patches import Patch, read_patches
+from detcli.data.transforms.patches import INDEX, Patch, read_patches
 from detcli.data.transforms.sample import Sample, draw, draw_index
 
 
@@ -125,3 +127,19 @@ def _places(sample: Sample, taken: torch.Tensor, patch: Patch, count: int) -> tu
             there = pixels_of(sample.image[:, top : top + height, left : left + width])
             found.append(Place(top, left, mutual_information(mine, there)))
     return tuple(found)
+
+
+def no_patches(records: Records, keywords: Mapping[str, Any]) -> str | None:
+    """Why DuckInjection has nothing to put into these images; None if it can act. Raises DataError
+    for patches that cannot be read."""
+    folder = keywords["patches"]
+    if not os.path.isfile(os.path.join(folder, INDEX)):
+        return f"patches: {folder} has no {INDEX}; `detcli data inject` writes such a folder"
+    found = read_patches(folder)
+    for key, patches in (("negatives", found.negatives), ("objects", found.objects)):
+        if keywords[key] and not patches:
+            return f"patches: {folder} has no {key}, but {key} is {keywords[key]}; set that to 0"
+    if keywords["objects"] and found.class_names != records.class_names:
+        theirs, ours = (", ".join(names) for names in (found.class_names, records.class_names))
+        return f"patches: {folder} has the classes {theirs}, and the data {ours}"
+    return None

@@ -66,11 +66,11 @@ def resized(sample: Sample, height: int, width: int) -> Sample:
 class Flip:
     """Mirror left-right and top-bottom, each with its own probability."""
 
-    names = ("flip_horizontal", "flip_vertical")
-
     def __init__(self, horizontal: float, vertical: float) -> None:
         self.horizontal = horizontal
         self.vertical = vertical
+        chances = {"flip_horizontal": horizontal, "flip_vertical": vertical}
+        self.names = tuple(name for name, chance in chances.items() if chance > 0)
 
     def __call__(self, sample: Sample) -> Sample:
         if draw() < self.horizontal:

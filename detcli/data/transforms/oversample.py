@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detcli.data.records import Records
-from detcli.data.transforms.small import images_with, small_boxes
+from detcli.data.transforms.small import images_with, nothing_small, small_boxes
 
 if TYPE_CHECKING:
     from detcli.types import IntArray
@@ -27,3 +28,13 @@ class Oversample:
         """The images (positions) of an epoch beyond the first time of each."""
         chosen = images_with(records, small_boxes(records, self.max_side_px))
         return np.tile(chosen, self.ratio - 1)
+
+
+def nothing_to_repeat(records: Records, keywords: Mapping[str, Any]) -> str | None:
+    """Why Oversample could do nothing on these images; None if it can act."""
+    if why := nothing_small(records, keywords):
+        return why
+    extra = Oversample(**keywords).extra(records)
+    if len(extra) < len(records) * (keywords["ratio"] - 1):
+        return None
+    return "every training image has small objects, so it would only make epochs longer"

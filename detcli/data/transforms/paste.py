@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from detcli.data.records import Records
 from detcli.data.transforms.crop import crop
 from detcli.data.transforms.geometry import resized
 from detcli.data.transforms.pool import Mixing, Pool
 from detcli.data.transforms.sample import Sample, draw, draw_between, draw_index
-from detcli.data.transforms.small import boxes_of
+from detcli.data.transforms.small import boxes_of, images_with, nothing_small, small_boxes
 
 MARGIN = 0.25
 """Surroundings that are copied with an object, as a fraction of its sides; they fade out."""
@@ -79,6 +82,18 @@ def copyable(boxes: Tensor, ignore: Tensor, max_side_px: float) -> list[int]:
     small = (sides.prod(dim=1) < max_side_px**2) & ~ignore
     rows: list[int] = small.nonzero()[:, 0].tolist()
     return [row for row in rows if overlaps(boxes, with_margin(boxes[row])).sum() == 1]
+
+
+def nothing_to_copy(records: Records, keywords: Mapping[str, Any]) -> str | None:
+    """Why CopyPaste could do nothing on these images; None if it can act."""
+    side = keywords["max_side_px"]
+    if why := nothing_small(records, keywords):
+        return why
+    for index in images_with(records, small_boxes(records, side)):
+        boxes, ignore = (torch.from_numpy(column) for column in boxes_of(records, int(index)))
+        if copyable(boxes, ignore, side):
+            return None
+    return f"every training object smaller than {side:g} pixels touches another box"
 
 
 def with_margin(box: Tensor) -> Tensor:

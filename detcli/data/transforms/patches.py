@@ -12,13 +12,13 @@ import msgspec
 import torch
 from torch import Tensor
 
-from detcli.data.formats.problems import one_line
 from detcli.data.images import read_bytes, read_image
 from detcli.data.transforms.blending import ROOM_PX, Core, pixels_of
 from detcli.data.transforms.crop import crop
 from detcli.data.transforms.paste import overlaps, pixels_around, with_margin
 from detcli.data.transforms.sample import Sample
 from detcli.errors import DataError
+from detcli.text import one_line
 
 INDEX = "patches.json"
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from detcli.data.records import Records
 from detcli.data.transforms.blending import blend_in
 from detcli.data.transforms.paste import copyable, cut_out, free_place, pixels_around
 from detcli.data.transforms.patches import is_whole, with_room
-from detcli.data.transforms.pool import Mixing, Pool
+from detcli.data.transforms.pool import Mixing, Pool, too_few
 from detcli.data.transforms.sample import Sample, draw, draw_index
+from detcli.data.transforms.small import boxes_of, no_objects
 
 
 class Poisson(Mixing):
@@ -50,3 +55,14 @@ def blendable(boxes: Tensor, ignore: Tensor, size: tuple[int, int]) -> list[int]
     boxes (M, 4) xyxy; ignore (M,) bool.
     """
     return [row for row in copyable(boxes, ignore, math.inf) if is_whole(boxes[row], size)]
+
+
+def nothing_to_blend(records: Records, keywords: Mapping[str, Any]) -> str | None:
+    """Why Poisson could do nothing on these images; None if it can act."""
+    if why := too_few(records, keywords) or no_objects(records, keywords):
+        return why
+    for index in range(len(records)):
+        boxes, ignore = (torch.from_numpy(column) for column in boxes_of(records, index))
+        if blendable(boxes, ignore, records.size(index)):
+            return None
+    return "every training object touches another box or the border"

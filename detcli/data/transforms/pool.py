@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from detcli.data.records import Records
 from detcli.data.transforms.sample import Sample, draw_index
@@ -39,3 +39,10 @@ class Mixing(ABC):
     @abstractmethod
     def __call__(self, sample: Sample, pool: Pool) -> Sample:
         """The sample, mixed with images of the pool."""
+
+
+def too_few(records: Records, _: Mapping[str, Any]) -> str | None:
+    """Why a transform that mixes images cannot act; None if it can."""
+    if len(records) >= 2:
+        return None
+    return f"it mixes different images, and the training split has {len(records)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def small_boxes(records: Records, max_side_px: float) -> BoolArray:
     """(G,) objects, not ignored ones, whose box has an area below max_side_px squared, in pixels
     of the image as stored; 32 is COCO's limit."""
     small = records.boxes_xywh[:, 2:].prod(axis=1) < max_side_px**2
-    return np.asarray(small & ~records.crowd & ~records.difficult)
+    return np.asarray(small & records.learned)
 
 
 def boxes_of(records: Records, index: int) -> tuple[FloatArray, BoolArray]:
@@ -33,3 +34,18 @@ def images_with(records: Records, boxes: BoolArray) -> IntArray:
     """The images that own at least one of the chosen (G,) boxes, in order."""
     before = np.concatenate([[0], np.cumsum(boxes)])
     return np.flatnonzero(np.diff(before[records.offsets]))
+
+
+def no_objects(records: Records, _: Mapping[str, Any]) -> str | None:
+    """Why an augmentation that needs an object cannot act; None if it can."""
+    return None if records.learned.any() else "no training image has an object"
+
+
+def nothing_small(records: Records, keywords: Mapping[str, Any]) -> str | None:
+    """Why an augmentation of small objects cannot act; None if it can."""
+    side = keywords["max_side_px"]
+    if small_boxes(records, side).any():
+        return None
+    areas = records.boxes_xywh[records.learned, 2:].prod(axis=1)
+    smallest = f"the smallest has {np.sqrt(areas.min()):.0f}" if len(areas) else "there are none"
+    return f"no training object is smaller than {side:g} pixels ({smallest}; max_side_px)"

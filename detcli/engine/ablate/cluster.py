@@ -11,6 +11,7 @@ from typing import Any
 
 from detcli.engine.ablate.trial import Processes, Trial, train_trial, write_result
 from detcli.errors import UsageError
+from detcli.files import write_atomically
 
 
 def run_on_ray(trials: Sequence[Trial], *, address: str, gpus: int, cpus: int) -> Iterator[Trial]:
@@ -61,10 +62,7 @@ def receive(trial: Trial, files: dict[str, bytes]) -> None:
         path = trial.folder / Path(name)
         if path.is_file() and path.read_bytes() == content:
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomically(path, content)
 
 
 def _connect(address: str) -> Any:

@@ -91,55 +91,84 @@ class Outcome:
         return next(row for row in self.rows if row.system.name == name)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The trials that came to an end, and what is known of them; found: None without any."""
+
+    trials: Sequence[Trial]
+    found: Bootstrap | None
+    images: int
+
+    def places(self, system: str | None) -> list[int]:
+        """Where the trials of a system stand among them."""
+        return [index for index, trial in enumerate(self.trials) if trial.system == system]
+
+    def values(self, name: str, indices: Sequence[int]) -> list[float | None]:
+        """A metric of these trials, None where it is not defined."""
+        return [self.found.systems[index][name].value for index in indices] if self.found else []
+
+
 def evaluate_trials(plan: Plan, trials: Sequence[Trial], log: RunLog, resamples: int) -> Outcome:
     """Measure all trials on the same images and resamples.
 
     Raises DataError where a trial's predictions cannot be used.
     """
-    reasons = [_reason(trial) for trial in trials]
-    done = [trial for trial, reason in zip(trials, reasons, strict=True) if reason is None]
-    found, images = None, 0
-    if done:
-        files = load_prediction_files(
-            [trial.predictions for trial in done], None, allow_threshold=False, need_truth=True
-        )
-        images = files.ground_truth.num_images
-        tables = [match(files.ground_truth, table) for table in files.tables]
-        with log.bar("bootstrap", resamples, unit="resamples") as advance:
-            found = bootstrap(
-                files.ground_truth, tables, metrics=METRICS, resamples=resamples, progress=advance
-            )
-    places = {
-        system.name: [index for index, trial in enumerate(done) if trial.system == system.name]
-        for system in plan.systems
-    }
-    spreads = {name: _values(found, indices) for name, indices in places.items()}
-    pooled = pooled_spread(list(spreads.values()))
+    reasons = [(trial, _reason(trial)) for trial in trials]
+    finished = _measure([trial for trial, reason in reasons if reason is None], log, resamples)
+    pooled = pooled_spread([_aps(finished, system.name) for system in plan.systems])
     rows = []
     for system in plan.systems:
-        mine = places[system.name]
-        theirs = places[system.against] if system.against is not None else []
-        comparable = found is not None and mine and theirs
-        rows.append(
-            Row(
-                system,
-                values=tuple(spreads[system.name]),
-                metrics=_means(found, mine),
-                spread=_deviation(spreads[system.name]),
-                delta=mean_difference(found, "AP", mine, theirs)
-                if found is not None and comparable
-                else None,
-                seed_margin=pooled.margin(len(mine), len(theirs)) if comparable else None,
-                cost=mean_cost([read_cost(done[index], images) for index in mine]),
-                failed={
-                    trial.seed: reason
-                    for trial, reason in zip(trials, reasons, strict=True)
-                    if trial.system == system.name and reason is not None
-                },
-                idle=never_fired([done[index] for index in mine]),
-            )
-        )
-    return Outcome(plan, tuple(rows), images, resamples, _notes(plan, rows, pooled))
+        mine = [(trial, reason) for trial, reason in reasons if trial.system == system.name]
+        failed = {trial.seed: reason for trial, reason in mine if reason is not None}
+        rows.append(_row(system, finished, pooled, failed))
+    return Outcome(plan, tuple(rows), finished.images, resamples, _notes(plan, rows, pooled))
+
+
+def _measure(done: Sequence[Trial], log: RunLog, resamples: int) -> Finished:
+    """Hold the predictions of finished trials against the ground truth."""
+    if not done:
+        return Finished((), None, 0)
+    files = load_prediction_files(
+        [trial.predictions for trial in done], None, allow_threshold=False, need_truth=True
+    )
+    truth = files.ground_truth
+    tables = [match(truth, table) for table in files.tables]
+    with log.bar("bootstrap", resamples, unit="resamples") as advance:
+        found = bootstrap(truth, tables, metrics=METRICS, resamples=resamples, progress=advance)
+    return Finished(done, found, truth.num_images)
+
+
+def _row(
+    system: System, finished: Finished, pooled: PooledSpread, failed: Mapping[int, str]
+) -> Row:
+    mine, theirs = finished.places(system.name), finished.places(system.against)
+    aps, trials = _aps(finished, system.name), [finished.trials[index] for index in mine]
+    delta = margin = None
+    if finished.found is not None and mine and theirs:
+        delta = mean_difference(finished.found, "AP", mine, theirs)
+        margin = pooled.margin(len(mine), len(theirs))
+    return Row(
+        system,
+        values=tuple(aps),
+        metrics={name: _mean(finished.values(name, mine)) for name in METRICS},
+        spread=float(np.std(aps, ddof=1)) if len(aps) > 1 else None,
+        delta=delta,
+        seed_margin=margin,
+        cost=mean_cost([read_cost(trial, finished.images) for trial in trials]),
+        failed=failed,
+        idle=never_fired(trials),
+    )
+
+
+def _aps(finished: Finished, system: str) -> list[float]:
+    """(K,) AP of the seeds of a system, 0 where it is not defined."""
+    return [value or 0.0 for value in finished.values("AP", finished.places(system))]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are defined."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 @dataclass(frozen=True)
@@ -219,26 +248,6 @@ def _records(trial: Trial) -> list[dict[str, Any]]:
 def _reason(trial: Trial) -> str | None:
     result = read_result(trial)
     return "not trained yet" if result is None else result.reason
-
-
-def _values(found: Bootstrap | None, indices: Sequence[int]) -> list[float]:
-    if found is None:
-        return []
-    return [found.systems[index]["AP"].value or 0.0 for index in indices]
-
-
-def _means(found: Bootstrap | None, indices: Sequence[int]) -> dict[str, float | None]:
-    means: dict[str, float | None] = dict.fromkeys(METRICS)
-    for name in METRICS if found is not None and indices else ():
-        assert found is not None
-        values = [found.systems[index][name].value for index in indices]
-        defined = [value for value in values if value is not None]
-        means[name] = float(np.mean(defined)) if defined else None
-    return means
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _notes(plan: Plan, rows: Sequence[Row], pooled: PooledSpread) -> tuple[str, ...]:

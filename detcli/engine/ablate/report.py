@@ -12,8 +12,8 @@ from typing import Any
 
 from detcli.engine.ablate.outcome import METRICS, Cost, Outcome, Row
 from detcli.engine.pictures.plots import Interval, TimedAP, plot_ap_against_time, plot_differences
-from detcli.engine.run.log import write_atomically
 from detcli.evaluation.report import difference_json
+from detcli.files import write_atomically
 from detcli.recipe import diff_recipes
 from detcli.recipe.reading import shown
 

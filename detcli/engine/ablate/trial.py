@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detcli.engine.run.log import write_atomically
+from detcli.files import write_atomically
 from detcli.recipe import Recipe, dump_yaml
 
 RUN, RESULT, RECIPE, CONSOLE, FINAL = "run", "result.json", "recipe.yaml", "console.txt", "final"

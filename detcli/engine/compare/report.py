@@ -12,10 +12,10 @@ import msgspec
 
 from detcli.engine.compare.nms_compare import Comparison, MethodResult
 from detcli.engine.pictures import plots
-from detcli.engine.run.log import write_atomically
 from detcli.errors import UsageError
 from detcli.evaluation import METRIC_NAMES, precision_recall
 from detcli.evaluation.report import difference_cells, difference_json, format_value
+from detcli.files import write_atomically
 from detcli.predictions import PredictionsMeta, write_predictions
 from detcli.predictions.with_truth import PredictionFiles
 

@@ -88,22 +88,30 @@ def doubts(recipe: Recipe, class_names: Sequence[str], views: Sequence[View]) ->
 
     Raises UsageError where a view cannot give right answers: a mirrored left hand is a right one.
     """
-    data = recipe.data
     if any(view.mirrored for view in views):
-        sided = [name for name in class_names if any(side in name.lower() for side in _SIDES)]
-        if sided:
-            raise UsageError(
-                f"--flip: class {', '.join(map(repr, sided))} changes meaning in a flipped image; "
-                "remove --flip"
-            )
-        if data.augment.flip is None or data.augment.flip.horizontal == 0:
-            yield "--flip: this detector was trained without horizontal flips; AP may drop"
+        yield from _doubts_of_mirrors(recipe, class_names)
     if recipe.postprocess.method == "none":
         yield (
             f"{recipe.model.name} predicts each object once per view (method none): only "
             "boxes of different views are merged"
         )
-    trained = [short / recipe_short(recipe) for short in data.resize.short]
+    yield from _doubts_of_scales(recipe, views)
+
+
+def _doubts_of_mirrors(recipe: Recipe, class_names: Sequence[str]) -> Iterator[str]:
+    sided = [name for name in class_names if any(side in name.lower() for side in _SIDES)]
+    if sided:
+        raise UsageError(
+            f"--flip: class {', '.join(map(repr, sided))} changes meaning in a flipped image; "
+            "remove --flip"
+        )
+    flip = recipe.data.augment.flip
+    if flip is None or flip.horizontal == 0:
+        yield "--flip: this detector was trained without horizontal flips; AP may drop"
+
+
+def _doubts_of_scales(recipe: Recipe, views: Sequence[View]) -> Iterator[str]:
+    trained = [short / recipe_short(recipe) for short in recipe.data.resize.short]
     low, high = min(trained), max(trained)
     strange = [
         view.scale

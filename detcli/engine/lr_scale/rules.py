@@ -6,12 +6,11 @@ Arithmetic only. `ratio` is always images per step here over images per step at 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from detcli.recipe.schema import Recipe
-    from detcli.recipe.sections.models.table import Model
+from detcli.engine.lr_scale.base import Base, StepBatch
+from detcli.errors import UsageError
 
 RULES = ("linear", "sqrt", "none")
 SOURCES = {
@@ -24,52 +23,6 @@ FEW_STEPS = 1000
 SHORT_WARMUP = 100  # steps
 LONG_WARMUP = 0.25  # of all steps
 TABLE_DOUBLINGS = 4  # of the base batch, up and down
-
-
-class StepBatch(NamedTuple):
-    """The images of one optimiser step."""
-
-    gpus: int
-    imgs_per_gpu: int
-    accumulate: int = 1
-
-    @property
-    def images(self) -> int:
-        return self.gpus * self.imgs_per_gpu * self.accumulate
-
-
-class Base(NamedTuple):
-    """What is tuned to a batch size, and at which: `lr` holds at `batch` images per step, warm-up
-    and averages at `tuned_batch`.
-
-    ema_decay, ema_warmup_steps: None without an average; batch_stats: the batch norm whose
-    statistics are those of a training batch (bn, sync_bn), None where there is none or it is not
-    known; warmup_steps: 0 without a warm-up; milestones: epochs; clips: gradients are clipped.
-    """
-
-    optimizer: str
-    lr: float
-    batch: int
-    rule: str
-    tuned_batch: int
-    weight_decay: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    clips: bool = False
-    schedule: str = "step"
-    epochs: int = 12
-    milestones: tuple[int, ...] = (8, 11)
-    warmup_steps: int = 500
-    ema_decay: float | None = None
-    ema_warmup_steps: int | None = None
-    batch_stats: str | None = None
-
-
-# Where no recipe says otherwise. Rates: note 001 for SGD, DETR (Carion et al. 2020, note 004) for
-# AdamW; rules: the one that is derived for the optimiser.
-COMMON = {
-    "sgd": Base("sgd", lr=0.02, batch=16, rule="linear", tuned_batch=16),
-    "adamw": Base("adamw", lr=0.0001, batch=16, rule="sqrt", tuned_batch=16),
-}
 
 
 class Adjustment(NamedTuple):
@@ -137,37 +90,6 @@ def lr_expression(lr: float, base_batch: int, batch: int, rule: str) -> str:
     return f"{lr:g}{factors[rule]}"
 
 
-def base_of(recipe: Recipe) -> Base:
-    """What a recipe is tuned to."""
-    optim, schedule, ema = recipe.optim, recipe.schedule, recipe.train.ema
-    return Base(
-        optimizer=optim.name,
-        lr=optim.lr,
-        batch=optim.lr_batch,
-        rule=optim.lr_rule,
-        tuned_batch=optim.lr_batch,
-        weight_decay=optim.weight_decay,
-        betas=optim.betas,
-        clips=optim.clip_norm is not None or optim.clip_value is not None,
-        schedule=schedule.name,
-        epochs=schedule.num_epochs,
-        milestones=schedule.milestone_epochs if schedule.name == "step" else (),
-        warmup_steps=0 if schedule.warmup == "none" else schedule.warmup_steps,
-        ema_decay=None if ema is None else ema.decay,
-        ema_warmup_steps=None if ema is None else ema.warmup_steps,
-        batch_stats=_batch_stats(recipe.model),
-    )
-
-
-def _batch_stats(model: Model) -> str | None:
-    """The norm of the backbone if it computes statistics of each batch."""
-    backbone = model.backbone
-    # VGG has no norms, and YOLOv4 one choice for all of its parts
-    norm: str | None = getattr(backbone, "norm", getattr(model, "norm", None))
-    fixed = getattr(backbone, "norm_eval", False) or getattr(backbone, "frozen_stages", 0) == 4
-    return norm if norm in ("bn", "sync_bn") and not fixed else None
-
-
 def scale(base: Base, step: StepBatch, images: int | None) -> Scaled:
     """Everything that follows from training with `step` what is tuned as in `base`; `images`: of
     the training set, None where that is not known."""
@@ -214,6 +136,13 @@ def steps_per_epoch(images: int, step: StepBatch) -> int:
 def epochs_of(iterations: int, batch: int, images: int) -> float:
     """epoch = iterations x batch / images (note 000)."""
     return iterations * batch / images
+
+
+def asked_length(iterations: int, scaled: Scaled, images: int | None) -> dict[str, float]:
+    """A number of iterations in epochs. Raises UsageError where the images are not counted."""
+    if images is None:
+        raise UsageError(f"--iterations {iterations}: of how many images? say --images N")
+    return {"iterations": iterations, "epochs": epochs_of(iterations, scaled.step.images, images)}
 
 
 def length_of(base: Base, step: StepBatch, images: int, warmup_steps: int) -> Length:
@@ -388,4 +317,15 @@ def _length_warnings(base: Base, batch: int, length: Length | None) -> Iterator[
         yield (
             f"the warm-up takes {length.warmup_epochs:.3g} of {length.epochs} epochs: shorten it "
             "(schedule.warmup_steps) or train longer"
+        )
+
+
+def short_run_warnings(asked: Mapping[str, float], scaled: Scaled) -> Iterator[str]:
+    """Iterations that were counted for another batch size see another number of images."""
+    length = scaled.length
+    if length is not None and asked["epochs"] < length.epochs:
+        yield (
+            f"{asked['iterations']} iterations of {scaled.step.images} images are "
+            f"{asked['epochs']:.3g} epochs, the schedule has {length.epochs}: it takes "
+            f"{length.iterations}"
         )

@@ -17,10 +17,10 @@ def plot_curves(folder: Path) -> Path | None:
     None when metrics.jsonl holds nothing to draw.
     """
     lines = read_metrics(folder)
-    training = [line for line in lines if line["kind"] == "train"]
-    measured = [line for line in lines if line["kind"] == "eval"]
-    validated = [line for line in lines if line["kind"] == "val_loss"]
-    matching = [line for line in lines if line["kind"] == "matching"]
+    kinds = ("train", "eval", "val_loss", "matching")
+    training, measured, validated, matching = (
+        [line for line in lines if line["kind"] == kind] for kind in kinds
+    )
     if not training and not measured:
         return None
     import matplotlib
@@ -31,10 +31,7 @@ def plot_curves(folder: Path) -> Path | None:
     figure, (losses, rate, quality) = plt.subplots(1, 3, figsize=(15, 4.2))
     for axis in (losses, quality):  # to be told apart without colour, too
         axis.set_prop_cycle(color=COLOURS, linestyle=STYLES)
-    for term in [key for key in training[0] if key not in NO_TERMS] if training else ():
-        _line(losses, training, term, linewidth=2 if term == "loss" else 1)
-    if validated:
-        _line(losses, validated, "loss", label="validation loss", linestyle="--", marker="o")
+    _draw_losses(losses, training, validated)
     _line(rate, training, "lr", color="tab:gray")
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
         _line(quality, measured, name, marker="o", markersize=3)
@@ -54,6 +51,16 @@ def plot_curves(folder: Path) -> Path | None:
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def _draw_losses(
+    axis: Any, training: list[dict[str, Any]], validated: list[dict[str, Any]]
+) -> None:
+    for term in training[0] if training else ():
+        if term not in NO_TERMS:
+            _line(axis, training, term, linewidth=2 if term == "loss" else 1)
+    if validated:
+        _line(axis, validated, "loss", label="validation loss", linestyle="--", marker="o")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

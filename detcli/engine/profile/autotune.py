@@ -16,8 +16,8 @@ from torch import Tensor
 
 from detcli.data.records import Records
 from detcli.engine.train.input_shapes import has_fixed_shape, input_shapes
-from detcli.engine.train.loop import Trainer
 from detcli.engine.train.memory_probe import fits, worst_batch
+from detcli.engine.train.trainer import Trainer
 from detcli.recipe import Recipe
 from detcli.types import Target
 
@@ -51,16 +51,18 @@ def shape_warnings(recipe: Recipe, records: Records) -> list[str]:
 
 def measure_autotune(trainer: Trainer) -> Autotune | None:
     """What a search costs here; None on the CPU, where there is none."""
-    if trainer.ranks.device.type != "cuda":
+    if trainer.run.ranks.device.type != "cuda":
         return None
-    shapes = len(input_shapes(trainer.recipe, trainer.train_records))
+    shapes = len(input_shapes(trainer.run.recipe, trainer.data.train_records))
     on = torch.backends.cudnn.benchmark
     return Autotune(on, shapes, search_ms(trainer, *unseen_batch(trainer)))
 
 
 def unseen_batch(trainer: Trainer) -> tuple[Tensor, list[Target]]:
     """The largest batch, cut on two sides to a shape of its own."""
-    images, targets = worst_batch(trainer)
+    images, targets = worst_batch(
+        trainer.run.recipe, trainer.data.train_records, trainer.run.ranks.device
+    )
     images = images[:, :, CUT_PX:, CUT_PX:].contiguous()
     size = (images.shape[-2], images.shape[-1])
     limit = torch.tensor([size[1], size[0]] * 2, device=images.device)
@@ -85,7 +87,7 @@ def search_ms(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -> fl
 
 def _pass_seconds(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -> float:
     began = time.perf_counter()
-    fits(trainer, images, targets)
+    fits(trainer.run.recipe, trainer.network, images, targets)
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     return time.perf_counter() - began

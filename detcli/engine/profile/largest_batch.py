@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
-from detcli.engine.train.loop import Trainer
 from detcli.engine.train.memory_probe import fits, worst_batch
+from detcli.engine.train.trainer import Trainer
 from detcli.recipe import override_recipe
 
 LIMIT = 1024  # images
@@ -18,18 +17,18 @@ def largest_batch(trainer: Trainer) -> int | None:
     """The most images of the largest input shape, each with the most boxes one can have, whose
     forward and backward fit into memory; 0 where one image does not, None on the CPU, which
     would swap."""
-    if trainer.ranks.device.type != "cuda":
+    if trainer.run.ranks.device.type != "cuda":
         return None
-    return largest(lambda count: batch_fits(trainer, count), trainer.recipe.data.batch_per_rank)
+    return largest(lambda count: batch_fits(trainer, count), trainer.run.recipe.data.batch_per_rank)
 
 
 def batch_fits(trainer: Trainer, count: int) -> bool:
     """Whether a batch of this many images fits."""
     override = [f"data.batch_per_rank={count}"]
-    recipe = override_recipe(trainer.recipe, override, trainer.recipe.name)
-    sized = replace(trainer, recipe=recipe)
+    recipe = override_recipe(trainer.run.recipe, override, trainer.run.recipe.name)
     try:
-        return fits(sized, *worst_batch(sized))
+        batch = worst_batch(recipe, trainer.data.train_records, trainer.run.ranks.device)
+        return fits(recipe, trainer.network, *batch)
     except torch.OutOfMemoryError:  # of the images themselves
         return False
     finally:

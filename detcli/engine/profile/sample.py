@@ -10,7 +10,7 @@ import torch
 from detcli.data.dataset import DetectionDataset
 from detcli.data.images import read_bytes
 from detcli.data.loader import Collate
-from detcli.data.transforms.build import BEFORE_RESIZE, Step
+from detcli.data.transforms.build import AUGMENTATIONS, Step
 from detcli.data.transforms.pool import Mixing
 from detcli.data.transforms.sample import Sample
 
@@ -64,5 +64,5 @@ def _add(totals: defaultdict[str, float], name: str, since: float) -> float:
 
 def name_of(step: Step) -> str:
     """A transform's name as recipes write it."""
-    names = {kind: name for name, kind in BEFORE_RESIZE.items()}
+    names = {each.kind: name for name, each in AUGMENTATIONS.items()}
     return names.get(type(step), type(step).__name__.lower())

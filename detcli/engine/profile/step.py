@@ -29,8 +29,9 @@ from detcli.engine.profile.variants import (
 )
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.train.loop import Trainer, endless_batches, train_batch
+from detcli.engine.train.loop import endless_batches, train_batch
 from detcli.engine.train.meter import peak_memory_gib
+from detcli.engine.train.trainer import Trainer
 from detcli.errors import DivergedError, UsageError
 from detcli.phases import listening
 from detcli.recipe import Recipe
@@ -113,7 +114,7 @@ def measure_step(
             write_trace(trainer, batches, trace)
         base = Subject("base", trainer, held, torch.backends.cudnn.benchmark)
         found = variants_of(
-            trainer.recipe, ranks.device, benchmark=base.benchmark, compile_too=compile_too
+            trainer.run.recipe, ranks.device, benchmark=base.benchmark, compile_too=compile_too
         )
         rows = measure_variants(base, list(found), log, seconds=seconds)
         phases = in_order(clock.phases_ms())
@@ -131,7 +132,7 @@ def measure_step(
             variants=rows,
             largest_batch=largest_batch(trainer),
             cudnn_benchmark=measure_autotune(trainer),
-            warnings=shape_warnings(recipe, trainer.train_records)
+            warnings=shape_warnings(recipe, trainer.data.train_records)
             + queue_warnings(recipe, len(step_seconds)),
         )
 
@@ -159,10 +160,10 @@ def timed_steps(
 
     The clock holds a CUDA device up, so there steps are taken once without and once with it.
     """
-    device = trainer.ranks.device
+    device = trainer.run.ranks.device
     warm = Clock(device, waits=True)
     take_steps(
-        trainer, batches, warm, least=1, most=max(2, ready(trainer.recipe) + 1), seconds=seconds
+        trainer, batches, warm, least=1, most=max(2, ready(trainer.run.recipe) + 1), seconds=seconds
     )
     planned = min(max(FEWEST, round(seconds / warm.step_seconds[-1])), MOST)
     forget_peak(device)
@@ -203,8 +204,8 @@ def take_steps(
             train_batch(trainer, batch)
         except DivergedError:
             raise UsageError(
-                f"{trainer.recipe.name}: with random weights its loss is not finite, so there is "
-                "no step to time; try train.amp=none"
+                f"{trainer.run.recipe.name}: with random weights its loss is not finite, so there "
+                "is no step to time; try train.amp=none"
             ) from None
         clock.end_step()
         advance(1)

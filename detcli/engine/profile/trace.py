@@ -9,7 +9,8 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from detcli.engine.profile.memory import silenced
-from detcli.engine.train.loop import Trainer, train_batch
+from detcli.engine.train.loop import train_batch
+from detcli.engine.train.trainer import Trainer
 from detcli.errors import UsageError
 from detcli.phases import listening
 from detcli.types import Batch
@@ -28,7 +29,7 @@ def check_trace(path: Path) -> None:
 def write_trace(trainer: Trainer, batches: Iterator[Batch], path: Path) -> None:
     """Record a few steps, with their phases by name, for chrome://tracing or ui.perfetto.dev."""
     activities = [ProfilerActivity.CPU]
-    if trainer.ranks.device.type == "cuda":
+    if trainer.run.ranks.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with silenced(), profile(activities=activities) as found, listening(record_function):
         for batch in islice(batches, STEPS):

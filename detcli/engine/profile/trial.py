@@ -14,10 +14,9 @@ import torch
 from detcli.data.records import Records
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.train.build import model_of, optimizer_of, prepare
-from detcli.engine.train.ema import Ema
-from detcli.engine.train.loop import Position, Trainer
+from detcli.engine.train.build import averages_of, network_of, prepare
 from detcli.engine.train.meter import Meter
+from detcli.engine.train.trainer import Position, Trainer
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
 
@@ -43,7 +42,7 @@ def build_trial(recipe: Recipe, scratch: Path, ranks: Ranks) -> Trainer:
         if cached
         else lambda records: records,
     )
-    trainer.detector.train()
+    trainer.network.detector.train()
     return replace(trainer, learning_rate=replace(trainer.learning_rate, lr=0.0))
 
 
@@ -60,22 +59,15 @@ def like(trainer: Trainer, recipe: Recipe) -> Trainer:
 
     Raises UsageError where nothing can be compiled.
     """
-    ranks, names = trainer.ranks, trainer.train_records.class_names
-    detector = copy.deepcopy(trainer.detector)
+    ranks, names = trainer.run.ranks, trainer.data.train_records.class_names
+    detector = copy.deepcopy(trainer.network.detector)
     layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     detector.to(memory_format=layout)
-    model, distill = model_of(recipe, detector, names, ranks, trainer.log)
-    ema = recipe.train.ema
     return replace(
         trainer,
-        recipe=recipe,
-        detector=detector,
-        model=model,
-        optimizer=optimizer_of(recipe, detector, 0.0, distill),
-        scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16"),
-        ema=None if ema is None else Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps),
-        swa=None,
-        distill=distill,
+        run=replace(trainer.run, recipe=recipe),
+        network=network_of(recipe, detector, names, 0.0, ranks, trainer.run.log),
+        averages=averages_of(recipe, detector),
         meter=Meter(ranks.device),
         position=Position(),
     )
@@ -83,7 +75,7 @@ def like(trainer: Trainer, recipe: Recipe) -> Trainer:
 
 def repeated(trainer: Trainer, held: Sequence[Batch]) -> Iterator[Batch]:
     """The same batches over and over, epochs of the usual length."""
-    position, length = trainer.position, len(trainer.train_loader)
+    position, length = trainer.position, len(trainer.data.train_loader)
     for batch in itertools.cycle(held):
         if position.batch >= length:
             position.epoch, position.batch = position.epoch + 1, 0

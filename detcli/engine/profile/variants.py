@@ -13,7 +13,8 @@ from detcli.engine.profile.memory import allocated_peak_gib
 from detcli.engine.profile.spread import Spread, paired_ratios
 from detcli.engine.profile.trial import like, repeated
 from detcli.engine.run.log import RunLog
-from detcli.engine.train.loop import Trainer, train_batch
+from detcli.engine.train.loop import train_batch
+from detcli.engine.train.trainer import Trainer
 from detcli.errors import DetcliError, DivergedError
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
@@ -91,19 +92,19 @@ class Subject:
         """One batch, finished when this returns."""
         torch.backends.cudnn.benchmark = self.benchmark
         train_batch(self.trainer, next(self.batches))
-        if self.trainer.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.trainer.ranks.device)
+        if self.trainer.run.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.run.ranks.device)
 
     def warm_up(self) -> None:
         """Steps that are not timed: one on the CPU; on CUDA one of each shape and one more, so that
         no turn pays for a first time."""
-        shapes = len(self.held) if self.trainer.ranks.device.type == "cuda" else 0
+        shapes = len(self.held) if self.trainer.run.ranks.device.type == "cuda" else 0
         for _ in range(shapes + 1):
             self.step()
 
     def memory_gib(self) -> float:
         """The most memory that a step allocates beyond what it finds."""
-        return allocated_peak_gib(self.step, self.trainer.ranks.device)
+        return allocated_peak_gib(self.step, self.trainer.run.ranks.device)
 
 
 def measure_variants(
@@ -155,8 +156,8 @@ def _subject_of(variant: Variant, base: Subject) -> Subject | VariantRow:
     if variant.reason is not None:
         return VariantRow(variant.name, None, None, variant.reason)
     try:
-        recipe = override_recipe(base.trainer.recipe, [variant.override], variant.name)
-        asked, before = recipe.train.cudnn_benchmark, base.trainer.recipe.train.cudnn_benchmark
+        recipe = override_recipe(base.trainer.run.recipe, [variant.override], variant.name)
+        asked, before = recipe.train.cudnn_benchmark, base.trainer.run.recipe.train.cudnn_benchmark
         benchmark = base.benchmark if asked == before else asked == "on"
         subject = Subject(variant.name, like(base.trainer, recipe), base.held, benchmark)
         subject.warm_up()

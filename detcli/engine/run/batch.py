@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detcli.data.to_device import to_device
 from detcli.recipe import Recipe
@@ -26,3 +28,13 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     amp = recipe.train.amp
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=amp != "none")
+
+
+def forward(
+    model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device
+) -> tuple[Any, tuple[Target, ...]]:
+    """What a model makes of a batch in the recipe's precision, and the batch's targets on the
+    device."""
+    images, targets = network_input(recipe, batch, device)
+    with autocast(recipe, device):
+        return model(images, targets), targets

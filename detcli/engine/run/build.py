@@ -87,14 +87,10 @@ def _loader(
     default = data.batch_per_rank if train else recipe.eval.batch_per_rank
     return build_loader(
         dataset,
+        data,
         batch_per_rank=batch_per_rank or default,
-        workers=data.workers,
-        pin_memory=data.pin_memory and ranks.device.type == "cuda",
-        prefetch_factor=data.prefetch_factor,
-        persistent_workers=data.persistent_workers,
-        group_by_aspect=data.group_by_aspect and train,
-        pad_multiple=data.pad_multiple,
         shuffle=train,
+        pin_memory=data.pin_memory and ranks.device.type == "cuda",
         rank=ranks.rank,
         world_size=ranks.world_size,
         seed=recipe.train.seed,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detcli.errors import CheckpointError
+from detcli.files import write_atomically
 from detcli.weights.files import load_safely
 
 FORMAT = 1
@@ -16,16 +16,8 @@ REQUIRED = ("recipe", "class_names", "category_ids", "model")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, flush it to the disk, rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a checkpoint; raises OutputError."""
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
 def load(path: Path) -> dict[str, Any]:

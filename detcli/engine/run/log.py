@@ -135,10 +135,3 @@ def rate_in_words(count: int, seconds: float, unit: str) -> str:
     if count >= seconds:
         return f"{count / max(seconds, 1e-9):.1f} {unit}/s"
     return f"{seconds / max(count, 1):.1f} s each"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detcli.data.records import Records
-from detcli.engine.run.log import write_atomically
+from detcli.files import write_atomically
 from detcli.predictions import PredictionsMeta, write_predictions
 from detcli.recipe import Recipe
 from detcli.types import Detections

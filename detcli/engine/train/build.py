@@ -20,21 +20,20 @@ from detcli.engine.run.log import RunLog
 from detcli.engine.run.start_weights import load_weights
 from detcli.engine.train.allocation import map_large_blocks
 from detcli.engine.train.announce import announce_blocks
+from detcli.engine.train.averaging import Averages, Ema, Swa
 from detcli.engine.train.caching import build_caches
 from detcli.engine.train.checks import announce_density, announce_small_objects
 from detcli.engine.train.class_weights import decide_class_weights
 from detcli.engine.train.compiled import compiled
 from detcli.engine.train.distill.student import build_student
 from detcli.engine.train.distill.teacher import Distillation, load_teacher
-from detcli.engine.train.ema import Ema
 from detcli.engine.train.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.train.learning_rate import LearningRate, effective_learning_rate
-from detcli.engine.train.loop import Position, Trainer
 from detcli.engine.train.matching_stability import stability_of
 from detcli.engine.train.meter import Meter
 from detcli.engine.train.optim import build_optimizer
 from detcli.engine.train.schedule import AveragingRate, Schedule
-from detcli.engine.train.swa import Swa
+from detcli.engine.train.trainer import Data, Network, Position, Run, Trainer
 from detcli.errors import DataError
 from detcli.recipe import Recipe
 
@@ -55,47 +54,41 @@ def prepare(
     """Everything `fit` needs, announced on the log.
 
     weights: a checkpoint to start from; resuming: a checkpoint follows, so public weights are not
-    loaded; subset: picks the images that both splits are reduced to (the overfit check).
+    loaded; subset: of a check instead of a run (overfitting, profiling), picks the training
+    images that stand for both splits.
     """
     map_large_blocks()
     train_records, eval_records = read_both(recipe, log, subset)
     check_augmentations(train_records, recipe.data.augment.model_dump())
-    must_act = subset is None  # a handful of images may lack what the whole split has
-    class_weights = decide_class_weights(recipe, train_records, log.say, must_act=must_act)
-    announce_small_objects(recipe, train_records, log.say, must_act=must_act)
-    announce_density(recipe, train_records, log.say, must_act=must_act)
+    is_check = subset is not None  # a handful of images may lack what the whole split has
+    class_weights = decide_class_weights(recipe, train_records, log.say, must_act=not is_check)
+    announce_small_objects(recipe, train_records, log.say, must_act=not is_check)
+    announce_density(recipe, train_records, log.say, must_act=not is_check)
     names = train_records.class_names
     detector = detector_of(recipe, names, class_weights, weights, log, pretrained=not resuming)
     detector.to(ranks.device)
     train_cache, eval_cache = build_caches(recipe, (train_records, eval_records), log)
     train_loader = build_train_loader(recipe, train_records, ranks, train_cache)
-    rate = learning_rate(recipe, ranks, explicit_lr)
+    rate = effective_learning_rate(
+        recipe.optim,
+        batch_per_rank=recipe.data.batch_per_rank,
+        world_size=ranks.world_size,
+        accumulate=recipe.train.accumulate,
+        explicit=explicit_lr,
+    )
     announce(recipe, detector, ranks, log, train_loader, rate)
     decide_cudnn_benchmark(recipe, train_records, ranks, log)
-    ema = recipe.train.ema
-    model, distill = model_of(recipe, detector, names, ranks, log)
+    eval_loader = build_eval_loader(recipe, eval_records, ranks, cache=eval_cache)
     return Trainer(
-        recipe=recipe,
-        ranks=ranks,
-        folder=folder,
-        log=log,
-        detector=detector,
-        model=wrap(model, ranks),
-        optimizer=optimizer_of(recipe, detector, rate.lr, distill),
+        run=Run(recipe, ranks, folder, log),
+        data=Data(train_records, train_loader, eval_records, eval_loader, class_weights),
+        network=network_of(recipe, detector, names, rate.lr, ranks, log),
+        averages=averages_of(recipe, detector),
         learning_rate=rate,
         schedule=schedule_of(recipe, len(train_loader)),
-        scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16"),
-        ema=None if ema is None else Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps),
-        swa=swa_of(recipe, detector),
-        distill=distill,
-        train_loader=train_loader,
-        train_records=train_records,
-        eval_loader=build_eval_loader(recipe, eval_records, ranks, cache=eval_cache),
-        eval_records=eval_records,
         meter=Meter(ranks.device),
         position=Position(),
-        class_weights=class_weights,
-        stability=stability_of(detector) if must_act else None,  # not of a handful of images
+        stability=None if is_check else stability_of(detector),
     )
 
 
@@ -139,19 +132,6 @@ def read_both(recipe: Recipe, log: RunLog, subset: Subset | None) -> tuple[Recor
         for sentence in records.notes.sentences():
             log.say(f"{split}: {sentence}")
     return train_records, eval_records
-
-
-def learning_rate(recipe: Recipe, ranks: Ranks, explicit: bool) -> LearningRate:
-    """The effective learning rate of this run."""
-    return effective_learning_rate(
-        lr=recipe.optim.lr,
-        lr_batch=recipe.optim.lr_batch,
-        lr_rule=recipe.optim.lr_rule,
-        batch_per_rank=recipe.data.batch_per_rank,
-        world_size=ranks.world_size,
-        accumulate=recipe.train.accumulate,
-        explicit=explicit,
-    )
 
 
 def announce(
@@ -245,6 +225,25 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
     log.say(f"cudnn.benchmark {state} ({why}; train.cudnn_benchmark {asked})")
 
 
+def network_of(
+    recipe: Recipe,
+    detector: nn.Module,
+    class_names: Sequence[str],
+    lr: float,
+    ranks: Ranks,
+    log: RunLog,
+) -> Network:
+    """A detector on its device, and what changes its weights."""
+    model, distill = model_of(recipe, detector, class_names, ranks, log)
+    optimizer = optimizer_of(recipe, detector, lr, distill)
+    return Network(detector, wrap(model, ranks), distill, optimizer, scaler_of(recipe, ranks))
+
+
+def scaler_of(recipe: Recipe, ranks: Ranks) -> torch.amp.GradScaler:
+    """The scale of the loss, which only float16 needs."""
+    return torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16")
+
+
 def model_of(
     recipe: Recipe, detector: nn.Module, class_names: Sequence[str], ranks: Ranks, log: RunLog
 ) -> tuple[nn.Module, Distillation | None]:
@@ -269,13 +268,15 @@ def model_of(
     return student, Distillation(recipe, teacher, student, fingerprint)
 
 
-def swa_of(recipe: Recipe, detector: nn.Module) -> Swa | None:
-    """The mean of the last weights, where the recipe asks for it."""
-    swa = recipe.train.swa
+def averages_of(recipe: Recipe, detector: nn.Module) -> Averages:
+    """The averages of the weights that the recipe asks for."""
+    ema, swa = recipe.train.ema, recipe.train.swa
+    if ema is not None:
+        return Averages(ema=Ema(detector, decay=ema.decay, warmup_steps=ema.warmup_steps))
     if swa is None:
-        return None
+        return Averages()
     first = swa.first_epoch(recipe.schedule.num_epochs)
-    return Swa(detector, first_epoch=first, every=swa.every)
+    return Averages(swa=Swa(detector, first_epoch=first, every=swa.every))
 
 
 def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
@@ -290,39 +291,18 @@ def optimizer_of(
     recipe: Recipe, detector: nn.Module, lr: float, distill: Distillation | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser of a recipe over a detector, and over its adapters to a teacher."""
-    optim = recipe.optim
-    optimizer = build_optimizer(
-        detector,
-        name=optim.name,
-        lr=lr,
-        weight_decay=optim.weight_decay,
-        groups={
-            "backbone_lr_mult": optim.backbone_lr_mult,
-            "sampling_lr_mult": optim.sampling_lr_mult,
-            "norm_decay": optim.norm_decay,
-            "bias_decay": optim.bias_decay,
-            "bias_lr_mult": optim.bias_lr_mult,
-        },
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        betas=optim.betas,
-    )
+    optimizer = build_optimizer(detector, recipe.optim, lr)
     adapters = [] if distill is None else list(distill.student.adapters.parameters())
     if adapters:
-        optimizer.add_param_group(
-            {"params": adapters, "lr": lr, "lr_mult": 1.0, "weight_decay": optim.weight_decay}
-        )
+        decay = recipe.optim.weight_decay
+        group = {"params": adapters, "lr": lr, "lr_mult": 1.0, "weight_decay": decay}
+        optimizer.add_param_group(group)
     return optimizer
 
 
 def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
     """The schedule of a recipe for this many batches per epoch."""
     steps = math.ceil(batches_per_epoch / recipe.train.accumulate)
-    values = recipe.schedule.model_dump()
-    values |= {
-        "epochs": recipe.schedule.num_epochs,
-        "milestones": recipe.schedule.milestone_epochs,
-    }
     swa, averaging = recipe.train.swa, None
     if swa is not None:
         averaging = AveragingRate(
@@ -331,4 +311,4 @@ def schedule_of(recipe: Recipe, batches_per_epoch: int) -> Schedule:
             high=swa.lr_ratio,
             low=swa.min_lr_ratio if swa.course == "cyclic" else swa.lr_ratio,
         )
-    return Schedule(steps_per_epoch=steps, averaging=averaging, **values)
+    return Schedule(recipe.schedule, steps, averaging)

@@ -10,20 +10,16 @@ import torch
 
 from detcli.data.records import Records
 from detcli.data.transforms.geometry import scaled_size
-from detcli.engine.train.class_weights import _counted
 from detcli.errors import UsageError
 from detcli.models.dense.density_branch import object_densities
 from detcli.recipe import Recipe
+from detcli.recipe.sections.losses import DensityBranch
+from detcli.recipe.sections.priors import EnlargedObjects, SmallObjects
+from detcli.recipe.sections.section import walk
 from detcli.types import Target
 
 if TYPE_CHECKING:
     from detcli.types import FloatArray
-
-# Augmentations after which an object can be smaller than the resize alone makes it.
-SHRINKING = (
-    *("chips", "mosaic", "mixup", "auto_augment", "albumentations", "zoom_out"),
-    *("center_crop", "resize_crop"),
-)
 
 
 def announce_small_objects(
@@ -33,17 +29,10 @@ def announce_small_objects(
 
     must_act: raise UsageError where there are none, unless an augmentation shrinks objects.
     """
-    model, augment = recipe.model, recipe.data.augment
-    assigner = getattr(model, "assigner", None)
-    first_stage = getattr(getattr(model, "rpn", None), "assigner", None)
-    settings = {
-        "model.enlarge_small": getattr(model, "enlarge_small", None),
-        "model.assigner.small": getattr(assigner, "small", None),
-        "model.rpn.assigner.small": getattr(first_stage, "small", None),
-    }
-    shrinking = [name for name in SHRINKING if getattr(augment, name) is not None]
-    for key, setting in settings.items():
-        if setting is None:
+    augment = recipe.data.augment.chosen()
+    shrinking = [name for name, each in augment.items() if each.effects.shrinks]
+    for key, setting in walk(recipe.model, "model"):
+        if not isinstance(setting, EnlargedObjects | SmallObjects):
             continue
         sides = input_sides(recipe, records)
         count = int((sides < setting.max_side_px).sum())
@@ -65,20 +54,21 @@ def announce_density(
 ) -> None:
     """Say how crowded the training objects are, where the recipe asks for a predicted density.
 
-    must_act: raise UsageError where none overlaps with another of its class, unless mixup lays
-    images on others; what pastes objects looks for a free place.
+    must_act: raise UsageError where none overlaps with another of its class, unless an
+    augmentation lays images on others; what pastes objects looks for a free place.
     """
-    if getattr(recipe.model, "density_branch", None) is None:
+    if not any(isinstance(section, DensityBranch) for _, section in walk(recipe.model)):
         return
     densities = object_densities(_targets(records))
-    mixes = recipe.data.augment.mixup is not None
-    if must_act and not (densities > 0).any() and not mixes:
+    augment = recipe.data.augment.chosen()
+    mixing = [name for name, each in augment.items() if each.effects.crowds]
+    if must_act and not (densities > 0).any() and not mixing:
         raise UsageError(
             "model.density_branch cannot act: none of the "
             f"{len(densities)} training objects overlaps with another of its class; set it to null"
         )
     threshold = recipe.postprocess.iou_threshold
-    note = "; mixup can make more" if mixes else ""
+    note = f"; {', '.join(mixing)} can make more" if mixing else ""
     say(
         f"model.density_branch: {int((densities > 0).sum())} of {len(densities)} training objects "
         f"overlap with another of their class, {int((densities > threshold).sum())} of them by "
@@ -91,11 +81,11 @@ def _targets(records: Records) -> list[Target]:
     boxes = np.concatenate(
         [records.boxes_xywh[:, :2], records.boxes_xywh[:, :2] + records.boxes_xywh[:, 2:]], axis=1
     )
-    counted, nothing = _counted(records), torch.zeros(0, 4)
+    learned, nothing = records.learned, torch.zeros(0, 4)
     targets = []
     for image, (height, width) in enumerate(records.sizes.tolist()):
         rows = np.arange(records.offsets[image], records.offsets[image + 1])
-        rows = rows[counted[rows]]
+        rows = rows[learned[rows]]
         own, labels = torch.from_numpy(boxes[rows]).float(), torch.from_numpy(records.labels[rows])
         targets.append(Target(own, labels, nothing, (height, width)))
     return targets
@@ -111,4 +101,4 @@ def input_sides(recipe: Recipe, records: Records) -> FloatArray:
     factors = np.sqrt(scaled.prod(axis=1) / records.sizes.prod(axis=1))
     sides = np.sqrt(records.boxes_xywh[:, 2:].prod(axis=1))
     sides = sides * np.repeat(factors, np.diff(records.offsets))
-    return np.asarray(sides[_counted(records)])
+    return np.asarray(sides[records.learned])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detcli.data.records import Records
 from detcli.errors import UsageError
 from detcli.recipe import Recipe
+from detcli.recipe.sections.losses import ClassLoss
 
 if TYPE_CHECKING:
-    from detcli.types import BoolArray, FloatArray, IntArray
+    from detcli.types import FloatArray, IntArray
 
 
 CLASS_WEIGHTS = "model.class_loss.class_weights"
@@ -27,10 +28,10 @@ def decide_class_weights(
     must_act: raise UsageError where all objects come out with the same weight. Raises UsageError
     for names that are no classes of the data.
     """
-    loss: Any = getattr(recipe.model, "class_loss", None)
-    if getattr(loss, "class_weights", None) is None:
+    loss = getattr(recipe.model, "class_loss", None)
+    if not isinstance(loss, ClassLoss) or loss.class_weights is None:
         return None
-    counts = np.bincount(records.labels[_counted(records)], minlength=records.num_classes)
+    counts = np.bincount(records.labels[records.learned], minlength=records.num_classes)
     if isinstance(loss.class_weights, str):
         weights = balanced_weights(counts, loss.class_weights, loss.class_beta)
     else:
@@ -63,11 +64,6 @@ def balanced_weights(counts: IntArray, method: str, beta: float) -> FloatArray:
     if method == "effective":
         number = -np.expm1(number * np.log(beta)) / (1 - beta)
     return _with_mean_one(1 / number, counts)
-
-
-def _counted(records: Records) -> BoolArray:
-    """(G,) objects that are learned, not ignored."""
-    return np.asarray(~(records.crowd | records.difficult))
 
 
 def _weights_by_name(

@@ -14,22 +14,28 @@ from detcli.errors import CheckpointError, DivergedError
 from detcli.types import Target
 
 
-def broken_terms(losses: dict[str, Tensor]) -> list[str]:
-    """The names of the loss terms that are NaN or infinite."""
+def broken_terms(losses: dict[str, Tensor]) -> str:
+    """The loss terms that are NaN or infinite, by name; empty where all are finite."""
     values = torch.stack([value.detach().float() for value in losses.values()])
     if torch.isfinite(values).all():
-        return []
-    return [
+        return ""
+    return ", ".join(
         f"{name} = {value:g}"
         for name, value in zip(losses, values.tolist(), strict=True)
         if not math.isfinite(value)
-    ]
+    )
 
 
-def diverged(broken: list[str], where: str, path: Path) -> DivergedError:
+def check_finite(losses: dict[str, Tensor]) -> None:
+    """Raise DivergedError before a NaN or an infinity reaches the weights."""
+    if broken := broken_terms(losses):
+        raise DivergedError(broken)
+
+
+def diverged(reason: str, where: str, path: Path) -> DivergedError:
     """The error that ends the run; its one line says what, where, and what to do."""
     return DivergedError(
-        f"training diverged at {where}: {', '.join(broken)}; the batch is in {path} "
+        f"training diverged at {where}: {reason}; the batch is in {path} "
         f"(`detcli train --replay {path}` runs it again); "
         "a lower optim.lr, optim.clip_norm or a longer warm-up usually helps"
     )

@@ -50,17 +50,15 @@ def largest_shape(recipe: Recipe, records: Records) -> tuple[int, int]:
 def has_fixed_shape(recipe: Recipe, records: Records) -> bool:
     """Whether every training batch has the same shape."""
     data = recipe.data
-    changes = data.augment.changes_size and data.resize.keep_aspect
-    return len(input_shapes(recipe, records)) == 1 and not changes
+    changes = any(each.effects.reshapes for each in data.augment.chosen().values())
+    return len(input_shapes(recipe, records)) == 1 and not (changes and data.resize.keep_aspect)
 
 
 def most_boxes(recipe: Recipe, records: Records) -> int:
     """The most boxes that a training image can have."""
     densest = int(np.diff(records.offsets).max(initial=0))
-    augment = recipe.data.augment
-    others = 3 * (augment.mosaic is not None) + (augment.mixup is not None)
-    copies = augment.copy_paste.copies if augment.copy_paste is not None else 0
-    return densest * (1 + others) + copies
+    augmentations = recipe.data.augment.chosen().values()
+    return densest + sum(each.more_boxes(densest) for each in augmentations)
 
 
 def _padded(side: int, multiple: int) -> int:

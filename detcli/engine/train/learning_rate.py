@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detcli.engine.lr_scale.rules import lr_expression, scaled_lr
+from detcli.recipe.sections.optim import Optim
 
 
 @dataclass(frozen=True)
@@ -15,26 +16,17 @@ class LearningRate:
     """The effective learning rate and how it came about."""
 
     lr: float
-    base_lr: float
-    base_batch: int
-    batch: int
-    rule: str
+    batch: int  # images per step
     explicit: bool
     sentence: str
 
 
 def effective_learning_rate(
-    *,
-    lr: float,
-    lr_batch: int,
-    lr_rule: str,
-    batch_per_rank: int,
-    world_size: int,
-    accumulate: int,
-    explicit: bool,
+    optim: Optim, *, batch_per_rank: int, world_size: int, accumulate: int, explicit: bool
 ) -> LearningRate:
-    """Scale `lr`, which holds at `lr_batch` images per step, to the batch of this run by the rule
-    of `scaled_lr`. A value typed on the command line (`explicit`) is final."""
+    """Scale the recipe's rate to the batch of this run by the rule of `scaled_lr`. A value typed on
+    the command line (`explicit`) is final."""
+    lr, lr_batch, lr_rule = optim.lr, optim.lr_batch, optim.lr_rule
     batch = batch_per_rank * world_size * accumulate
     used = lr if explicit else scaled_lr(lr, lr_batch, batch, lr_rule)
     if explicit:
@@ -50,4 +42,4 @@ def effective_learning_rate(
         f"learning rate {used:g} ({why}); base lr {lr:g} at {lr_batch} images per step, "
         f"this run {batch} images per step ({parts})"
     )
-    return LearningRate(used, lr, lr_batch, batch, lr_rule, explicit, sentence)
+    return LearningRate(used, batch, explicit, sentence)

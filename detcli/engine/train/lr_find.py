@@ -22,19 +22,14 @@ import torch
 
 from detcli.engine.run import distributed, run_folder
 from detcli.engine.run.batch import network_input
-from detcli.engine.run.log import RunLog, write_atomically
-from detcli.engine.train.build import optimizer_of, prepare
-from detcli.engine.train.loop import (
-    Position,
-    Trainer,
-    compute_losses,
-    endless_batches,
-    ends_step,
-    group_size,
-    seed_step,
-    take_step,
-)
+from detcli.engine.run.log import RunLog
+from detcli.engine.train.averaging import Averages
+from detcli.engine.train.build import optimizer_of, prepare, scaler_of
+from detcli.engine.train.loop import endless_batches
+from detcli.engine.train.step import compute_losses, ends_step, group_size, seed_step, take_step
+from detcli.engine.train.trainer import Network, Position, Trainer
 from detcli.errors import DivergedError, UsageError
+from detcli.files import write_atomically
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
 
@@ -113,8 +108,7 @@ def range_test(trainer: Trainer, *, steps: int, min_lr: float, max_lr: float) ->
 
     Ends early when the running mean of the loss exceeds four times its minimum, or the loss or
     the norm of its gradient is not finite. The trainer's model, optimiser and position stay as
-    they are; its folder receives the batch whose gradient was not finite. Raises DivergedError
-    where the first loss is not finite.
+    they are. Raises DivergedError where the first loss is not finite.
     """
     trial = _trial(trainer)
     batches = endless_batches(trial)
@@ -122,7 +116,7 @@ def range_test(trainer: Trainer, *, steps: int, min_lr: float, max_lr: float) ->
     losses: list[float] = []
     total, lowest = 0.0, math.inf
     diverged_at, reason = None, f"all {steps} steps were taken"
-    with trainer.log.bar("range test", steps, unit="steps") as advance:
+    with trainer.run.log.bar("range test", steps, unit="steps") as advance:
         for count, lr in enumerate(planned.tolist(), start=1):
             loss = _step(trial, batches, lr)
             if not math.isfinite(loss) and not losses:
@@ -154,21 +148,17 @@ def range_test(trainer: Trainer, *, steps: int, min_lr: float, max_lr: float) ->
 
 def _trial(trainer: Trainer) -> Trainer:
     """A trainer like this one at its start, over a copy of the model, at a constant rate."""
-    detector = copy.deepcopy(trainer.detector).train()
+    recipe, ranks = trainer.run.recipe, trainer.run.ranks
+    detector = copy.deepcopy(trainer.network.detector).train()
+    optimizer = optimizer_of(recipe, detector, trainer.learning_rate.lr)
+    constant = {"name": "step", "milestones": (), "warmup": "none"}
+    options = recipe.schedule.model_copy(update=constant)
     return replace(
         trainer,
-        detector=detector,
-        model=detector,
-        optimizer=optimizer_of(trainer.recipe, detector, trainer.learning_rate.lr),
-        schedule=replace(
-            trainer.schedule, name="step", milestones=(), warmup="none", averaging=None
-        ),
-        scaler=torch.amp.GradScaler(
-            trainer.ranks.device.type, enabled=trainer.recipe.train.amp == "fp16"
-        ),
-        ema=None,
-        swa=None,
-        distill=None,  # the rate is sought for the detector's own losses
+        # Without a teacher: the rate is sought for the detector's own losses.
+        network=Network(detector, detector, None, optimizer, scaler_of(recipe, ranks)),
+        averages=Averages(),
+        schedule=replace(trainer.schedule, options=options, averaging=None),
         position=Position(),
     )
 
@@ -176,21 +166,21 @@ def _trial(trainer: Trainer) -> Trainer:
 def _step(trial: Trainer, batches: Iterator[Batch], lr: float) -> float:
     """One optimiser step at this rate; the loss before it, NaN where the step was impossible."""
     trial.learning_rate = replace(trial.learning_rate, lr=lr)
-    loss = 0.0
+    recipe, network, loss = trial.run.recipe, trial.network, 0.0
     for batch in batches:
-        images, targets = network_input(trial.recipe, batch, trial.ranks.device)
+        images, targets = network_input(recipe, batch, trial.run.ranks.device)
         seed_step(trial)
         at_step = ends_step(trial)
-        terms = compute_losses(trial, images, targets)
+        terms = compute_losses(recipe, network, images, targets)
         part = torch.stack(list(terms.values())).sum() / group_size(trial)
         loss += part.item()
         if not math.isfinite(loss):
             break
-        trial.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+        network.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
         trial.position.batch += 1
         if at_step:
             try:
-                take_step(trial, images, targets)
+                take_step(trial)
             except DivergedError:  # clipping met a gradient that is not finite
                 return math.nan
             break

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from detcli.engine.run import distributed
-from detcli.engine.run.batch import autocast, network_input
-
-if TYPE_CHECKING:
-    from detcli.engine.train.loop import Trainer
+from detcli.data.loader import Loader
+from detcli.engine.run.batch import forward
+from detcli.recipe import Recipe
 
 NUM_IMAGES = 100  # of the evaluation split, on each rank: always the same, not augmented
 
@@ -50,35 +48,18 @@ def stability_of(detector: Any) -> MatchingStability | None:
 
 
 @torch.no_grad()
-def report_matching(trainer: Trainer, stability: MatchingStability) -> None:
-    """Measure and record, on rank 0, the fraction of queries whose object changed in this epoch, of
-    those with an object; nothing after the first epoch."""
-    counts = distributed.gather(stability.update(_matched(trainer)))
-    if counts is None:
-        return
-    changed, total = (sum(column) for column in zip(*counts, strict=True))
-    if not total:
-        return
-    epoch, step = trainer.position.epoch + 1, trainer.position.step
-    line = {"kind": "matching", "epoch": epoch, "step": step, "changed": changed / total}
-    trainer.log.record(line)
-    trainer.log.say(
-        f"epoch {epoch}: matching instability {changed / total:.1%}: fraction of {total} matched "
-        f"queries (up to {NUM_IMAGES} images) assigned to a different object than last epoch"
-    )
-
-
-def _matched(trainer: Trainer) -> dict[int, Tensor]:
-    """The matches of the first images of this rank's share of the evaluation split."""
-    trainer.detector.eval()
+def matched_queries(
+    detector: Any, recipe: Recipe, loader: Loader, device: torch.device
+) -> dict[int, Tensor]:
+    """The matches of the first images of this rank's share of `loader`; the detector is in training
+    mode afterwards."""
+    detector.eval()
     found: dict[int, Tensor] = {}
-    for batch in trainer.eval_loader.start(0):
+    for batch in loader.start(0):
         if len(found) >= NUM_IMAGES:
             break
-        images, targets = network_input(trainer.recipe, batch, trainer.ranks.device)
-        with autocast(trainer.recipe, trainer.ranks.device):
-            outputs = trainer.detector(images, targets)
-        queries = trainer.detector.matched_queries(outputs, targets)  # type: ignore[operator]
+        outputs, targets = forward(detector, recipe, batch, device)
+        queries = detector.matched_queries(outputs, targets)
         found |= {index: one.cpu() for index, one in zip(batch.indices, queries, strict=True)}
-    trainer.detector.train()
+    detector.train()
     return found

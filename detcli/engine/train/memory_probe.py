@@ -9,10 +9,13 @@ from collections.abc import Sequence
 
 import torch
 
+from detcli.data.records import Records
 from detcli.engine.train.input_shapes import largest_shape, most_boxes
-from detcli.engine.train.loop import Trainer, compute_losses
 from detcli.engine.train.meter import peak_memory_gib
+from detcli.engine.train.step import compute_losses
+from detcli.engine.train.trainer import Network, Trainer
 from detcli.errors import UsageError
+from detcli.recipe import Recipe
 from detcli.types import Target
 
 
@@ -22,45 +25,47 @@ def probe_memory(trainer: Trainer) -> None:
     Gradients and buffers are left as they were. Raises UsageError with advice when the memory
     does not suffice. Does nothing on the CPU.
     """
-    device = trainer.ranks.device
+    recipe, device = trainer.run.recipe, trainer.run.ranks.device
     if device.type != "cuda":
         return
-    images, targets = worst_batch(trainer)
-    if not fits(trainer, images, targets):
+    images, targets = worst_batch(recipe, trainer.data.train_records, device)
+    if not fits(recipe, trainer.network, images, targets):
         raise UsageError(
-            f"{trainer.recipe.name}: a batch of {tuple(images.shape)} with "
+            f"{recipe.name}: a batch of {tuple(images.shape)} with "
             f"{len(targets[0].labels)} boxes an image does not fit into the memory of {device}; "
             "lower data.batch_per_rank (with train.accumulate the step stays the same), "
             "train.amp=bf16, or smaller images (data.resize)"
         )
-    trainer.log.say(
+    trainer.run.log.say(
         f"memory probe: {tuple(images.shape)} with {len(targets[0].labels)} boxes an image "
         f"takes {peak_memory_gib(device):.2f} GiB"
     )
 
 
-def fits(trainer: Trainer, images: torch.Tensor, targets: Sequence[Target]) -> bool:
+def fits(recipe: Recipe, network: Network, images: torch.Tensor, targets: Sequence[Target]) -> bool:
     """Whether forward and backward find enough memory; gradients and buffers are left as they
     were."""
-    buffers = {name: value.clone() for name, value in trainer.detector.named_buffers()}
-    trainer.detector.train()
+    buffers = {name: value.clone() for name, value in network.detector.named_buffers()}
+    network.detector.train()
     try:
-        losses = compute_losses(trainer, images, targets)
+        losses = compute_losses(recipe, network, images, targets)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         return False
     finally:
-        trainer.optimizer.zero_grad(set_to_none=True)
-        for name, value in trainer.detector.named_buffers():
+        network.optimizer.zero_grad(set_to_none=True)
+        for name, value in network.detector.named_buffers():
             value.copy_(buffers[name])
     return True
 
 
-def worst_batch(trainer: Trainer) -> tuple[torch.Tensor, list[Target]]:
+def worst_batch(
+    recipe: Recipe, records: Records, device: torch.device
+) -> tuple[torch.Tensor, list[Target]]:
     """A batch of noise of the largest shape; each image has as many boxes as one can have."""
-    data, records = trainer.recipe.data, trainer.train_records
-    height, width = largest_shape(trainer.recipe, records)
-    count = most_boxes(trainer.recipe, records)
+    batch = recipe.data.batch_per_rank
+    height, width = largest_shape(recipe, records)
+    count = most_boxes(recipe, records)
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.8
     sides = (0.05 + 0.15 * torch.rand(count, 2, generator=generator)) * min(width, height)
@@ -69,6 +74,6 @@ def worst_batch(trainer: Trainer) -> tuple[torch.Tensor, list[Target]]:
         torch.arange(count) % records.num_classes,
         torch.zeros(0, 4),
         (height, width),
-    ).to(trainer.ranks.device)
-    images = torch.randn(data.batch_per_rank, 3, height, width, generator=generator)
-    return images.to(trainer.ranks.device), [target] * data.batch_per_rank
+    ).to(device)
+    images = torch.randn(batch, 3, height, width, generator=generator)
+    return images.to(device), [target] * batch

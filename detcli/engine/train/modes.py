@@ -17,14 +17,17 @@ from detcli.engine.run.batch import autocast, network_input
 from detcli.engine.run.build import build_model
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.environment import environment
-from detcli.engine.run.log import RunLog, write_atomically
+from detcli.engine.run.log import RunLog
 from detcli.engine.train import divergence, overfit
-from detcli.engine.train.averaging import holds
 from detcli.engine.train.build import prepare
-from detcli.engine.train.loop import Trainer, compute_losses, fit, restore
+from detcli.engine.train.loop import fit
 from detcli.engine.train.memory_probe import probe_memory
+from detcli.engine.train.state import restore
+from detcli.engine.train.step import compute_losses
+from detcli.engine.train.trainer import Trainer
 from detcli.errors import CheckpointError
 from detcli.evaluation import CocoMetrics
+from detcli.files import write_atomically
 from detcli.recipe import LoadedRecipe, dump_yaml, recipe_from_dict
 
 
@@ -103,12 +106,12 @@ def check_overfit(
         explicit_lr=is_explicit(loaded),
         subset=functools.partial(overfit.first_with_objects, num_images=num_images),
     )
-    trainer.stop_at = overfit.GOAL_AP50
+    trainer.goal_ap50 = overfit.GOAL_AP50
     outcome = run_to_the_end(trainer)
     ap50 = outcome.result.metrics["AP50"] if outcome.result is not None else None
     log.say(overfit.verdict(ap50))
     if outcome.evaluation is not None:
-        for line in overfit.never_found(trainer.eval_records, outcome.evaluation.detections):
+        for line in overfit.never_found(trainer.data.eval_records, outcome.evaluation.detections):
             log.say(line)
     return replace(outcome, exit_code=int((ap50 or 0.0) <= overfit.GOAL_AP50))
 
@@ -121,9 +124,9 @@ def dry_run(loaded: LoadedRecipe, ranks: Ranks, *, quiet: bool) -> dict[str, flo
     log = RunLog(quiet=quiet, enabled=ranks.is_main)
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepare(loaded.recipe, Path(folder), ranks, log, explicit_lr=is_explicit(loaded))
-        batch = next(iter(trainer.train_loader.start(0)))
-        images, targets = network_input(trainer.recipe, batch, ranks.device)
-        losses = compute_losses(trainer, images, targets)
+        batch = next(iter(trainer.data.train_loader.start(0)))
+        images, targets = network_input(loaded.recipe, batch, ranks.device)
+        losses = compute_losses(loaded.recipe, trainer.network, images, targets)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     values = {name: value.item() for name, value in losses.items()}
     terms = " ".join(f"{name} {value:.4f}" for name, value in values.items())
@@ -166,15 +169,16 @@ def run_to_the_end(trainer: Trainer) -> Outcome:
     """Probe the memory, train, plot; what the run has to show."""
     probe_memory(trainer)
     result = fit(trainer)
-    position, log = trainer.position, trainer.log
-    if trainer.ranks.is_main:
-        plot_curves(trainer.folder)
-        log.say(
+    position, run = trainer.position, trainer.run
+    if run.ranks.is_main:
+        plot_curves(run.folder)
+        run.log.say(
             f"done: best AP {position.best if position.best is not None else 0:.4f} "
-            f"in epoch {position.best_epoch}; last.pt holds {holds(trainer)}; {trainer.folder}"
+            f"in epoch {position.best_epoch}; last.pt holds "
+            f"{trainer.averages.holds(position.epoch)}; {run.folder}"
         )
     return Outcome(
-        folder=trainer.folder,
+        folder=run.folder,
         evaluation=result,
         best_ap=position.best,
         best_epoch=position.best_epoch,

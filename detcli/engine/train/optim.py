@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from detcli.recipe.sections.optim import Optim
+
 OFFSETS = ".conv_offset"
 SAMPLING = (".sampling_offsets", ".reference_points")  # of Deformable DETR
 
 
-def build_optimizer(
-    model: nn.Module,
-    *,
-    name: str,
-    lr: float,
-    weight_decay: float,
-    groups: Mapping[str, Any],
-    momentum: float,
-    nesterov: bool,
-    betas: tuple[float, float],
-) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, options: Optim, lr: float) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters of `model`.
 
-    groups: the options of `parameter_groups`. Each group keeps its own multiple of the learning
-    rate in `lr_mult`, which the schedule multiplies. The fused kernels do all arithmetic of a
-    parameter in one pass: two to four times as fast as the others, equal to rounding.
+    lr: in place of the options' base rate. Each group keeps its own multiple of the learning rate
+    in `lr_mult`, which the schedule multiplies. The fused kernels do all arithmetic of a parameter
+    in one pass: two to four times as fast as the others, equal to rounding.
     """
-    parameters = parameter_groups(model, lr=lr, weight_decay=weight_decay, **groups)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas, fused=True)
+    parameters = parameter_groups(model, options, lr)
+    if options.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, betas=options.betas, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=lr, momentum=options.momentum, nesterov=options.nesterov, fused=True
+    )
 
 
-def parameter_groups(
-    model: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float,
-    backbone_lr_mult: float,
-    norm_decay: bool,
-    bias_decay: bool,
-    bias_lr_mult: float,
-    sampling_lr_mult: float = 1.0,
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, options: Optim, lr: float) -> list[dict[str, Any]]:
     """Trainable parameters with equal learning rate and decay, one group each.
 
     `bias_decay` and `bias_lr_mult` concern the biases of convolutions and linear layers, but not
@@ -65,12 +48,14 @@ def parameter_groups(
                 module, "running_mean"
             )
             is_bias = name == "bias" and not is_norm and not module_name.endswith(OFFSETS)
-            mult = backbone_lr_mult if f"{module_name}.".startswith("backbone.") else 1.0
-            mult *= sampling_lr_mult if module_name.endswith(SAMPLING) else 1.0
-            mult *= bias_lr_mult if is_bias else 1.0
-            decays = norm_decay if is_norm else (bias_decay or not is_bias)
+            mult = options.backbone_lr_mult if f"{module_name}.".startswith("backbone.") else 1.0
+            mult *= options.sampling_lr_mult if module_name.endswith(SAMPLING) else 1.0
+            mult *= options.bias_lr_mult if is_bias else 1.0
+            decays = options.norm_decay if is_norm else (options.bias_decay or not is_bias)
             decays = decays and name not in getattr(module, "undecayed", ())
-            members.setdefault((mult, weight_decay if decays else 0.0), []).append(parameter)
+            members.setdefault((mult, options.weight_decay if decays else 0.0), []).append(
+                parameter
+            )
     return [
         {"params": parameters, "lr": lr * mult, "lr_mult": mult, "weight_decay": decay}
         for (mult, decay), parameters in members.items()

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from detcli.recipe.sections.schedule import Schedule as Options
+
 
 @dataclass(frozen=True)
 class AveragingRate:
@@ -41,22 +43,17 @@ class Schedule:
     first step on `averaging` takes the place of all that.
     """
 
-    name: str
-    epochs: int
+    options: Options
     steps_per_epoch: int
-    milestones: tuple[int, ...]
-    gamma: float
-    min_lr_ratio: float
-    restarts: int
-    patience: int
-    monitor: str
-    warmup: str
-    warmup_steps: int
-    warmup_ratio: float
     averaging: AveragingRate | None = None
     plateau: dict[str, Any] = field(
         default_factory=lambda: {"best": None, "waited": 0, "scale": 1.0}
     )
+
+    @property
+    def epochs(self) -> int:
+        """How many to train."""
+        return self.options.num_epochs
 
     def factor(self, step: int) -> float:
         """The multiple of the base learning rate at this step."""
@@ -70,49 +67,54 @@ class Schedule:
         return current
 
     def _warm(self, step: int) -> float:
-        if self.warmup == "none" or step >= self.warmup_steps:
+        kind, steps = self.options.warmup, self.options.warmup_steps
+        if kind == "none" or step >= steps:
             return 1.0
-        if self.warmup == "constant":
-            return self.warmup_ratio
-        return self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup_steps
+        ratio = self.options.warmup_ratio
+        return ratio if kind == "constant" else ratio + (1 - ratio) * step / steps
 
     def _main(self, step: int) -> float:
         if self.averaging is not None and step >= self.averaging.first:
             return self.averaging.factor(step)
-        if self.name == "plateau":
+        options = self.options
+        if options.name == "plateau":
             return float(self.plateau["scale"])
-        if self.name == "step":
+        if options.name == "step":
             epoch = step // self.steps_per_epoch
-            return float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
-        first = 0 if self.warmup == "none" else self.warmup_steps
+            passed = sum(epoch >= milestone for milestone in options.milestone_epochs)
+            return float(options.gamma**passed)
+        first = 0 if options.warmup == "none" else options.warmup_steps
         last = max(1, self.epochs * self.steps_per_epoch - first)
         done = min(1.0, max(0, step - first) / last)
-        if self.name == "cosine_restarts":
-            done = 1.0 if done >= 1.0 else (done * self.restarts) % 1.0
-        return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
+        if options.name == "cosine_restarts":
+            done = 1.0 if done >= 1.0 else (done * options.restarts) % 1.0
+        floor = options.min_lr_ratio
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
     def end_epoch(self, metrics: dict[str, float | None], epoch: int = 0) -> str | None:
         """Tell plateau what was measured after this many epochs; the sentence to log when it lowers
         the rate."""
-        if self.name != "plateau":
+        options, state = self.options, self.plateau
+        if options.name != "plateau":
             return None
         if self.averaging is not None and epoch * self.steps_per_epoch > self.averaging.first:
             return None  # the rate is no longer the plateau's
-        value = metrics.get(self.monitor)
+        value = metrics.get(options.monitor)
         if value is None:
-            return f"plateau: {self.monitor} was not measured this epoch, learning rate unchanged"
-        score = -value if self.monitor == "loss" else value
-        state = self.plateau
+            return (
+                f"plateau: {options.monitor} was not measured this epoch, learning rate unchanged"
+            )
+        score = -value if options.monitor == "loss" else value
         if state["best"] is None or score > state["best"]:
             state.update(best=score, waited=0)
             return None
         state["waited"] += 1
-        if state["waited"] <= self.patience:
+        if state["waited"] <= options.patience:
             return None
-        state.update(waited=0, scale=state["scale"] * self.gamma)
+        state.update(waited=0, scale=state["scale"] * options.gamma)
         return (
-            f"plateau: {self.monitor} has not improved for {self.patience + 1} epochs, "
-            f"learning rate x {self.gamma:g}"
+            f"plateau: {options.monitor} has not improved for {options.patience + 1} epochs, "
+            f"learning rate x {options.gamma:g}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Letters: B images, C channels of a map; H and W sides of the image.
 
 from __future__ import annotations
 
-import difflib
 import os
 import socket
 import urllib.request
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from detcli.errors import CheckpointError, UsageError
 from detcli.layers.norm import use_running_statistics
+from detcli.text import did_you_mean
 
 STRIDES = (4, 8, 16, 32)
 PROBE = (64, 96)  # sides of the blank image that shows how a network behaves
@@ -172,8 +172,7 @@ def _resolves(host: str) -> bool:
 def _check_name(timm: Any, model: str) -> None:
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(architecture, timm.list_models())
         raise UsageError(f"{_WHERE}.model: timm has no network {architecture!r}{hint}")
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:

@@ -1,45 +1,71 @@
 """The `data.augment` section: what happens to training images."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from detcli.recipe.sections.section import Integers, Numbers, Pair, Probability, Section
 
-# What changes the size of an image, each in its own way, and what chips rule out.
-RESHAPING = ("zoom_out", "iou_crop", "crop", "center_crop", "resize_crop")
-WHOLE_IMAGE = ("mosaic", "mixup", *RESHAPING)
+
+class Effects(NamedTuple):
+    """What an augmentation can do that others must know about.
+
+    shrinks: objects become smaller than the resize alone makes them; crowds: an object lies over
+    others; reshapes: images of one size leave with different sizes; whole_image: another part of
+    the image is seen, which is for chips to choose.
+    """
+
+    shrinks: bool = False
+    crowds: bool = False
+    reshapes: bool = False
+    whole_image: bool = False
 
 
-class Flip(Section):
+class Augmentation(Section):
+    """What happens to training images, and what others must know about it."""
+
+    effects: ClassVar[Effects] = Effects()
+
+    def more_boxes(self, densest: int) -> int:
+        """How many boxes it adds to an image at most, where no image has more than `densest`."""
+        return 0
+
+
+class Flip(Augmentation):
     """Random horizontal and vertical flips."""
 
     horizontal: Probability = Field(0.5, description="Probability of a horizontal flip")
     vertical: Probability = Field(0.0, description="Probability of a vertical flip")
 
 
-class Photometric(Section):
+class Photometric(Augmentation):
     """Photometric distortion: brightness, contrast, saturation, hue (SSD, Liu et al. 2016)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
 
-class ZoomOut(Section):
+class ZoomOut(Augmentation):
     """Random zoom-out: the image on a larger canvas, which makes its objects small (SSD)."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_scale: float = Field(4.0, gt=1, description="Maximum canvas side, in image sides")
 
 
-class IouCrop(Section):
+class IouCrop(Augmentation):
     """Random crop with a minimum IoU with some object (SSD)."""
+
+    effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
 
-class Crop(Section):
+class Crop(Augmentation):
     """Random crop that keeps all objects, or one drawn at random, whole."""
+
+    effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     min_side: float = Field(
@@ -50,8 +76,10 @@ class Crop(Section):
     )
 
 
-class CenterCrop(Section):
+class CenterCrop(Augmentation):
     """Random square crop around a random centre, padded (CornerNet, Law 2018)."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
     prob: Probability = Field(1.0, description="Probability of applying it to an image")
     side_px: int | None = Field(
@@ -71,8 +99,10 @@ class CenterCrop(Section):
             yield "scales", f"expected numbers greater than 0, got {list(self.scales)}"
 
 
-class ResizeCrop(Section):
+class ResizeCrop(Augmentation):
     """Resize, random crop and resize again (DETR, Carion et al. 2020)."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     short: Integers = Field(
@@ -88,7 +118,7 @@ class ResizeCrop(Section):
         yield from _not_a_range("side_px", self.side_px, 1, 100_000)
 
 
-class ColourJitter(Section):
+class ColourJitter(Augmentation):
     """Colour jitter: brightness, contrast, saturation and hue, in a random order."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
@@ -101,13 +131,10 @@ class ColourJitter(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not any((self.brightness, self.contrast, self.saturation, self.hue)):
-            yield (
-                "brightness",
-                "brightness, contrast, saturation and hue are all 0: set one above 0",
-            )
+            yield "brightness", "brightness, contrast, saturation and hue are all 0: nothing acts"
 
 
-class Blur(Section):
+class Blur(Augmentation):
     """Gaussian blur."""
 
     prob: Probability = Field(0.3, description="Probability of applying it to an image")
@@ -117,7 +144,7 @@ class Blur(Section):
         yield from _not_a_range("sigma", self.sigma, 0.05, 50)
 
 
-class Cutout(Section):
+class Cutout(Augmentation):
     """Cutout: squares of mean colour at random positions (DeVries and Taylor 2017)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
@@ -125,8 +152,10 @@ class Cutout(Section):
     side: float = Field(0.25, gt=0, le=1, description="Side of each, in shorter image sides")
 
 
-class Mosaic(Section):
+class Mosaic(Augmentation):
     """Mosaic of four images (YOLOv4, Bochkovskiy et al. 2020)."""
+
+    effects: ClassVar = Effects(shrinks=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image becomes a mosaic of four")
     scale: Pair = Field(
@@ -136,15 +165,23 @@ class Mosaic(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _not_a_range("scale", self.scale, 0.05, 4)
 
+    def more_boxes(self, densest: int) -> int:
+        return 3 * densest
 
-class Mixup(Section):
+
+class Mixup(Augmentation):
     """MixUp: a blend of two images with the objects of both (Zhang et al. 2019)."""
+
+    effects: ClassVar = Effects(shrinks=True, crowds=True, whole_image=True)
 
     prob: Probability = Field(0.3, description="Probability of blending an image with another")
     alpha: float = Field(1.5, gt=0, description="The mixing ratio is drawn from Beta(alpha, alpha)")
 
+    def more_boxes(self, densest: int) -> int:
+        return densest
 
-class CopyPaste(Section):
+
+class CopyPaste(Augmentation):
     """Copy-paste of small objects at free positions (Kisantal et al. 2019)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
@@ -153,8 +190,11 @@ class CopyPaste(Section):
     )
     copies: int = Field(3, gt=0, le=100, description="Maximum number of copies per image")
 
+    def more_boxes(self, densest: int) -> int:
+        return self.copies
 
-class DuckInjection(Section):
+
+class DuckInjection(Augmentation):
     """Pastes hard negatives and objects at plausible positions (note 002)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
@@ -176,17 +216,23 @@ class DuckInjection(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.negatives == self.objects == 0:
-            yield "negatives", "negatives and objects are both 0: set one above 0"
+            yield "negatives", "negatives and objects are both 0: nothing is injected"
+
+    def more_boxes(self, densest: int) -> int:
+        return self.objects
 
 
-class Poisson(Section):
+class Poisson(Augmentation):
     """Copy-paste of other images' objects with Poisson blending (note 002, for small data sets)."""
 
     prob: Probability = Field(0.5, description="Probability of applying it to an image")
     objects: int = Field(2, gt=0, le=100, description="Maximum number of objects pasted per image")
 
+    def more_boxes(self, densest: int) -> int:
+        return self.objects
 
-class Oversample(Section):
+
+class Oversample(Augmentation):
     """Oversampling of images with small objects (Kisantal et al. 2019)."""
 
     ratio: int = Field(3, ge=2, le=20, description="How often an epoch shows each such image")
@@ -195,8 +241,10 @@ class Oversample(Section):
     )
 
 
-class Chips(Section):
+class Chips(Augmentation):
     """Square training chips in place of images, each for a range of object sizes (SNIPER)."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
     sides_px: Integers = Field(
         (256, 512), min_length=1, description="Chip sizes, in pixels of the original image"
@@ -212,16 +260,20 @@ class Chips(Section):
         yield from _not_a_range("valid", self.valid, 0, 1)
 
 
-class AutoAugment(Section):
+class AutoAugment(Augmentation):
     """AutoAugment: a learned policy of geometric and colour operations (Zoph et al. 2019)."""
+
+    effects: ClassVar = Effects(shrinks=True)
 
     policy: Literal["v0", "v1", "v2", "v3"] = Field(
         "v0", description="Published AutoAugment policy; v0 is the paper's"
     )
 
 
-class Albumentations(Section):
+class Albumentations(Augmentation):
     """Transforms of Albumentations: pip install 'detcli[albumentations]'."""
+
+    effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
     transforms: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)] = Field(
         description="One entry per transform: {name: CLAHE, p: 0.5, ...}"
@@ -256,21 +308,15 @@ class Augment(Section):
     flip: Flip | None = Field(Flip(), description="Random flip; null: off")
     cutout: Cutout | None = Field(None, description="Cutout (random erasing); null: off")
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.chips is not None:
-            for name in WHOLE_IMAGE:
-                if getattr(self, name) is not None:
-                    yield (
-                        name,
-                        "crops again what chips has cropped; set one of them to null",
-                    )
+    def chosen(self) -> dict[str, Augmentation]:
+        """What is on, by name, in the order in which it acts."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if value is not None}
 
-    @property
-    def changes_size(self) -> bool:
-        """Whether images of one size can leave with different sizes."""
-        return any(
-            getattr(self, name) is not None for name in ("chips", "albumentations", *RESHAPING)
-        )
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name, augmentation in self.chosen().items():
+            if self.chips is not None and augmentation.effects.whole_image:
+                yield name, "crops again what chips has cropped; set one of them to null"
 
 
 def _not_a_range(

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Integers, Section
+from detcli.recipe.sections.section import Integers, Named, Section
 
 STAGE_CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions of a ResNet's stages
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -24,6 +24,11 @@ class StageBlocks(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.stages)) != len(self.stages):
             yield "stages", f"expected each stage once, got {list(self.stages)}"
+
+    @property
+    def where(self) -> str:
+        """The stages, for the log."""
+        return f"stage{'s' if len(self.stages) > 1 else ''} {', '.join(map(str, self.stages))}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for every rule that a backbone breaks."""
@@ -45,6 +50,9 @@ class Attention(StageBlocks):
     )
     acts_with: ClassVar = {"fusion": ("gc",)}
 
+    def announce(self, named: Named) -> Iterator[str]:
+        yield f"attention {self.name}: {self.where}, {_fresh(*named('attention'))}"
+
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
         expansion = EXPANSION if depth in BOTTLENECK_DEPTHS else 1
@@ -58,6 +66,10 @@ class Deformable(StageBlocks):
 
     version: Literal[1, 2] = Field(2, description="DCN 1: learned offsets; 2: and modulation")
     groups: int = Field(1, gt=0, description="Groups of channels with their own offsets")
+
+    def announce(self, named: Named) -> Iterator[str]:
+        fresh = _fresh(*named("conv_offset"))
+        yield f"deformable convolutions v{self.version}: {self.where}, {fresh}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
@@ -73,6 +85,10 @@ class Dilation(StageBlocks):
     rates: Integers = Field(
         (1, 2, 5), min_length=1, description="Dilation rates of the blocks of a stage, in turn"
     )
+
+    def announce(self, named: Named) -> Iterator[str]:
+        rates = ", ".join(map(str, self.rates))
+        yield f"dilation: {self.where}, {rates} in turn; strides stay as they are"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -95,12 +111,17 @@ class Aspp(Section):
     )
     channels: int = Field(256, gt=0, description="Channels of each branch and of the fused output")
     norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.rates) < 1:
             yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
         if reason := misgrouped(self.norm, self.channels):
             yield "channels", reason
+
+    def announce(self, named: Named) -> Iterator[str]:
+        rates = ", ".join(map(str, self.rates))
+        yield f"neck: ASPP of the backbone's last map, dilations {rates}, norm {self.norm}"
 
 
 def misgrouped(norm: str, channels: int) -> str | None:
@@ -125,3 +146,11 @@ class Dropout(Section):
     )
     beta: float = Field(0.1, gt=0, le=1, description="uniform: values are 1 - beta to 1 + beta")
     acts_with: ClassVar = {"rate": ("bernoulli", "gaussian"), "beta": ("uniform",)}
+
+    def announce(self, named: Named) -> Iterator[str]:
+        how = f"beta {self.beta}" if self.name == "uniform" else f"rate {self.rate}"
+        yield f"dropout {self.name}, {how}: on the features before each prediction, in training"
+
+
+def _fresh(count: int, parameters: int) -> str:
+    return f"{count} of them; their {parameters} parameters start fresh"

@@ -8,7 +8,7 @@ from pydantic import Field
 from detcli.recipe.sections.augment import Augment
 from detcli.recipe.sections.section import Integers, Section, Triple, Words
 
-# The keys of a split that each format reads.
+# The keys of a split that each format reads: those of READERS in detcli/data/formats/read.py.
 SPLIT_KEYS = {
     "coco": ("annotations", "images"),
     "voc": ("split",),

@@ -1,12 +1,19 @@
 """The parts of a detector's network: backbone, neck and head."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.blocks import Aspp, Attention, Deformable, Dilation, Dropout, misgrouped
-from detcli.recipe.sections.section import Section
+from detcli.recipe.sections.blocks import (
+    Aspp,
+    Attention,
+    Deformable,
+    Dilation,
+    Dropout,
+    misgrouped,
+)
+from detcli.recipe.sections.section import Named, Section
 
 IMAGE_NORMS = {"gn": "group", "ln": "layer", "in": "instance"}  # statistics of one image each
 BOTTLENECK = 4  # times fewer channels inside a bottleneck
@@ -70,6 +77,10 @@ class Backbone(Section):
                 "null",
             )
 
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.units == "pre":
+            yield "backbone: pre-activation, norm and ReLU before each convolution"
+
 
 class TimmBackbone(Section):
     """Backbone from timm: pip install 'detcli[timm]'."""
@@ -104,6 +115,11 @@ class Levels(Section):
     @property
     def num_levels(self) -> int:
         return self.max_level - self.min_level + 1
+
+    @property
+    def num_steps(self) -> int:
+        """From each level that the backbone has too to the next."""
+        return 5 - self.min_level
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.min_level > self.max_level:
@@ -141,6 +157,7 @@ class TopDown(ExtraLevels):
     aspp: Aspp | None = Field(
         None, description="ASPP (atrous spatial pyramid pooling) on C5; null: off"
     )
+    batch_norms: ClassVar = ("conv",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.upsample != "nearest" and self.min_level == 5:
@@ -152,6 +169,12 @@ class TopDown(ExtraLevels):
                 f"got {self.out_channels}",
             )
         yield from super().problems()
+
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.conv != "plain":
+            yield f"neck outputs: {self.conv} convolutions"
+        if self.upsample != "nearest":
+            yield f"neck: {self.num_steps} maps enlarged by {self.upsample.upper()}"
 
 
 class Neck(TopDown):
@@ -170,6 +193,10 @@ class PanNeck(TopDown):
         if self.min_level == 5:
             yield "name", "pan has no path from level 5 to itself: take fpn, or min_level 4 or less"
 
+    def announce(self, named: Named) -> Iterator[str]:
+        yield from super().announce(named)
+        yield f"neck pan: {self.num_steps} steps back up"
+
 
 class BifpnNeck(Levels):
     """BiFPN: weighted top-down and bottom-up fusion (Tan et al. 2020)."""
@@ -177,6 +204,7 @@ class BifpnNeck(Levels):
     name: Literal["bifpn"] = Field(description="Neck type")
     repeats: int = Field(3, gt=0, description="Number of top-down and bottom-up fusion rounds")
     norm: Literal["bn", "sync_bn", "gn"] = Field("bn", description="Norm after every convolution")
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -185,6 +213,10 @@ class BifpnNeck(Levels):
         if reason := misgrouped(self.norm, self.out_channels):
             yield "out_channels", reason
 
+    def announce(self, named: Named) -> Iterator[str]:
+        levels = f"{self.num_levels} levels fused {self.repeats} times"
+        yield f"neck bifpn: {levels}, norm {self.norm}"
+
 
 class Nested(ExtraLevels):
     """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
@@ -192,6 +224,7 @@ class Nested(ExtraLevels):
     norm: Literal["none", "bn", "sync_bn", "gn"] = Field(
         "gn", description="Normalisation after the convolution of every node"
     )
+    batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -199,6 +232,9 @@ class Nested(ExtraLevels):
             yield "min_level", "unet_pp fuses two or more of C2 to C5, got C5 alone"
         if reason := misgrouped(self.norm, self.out_channels):
             yield "out_channels", reason
+
+    def announce(self, named: Named) -> Iterator[str]:
+        yield f"neck unet_pp: {self.num_steps} columns of nested nodes, norm {self.norm}"
 
 
 class NestedNeck(Nested):
@@ -218,6 +254,20 @@ class NestedNeck(Nested):
                 "deep_supervision",
                 f"with min_level {self.min_level} there is one column only; set it to false",
             )
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if self.deep_supervision and recipe.train.distill is not None:
+            yield (
+                f"{key}.deep_supervision",
+                "gives several pyramids of each image, a teacher one: expected false with "
+                "train.distill",
+            )
+
+    def announce(self, named: Named) -> Iterator[str]:
+        yield from super().announce(named)
+        if self.deep_supervision:
+            pyramids = f"{self.num_steps} pyramids"
+            yield f"deep supervision: in training the losses are means over {pyramids}"
 
 
 AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator="name")]
@@ -245,12 +295,24 @@ class Head(Section):
     dropout: Dropout | None = Field(
         None, description="Dropout after the last norm, before the predictions; null: none"
     )
+    batch_norms: ClassVar = ("norm", "conv")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.conv != "plain" and self.num_convs == 0:
             yield "conv", "there is no such convolution with num_convs 0; remove it"
         if self.conv == "rep" and self.norm != "none":
             yield "norm", f"conv rep has batch norms of its own: expected none, got {self.norm}"
+
+    def announce(self, named: Named) -> Iterator[str]:
+        yield from _announce_branches(self, named)
+        if self.conv != "plain":
+            yield f"head: {self.conv} convolutions"
+        if self.conv == "rep":
+            yield (
+                "model.head.conv rep: all levels share one set of running statistics, with which "
+                "evaluation can be far worse than training; model.neck.conv rep has one for each "
+                "level"
+            )
 
 
 class RetinaNetHead(Head):
@@ -292,3 +354,15 @@ class SearchedHead(Section):
     dropout: Dropout | None = Field(
         None, description="Dropout after the last norm, before the predictions; null: none"
     )
+    batch_norms: ClassVar = ("norm",)
+
+    def announce(self, named: Named) -> Iterator[str]:
+        return _announce_branches(self, named)
+
+
+def _announce_branches(head: Head | SearchedHead, named: Named) -> Iterator[str]:
+    if head.norm in ("bn", "sync_bn"):
+        yield f"model.head.norm {head.norm}: all levels share one set of running statistics"
+    if head.implicit:
+        count, _ = named("multiply")
+        yield f"implicit knowledge: around {count} predictions, never decayed"

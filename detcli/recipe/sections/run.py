@@ -1,7 +1,7 @@
 """The sections `train`, `postprocess` and `eval`."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,16 @@ class Swa(Section):
     def first_epoch(self, epochs: int) -> int:
         """Epochs trained before averaging begins, of this many."""
         return round(self.start * epochs)
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        epochs = recipe.schedule.num_epochs
+        left = epochs - self.first_epoch(epochs)
+        if left % self.every or left // self.every < 2:
+            yield (
+                f"{key}.every",
+                f"after epoch {epochs - left} of {epochs} there are {left} epochs: expected "
+                f"2 or more times {self.every}, so that there are models to average; change start",
+            )
 
 
 class Distill(Section):
@@ -187,3 +197,9 @@ class Eval(Section):
     metric: Literal["coco"] = Field("coco", description="The twelve COCO metrics")
     batch_per_rank: int = Field(1, gt=0, description="Evaluation batch size per GPU (rank)")
     split: Literal["train", "val", "test"] = Field("val", description="The split to evaluate")
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if recipe.data.format != "shapes" and getattr(recipe.data, self.split) is None:
+            yield f"{key}.split", f"data.{self.split} is not set"
+        if recipe.data.format == "shapes" and self.split == "test":
+            yield f"{key}.split", "format shapes has only train and val"

@@ -91,3 +91,11 @@ class Schedule(Section):
                 "milestones",
                 f"expected epochs below schedule.epochs ({self.num_epochs}), got {listed}",
             )
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if self.name != "plateau":
+            return
+        if self.monitor == "loss" and not recipe.train.val_loss:
+            yield f"{key}.monitor", "loss is only measured with train.val_loss: true"
+        if self.monitor == "AP" and recipe.train.eval_every == 0:
+            yield f"{key}.monitor", "AP is only measured with train.eval_every of 1 or more"

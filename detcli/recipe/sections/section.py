@@ -4,7 +4,7 @@ The modules that define sections go without `from __future__ import annotations`
 pydantic would have to parse each annotation again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,13 +24,18 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 BROKEN_RULES = "broken_rules"
 
+Named = Callable[[str], tuple[int, int]]
+"""How many parts of the built detector have a name, and how many parameters these have."""
+
 
 class Section(BaseModel):
     """A part of a recipe.
 
     `acts_with` names, for a key that only some choices of `name` (or of the key in `chooser`) use,
     those choices: setting such a key to anything but its default under another choice is an
-    error, because it would do nothing.
+    error, because it would do nothing. `enables` names the keys of other sections, dotted, that
+    act only with a model of this class or of others that say so. `batch_norms` names the keys that
+    can ask for batch norms with statistics of the training images.
     """
 
     # Built when first used, not when defined: most sections only as a part of the whole recipe.
@@ -39,9 +44,20 @@ class Section(BaseModel):
     )
     chooser: ClassVar[str] = "name"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    enables: ClassVar[tuple[str, ...]] = ()
+    batch_norms: ClassVar[tuple[str, ...]] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for every broken rule that involves more than one key."""
+        return iter(())
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        """Yield (dotted key, what is wrong) for every broken rule that involves other sections of
+        the recipe; `key`: where in it this one stands."""
+        return iter(())
+
+    def announce(self, named: Named) -> Iterator[str]:
+        """Yield what the log should say of this part of a detector before the first step."""
         return iter(())
 
     @model_validator(mode="before")
@@ -77,6 +93,15 @@ class Section(BaseModel):
                         "remove it"
                     ),
                 )
+
+
+def walk(section: Section, key: str = "") -> Iterator[tuple[str, Section]]:
+    """A section that stands at `key` and all within it, each with its dotted key."""
+    yield key, section
+    for name in type(section).model_fields:
+        inner = getattr(section, name)
+        if isinstance(inner, Section):
+            yield from walk(inner, f"{key}.{name}".lstrip("."))
 
 
 def variants(field: FieldInfo) -> dict[str, type[Section]]:

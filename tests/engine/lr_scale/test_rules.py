@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detcli.data.plan import training_plan
+from detcli.engine.lr_scale.base import COMMON, StepBatch
 from detcli.engine.lr_scale.rules import (
-    COMMON,
     RULES,
-    StepBatch,
-    base_of,
     epochs_of,
     scale,
     scaled_decay,
@@ -21,7 +19,7 @@ from detcli.engine.lr_scale.rules import (
     steps_per_epoch,
 )
 from detcli.engine.train.learning_rate import effective_learning_rate
-from detcli.recipe import list_recipes, load_recipe
+from detcli.recipe.sections.optim import Optim
 
 SGD, ADAMW = COMMON["sgd"], COMMON["adamw"]
 SIZES = st.integers(1, 64)
@@ -59,9 +57,7 @@ def test_rules_by_hand_and_in_the_engine(lr, base_batch, gpus, per_gpu, accumula
         base = SGD._replace(lr=lr, batch=base_batch, rule=rule)
         found = scale(base, StepBatch(gpus, per_gpu, accumulate), None)
         engine = effective_learning_rate(
-            lr=lr,
-            lr_batch=base_batch,
-            lr_rule=rule,
+            Optim(lr=lr, lr_batch=base_batch, lr_rule=rule),
             batch_per_rank=per_gpu,
             world_size=gpus,
             accumulate=accumulate,
@@ -196,32 +192,3 @@ def test_batch_norm_is_only_named_where_it_sees_few_images():
     for norm, step in itertools.product(("bn", "sync_bn"), (StepBatch(4, 4), StepBatch(1, 16))):
         assert scale(SGD._replace(batch_stats=norm), step, None).warnings == ()
     assert scale(SGD._replace(batch_stats="sync_bn"), StepBatch(8, 2), None).warnings == ()
-
-
-@pytest.mark.parametrize("loaded", list_recipes(), ids=lambda loaded: loaded.recipe.name)
-def test_every_recipe_is_its_own_base(loaded):
-    base, optim = base_of(loaded.recipe), loaded.recipe.optim
-    found = scale(base, step_of(optim.lr_batch), None)
-    assert (found.lr, found.adjustments) == (optim.lr, ())
-
-
-@pytest.mark.parametrize(
-    ("overrides", "stats"),
-    [
-        ((), None),
-        (("model.backbone.norm_eval=false",), "bn"),
-        (("model.backbone.norm_eval=false", "model.backbone.norm=frozen_bn"), None),
-        (("model.backbone.norm_eval=false", "model.backbone.norm=sync_bn"), "sync_bn"),
-        (("model.backbone.norm_eval=false", "model.backbone.frozen_stages=4"), None),
-    ],
-)
-def test_what_counts_as_batch_statistics(overrides, stats):
-    assert base_of(load_recipe("atss_r50", overrides).recipe).batch_stats == stats
-
-
-def test_what_a_recipe_is_tuned_to():
-    changes = ["train.ema.decay=0.999", "train.ema.warmup_steps=70", "optim.clip_norm=5"]
-    base = base_of(load_recipe("atss_r50", [*changes, "schedule.warmup=none"]).recipe)
-    assert (base.ema_decay, base.ema_warmup_steps, base.clips) == (0.999, 70, True)
-    assert (base.warmup_steps, base.epochs, base.milestones) == (0, 12, (8, 11))
-    assert (base.lr, base.batch, base.tuned_batch) == (0.01, 16, 16)

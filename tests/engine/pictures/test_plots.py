@@ -107,5 +107,5 @@ def test_names_do_not_cover_each_other(spread):
 
 
 def test_importing_the_module_does_not_import_matplotlib():
-    code = "import sys, detcli.evaluation.plots; assert 'matplotlib' not in sys.modules"
+    code = "import sys, detcli.engine.pictures.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,5 +1,5 @@
 """Parameters, state and fusing of recipes' networks; multiply-adds of any network are in
-tests/models/test_macs.py, those of the published ones in tests/models/test_size.py, too."""
+tests/models/test_macs.py, those of the published ones in tests/contracts/test_size.py, too."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def network(recipe, classes=("a", "b"), size=(64, 96)):
 
 
 # Parameters and trainable parameters in millions and multiply-adds of 800 x 1280 in billions as
-# published (../shared/parity/MODELS.md); "Mem" of the table in note 001.
+# published; "Mem" of the table in the notes.
 @pytest.mark.parametrize(
     ("name", "total", "trainable", "gmacs", "noted"),
     [

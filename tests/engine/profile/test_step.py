@@ -7,6 +7,7 @@ import json
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,21 +32,22 @@ from detcli.engine.profile.trial import build_trial
 from detcli.engine.train.build import prepare
 from detcli.engine.train.loop import endless_batches, train_batch
 from detcli.errors import UsageError
+from detcli.models import ssd
 from detcli.phases import listening, phase
 from detcli.recipe import load_recipe
+from tests.contracts.test_detectors import batch, some_targets
 from tests.engine.profile.trials import (
     CPU,
     QUIET,
     SLOW_SECONDS,
-    read_slowly,
     thin_network,
     tiny,
     trial,
 )
 from tests.engine.train.interrupt import assert_same_state
-from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector
-from tests.models.test_contract import batch, some_targets
+from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, thin_vgg
 from tests.recipes import write_tiny
+from tests.ticks import TICK_SECONDS, Ticks
 
 __all__ = ["thin_network"]  # a fixture of every test here
 
@@ -92,18 +94,17 @@ def test_phases_add_up_to_the_step(tmp_path: Path) -> None:
     assert list(phases)[-1] == "other"
     step_ms = 1e3 * sum(seconds) / len(seconds)
     assert sum(phases.values()) == pytest.approx(step_ms)
-    assert phases["other"] < 0.1 * step_ms
     assert min(phases.values()) >= 0
 
 
 @pytest.mark.parametrize("name", FPN_DETECTORS)
-def test_assignment_is_apart_from_the_loss(name: str) -> None:
+def test_assignment_is_apart_from_the_loss(name: str, ticks: Ticks) -> None:
     model = detector(name, SMALL_OF[name], num_classes=5)
     outputs = model(batch())
     clock = Clock(torch.device("cpu"), waits=True)
     with listening(clock):
         model.loss(outputs, some_targets())
-    assert clock.totals["assignment"] > 0
+    assert clock.totals["assignment"] >= 0.99 * TICK_SECONDS
 
 
 def test_training_is_the_same_with_a_clock(tmp_path: Path) -> None:
@@ -111,12 +112,14 @@ def test_training_is_the_same_with_a_clock(tmp_path: Path) -> None:
     states = []
     for heard in (nullcontext(), listening(Clock(torch.device("cpu"), waits=True))):
         trainer = prepare(recipe, tmp_path, CPU, QUIET, explicit_lr=False)
-        trainer.detector.train()
+        trainer.network.detector.train()
         with heard:
             for found in islice(endless_batches(trainer), 5):
                 train_batch(trainer, found)
-        assert trainer.ema is not None
-        states.append((trainer.detector.state_dict(), trainer.ema.model.state_dict()))
+        assert trainer.averages.ema is not None
+        states.append(
+            (trainer.network.detector.state_dict(), trainer.averages.ema.model.state_dict())
+        )
     for plain, timed in zip(*states, strict=True):
         assert_same_state(plain, timed)
 
@@ -134,19 +137,17 @@ def test_a_trial_learns_nothing_and_downloads_nothing(
         write_tiny(tmp_path, model={"backbone": {"weights": weights, "depth": 50}})
     )
     trainer = build_trial(recipe.recipe, tmp_path, CPU)
-    before = {name: value.clone() for name, value in trainer.detector.named_parameters()}
+    before = {name: value.clone() for name, value in trainer.network.detector.named_parameters()}
     train_batch(trainer, next(endless_batches(trainer)))
     assert trainer.position.step == 1
-    for name, value in trainer.detector.named_parameters():
+    for name, value in trainer.network.detector.named_parameters():
         assert torch.equal(before[name], value), name
 
 
-def test_slow_decoding_without_workers_is_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_slowly(monkeypatch)
+def test_slow_decoding_without_workers_is_waiting(tmp_path: Path, ticks: Ticks) -> None:
+    ticks.decoding_takes(SLOW_SECONDS)
     found = measure_step(tiny(tmp_path), CPU, QUIET, seconds=0.1)
-    assert found.data_wait_share > 0.5
+    assert found.data_wait_share > 0.9
     assert found.phases_ms[DATA_WAIT] >= 2 * 1e3 * SLOW_SECONDS  # two images a batch
     assert found.images_per_s < 1 / SLOW_SECONDS
     # The variants do not wait: a step of theirs is what remains.
@@ -181,7 +182,7 @@ def test_a_profile_has_every_number(tmp_path: Path) -> None:
     assert document["cudnn_benchmark"] is None
     assert document["warnings"] == []
     # At least the gradients of all parameters are there at once.
-    parameters = sum(value.numel() for value in trial(tmp_path).detector.parameters())
+    parameters = sum(value.numel() for value in trial(tmp_path).network.detector.parameters())
     assert document["step_memory_gib"] > 4 * parameters / 2**30
     assert {len(row) for row in phase_rows(found)} == {len(PHASE_HEADER)}
     assert phase_rows(found)[-1][2] == "100.0%"
@@ -190,12 +191,21 @@ def test_a_profile_has_every_number(tmp_path: Path) -> None:
     assert ALWAYS - {"other"} <= names
 
 
-def test_two_recipes_are_compared_step_by_step(tmp_path: Path) -> None:
+def test_two_recipes_are_compared_step_by_step(
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backbone(**options: Any) -> torch.nn.Module:
+        """A second for each image."""
+        network = thin_vgg(**options)
+        network.register_forward_pre_hook(lambda _, given: ticks.pass_by(len(given[0])))
+        return network
+
+    monkeypatch.setitem(ssd.BACKBONES, "vgg16", backbone)
     deeper = tmp_path / "deeper"
     deeper.mkdir()
     first, second = tiny(tmp_path), tiny(deeper, "data.batch_per_rank=16")
     ratio = compare_steps(first, second, CPU, QUIET, seconds=0.3)
-    assert ratio.median > 1.3  # eight times as many images
+    assert ratio.median == pytest.approx(8, rel=0.02)  # as many images
     assert ratio.low <= ratio.median <= ratio.high
 
 

@@ -1,8 +1,7 @@
-"""What the tests of the step and of the loader share: a tiny recipe, and files that read slowly."""
+"""What the tests of the step and of the loader share: a tiny recipe."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import pytest
 import torch
 import yaml
 
-from detcli.data import dataset
-from detcli.data.records import Records
 from detcli.engine.profile.trial import build_trial
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.train.loop import Trainer
+from detcli.engine.train.trainer import Trainer
 from detcli.models import ssd
 from detcli.recipe import Recipe, load_recipe
 from tests.models.specs import SMALL_SSD, thin_vgg
@@ -44,14 +41,3 @@ def tiny(folder: Path, *overrides: str, **changes: Any) -> Recipe:
 def trial(folder: Path, *overrides: str, **changes: Any) -> Trainer:
     """A trial of the tiny recipe."""
     return build_trial(tiny(folder, *overrides, **changes), folder, CPU)
-
-
-def read_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float = SLOW_SECONDS) -> None:
-    """Let every image take so long to decode, in worker processes too."""
-    read = dataset.read_pixels
-
-    def slowly(records: Records, index: int) -> Any:
-        time.sleep(seconds)
-        return read(records, index)
-
-    monkeypatch.setattr(dataset, "read_pixels", slowly)

@@ -12,6 +12,7 @@ import torch
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.train import loop as train
 from detcli.engine.train import modes as session
+from detcli.engine.train.trainer import Trainer
 from detcli.recipe import load_recipe
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -34,10 +35,10 @@ def run_interrupted(
     """Train, stop in the middle of the step after `after` steps, and go on to the end."""
     take_step = train.take_step
 
-    def stops(trainer: train.Trainer, *arguments: Any) -> None:
+    def stops(trainer: Trainer) -> None:
         if trainer.position.step == after:
             raise Stopped
-        take_step(trainer, *arguments)
+        take_step(trainer)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "take_step", stops)

@@ -12,7 +12,7 @@ import pytest
 # Freeing 30 MiB makes glibc take later blocks of that size from its heap.
 PROGRAM = """
 import ctypes, sys
-from detcli.engine.allocation import LARGE, map_large_blocks
+from detcli.engine.train.allocation import LARGE, map_large_blocks
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (

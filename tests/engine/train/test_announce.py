@@ -37,8 +37,8 @@ def test_each_block_has_its_line(tmp_path: Path) -> None:
         "deformable convolutions v2: stages 2, 3, 4, 6 of them; their 435618 parameters start "
         "fresh",
         "dilation: stage 4, 1, 2, 5 in turn; strides stay as they are",
-        "dropout gaussian, rate 0.1: on the features before each prediction, in training",
         "model.head.norm bn: all levels share one set of running statistics",
+        "dropout gaussian, rate 0.1: on the features before each prediction, in training",
     ]
     assert said(*built(tmp_path)) == []
     (line,) = said(*built(tmp_path, "dropout-uniform"))

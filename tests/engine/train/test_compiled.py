@@ -21,13 +21,15 @@ from detcli.engine.run.log import RunLog
 from detcli.engine.train import compiled as module
 from detcli.engine.train.build import prepare
 from detcli.engine.train.compiled import compiled
-from detcli.engine.train.loop import compute_losses
+from detcli.engine.train.step import compute_losses
 from detcli.errors import RecipeError
 from detcli.recipe import load_recipe
+from tests.contracts.test_detectors import batch, some_targets
 from tests.engine.train.interrupt import CPU
 from tests.models.specs import SMALL, detector
-from tests.models.test_contract import batch, some_targets
 from tests.recipes import write_tiny
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(name="traced")
@@ -76,11 +78,11 @@ def test_a_trainer_keeps_plain_names_and_evaluates_the_detector(
     path = write_tiny(tmp_path, data=small, model={"head": {"num_convs": 0}})
     recipe = load_recipe(path, ["train.compile=true"]).recipe
     trainer = prepare(recipe, tmp_path, CPU, RunLog(quiet=True), explicit_lr=False)
-    assert isinstance(trainer.model, torch._dynamo.OptimizedModule)
-    assert not isinstance(trainer.detector, torch._dynamo.OptimizedModule)
-    assert all("_orig_mod" not in key for key in trainer.detector.state_dict())
-    assert {id(value) for value in trainer.model.parameters()} == {
-        id(value) for value in trainer.detector.parameters()
+    assert isinstance(trainer.network.model, torch._dynamo.OptimizedModule)
+    assert not isinstance(trainer.network.detector, torch._dynamo.OptimizedModule)
+    assert all("_orig_mod" not in key for key in trainer.network.detector.state_dict())
+    assert {id(value) for value in trainer.network.model.parameters()} == {
+        id(value) for value in trainer.network.detector.parameters()
     }
 
 
@@ -137,7 +139,10 @@ def test_scores_of_a_teacher_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plain = trainer_of(tmp_path, teacher, *off, model=spec)
     fast = trainer_of(tmp_path, teacher, *off, "train.compile=true", model=spec)
     images, targets = first_batch(plain)
-    for term, value in compute_losses(plain, images, targets).items():
+    for term, value in compute_losses(plain.run.recipe, plain.network, images, targets).items():
         torch.testing.assert_close(
-            compute_losses(fast, images, targets)[term], value, rtol=1e-5, atol=1e-6
+            compute_losses(fast.run.recipe, fast.network, images, targets)[term],
+            value,
+            rtol=1e-5,
+            atol=1e-6,
         )

@@ -79,8 +79,10 @@ def test_the_largest_batch_takes_orientation_into_account(tmp_path):
         ({"mosaic": {"prob": 0.5}}, 28),
         ({"mosaic": {"prob": 0.5}, "mixup": {"prob": 0.5}}, 35),
         ({"copy_paste": {"copies": 3}}, 10),
+        ({"poisson": {"objects": 2}}, 9),
+        ({"duck_injection": {"patches": "x", "objects": 1}}, 8),
     ],
-    ids=["plain", "mosaic", "mosaic and mixup", "copies"],
+    ids=["plain", "mosaic", "mosaic and mixup", "copies", "poisson", "duck"],
 )
 def test_the_most_boxes_of_an_image(tmp_path, augment, most):
     table = records(tmp_path, (64, 64), (64, 64))

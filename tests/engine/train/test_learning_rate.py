@@ -1,19 +1,13 @@
 import pytest
 
 from detcli.engine.train.learning_rate import effective_learning_rate
+from detcli.recipe.sections.optim import Optim
 
 
 def rate(**changes):
-    values = {
-        "lr": 0.01,
-        "lr_batch": 16,
-        "lr_rule": "linear",
-        "batch_per_rank": 2,
-        "world_size": 1,
-        "accumulate": 1,
-        "explicit": False,
-    }
-    return effective_learning_rate(**(values | changes))
+    options = {key: changes.pop(key) for key in list(changes) if key.startswith("lr")}
+    values = {"batch_per_rank": 2, "world_size": 1, "accumulate": 1, "explicit": False}
+    return effective_learning_rate(Optim(**options), **(values | changes))
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ def trainer_in(folder, **changes):
 
 def plain_loop(trainer, lrs, accumulate):
     """Losses of SGD without momentum, written out."""
-    model = copy.deepcopy(trainer.detector).train()
-    batches, losses = trainer.train_loader.start(0), []
+    model = copy.deepcopy(trainer.network.detector).train()
+    batches, losses = trainer.data.train_loader.start(0), []
     for lr in lrs:
         total = 0.0
         for _ in range(accumulate):
-            images, targets = network_input(trainer.recipe, next(batches), torch.device("cpu"))
+            images, targets = network_input(trainer.run.recipe, next(batches), torch.device("cpu"))
             loss = sum(model.loss(model(images, targets), targets).values()) / accumulate
             loss.backward()
             total += loss.item()
@@ -52,7 +52,7 @@ def plain_loop(trainer, lrs, accumulate):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_losses_are_those_of_a_plain_loop(tmp_path, accumulate):
     trainer = trainer_in(tmp_path, **SGD, train={"accumulate": accumulate, "ema": {}})
-    before = copy.deepcopy(trainer.detector.state_dict())
+    before = copy.deepcopy(trainer.network.detector.state_dict())
     files = sorted(tmp_path.rglob("*.*"))
     steps = 4 // accumulate
     found = range_test(trainer, steps=steps, min_lr=1e-4, max_lr=1e-2)
@@ -62,7 +62,8 @@ def test_losses_are_those_of_a_plain_loop(tmp_path, accumulate):
     assert found.diverged_at is None
     assert found.batch == 2 * accumulate
     assert all(
-        torch.equal(before[name], now) for name, now in trainer.detector.state_dict().items()
+        torch.equal(before[name], now)
+        for name, now in trainer.network.detector.state_dict().items()
     )
     assert (trainer.position.step, trainer.learning_rate.lr) == (0, 0.01 * accumulate)
     assert sorted(tmp_path.rglob("*.*")) == files
@@ -85,7 +86,9 @@ def with_losses(monkeypatch, losses, steps):
     monkeypatch.setattr(lr_find, "_trial", lambda trainer: trainer)
     monkeypatch.setattr(lr_find, "endless_batches", lambda trial: iter(()))
     monkeypatch.setattr(lr_find, "_step", lambda trial, batches, lr: next(coming))
-    trainer = SimpleNamespace(log=RunLog(quiet=True), learning_rate=SimpleNamespace(batch=2))
+    trainer = SimpleNamespace(
+        run=SimpleNamespace(log=RunLog(quiet=True)), learning_rate=SimpleNamespace(batch=2)
+    )
     return range_test(trainer, steps=steps, min_lr=1e-5, max_lr=1.0)
 
 

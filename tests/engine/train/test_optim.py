@@ -8,13 +8,9 @@ from detcli.engine.train.optim import build_optimizer, parameter_groups
 from detcli.layers.attention import build_attention
 from detcli.layers.deform import DeformConv2d
 from detcli.layers.norm import NORMS, build_norm
+from detcli.recipe.sections.optim import Optim
 
-ALL = {
-    "backbone_lr_mult": 1.0,
-    "norm_decay": True,
-    "bias_decay": True,
-    "bias_lr_mult": 1.0,
-}
+ALL = {"weight_decay": 0.1}  # and everything else as it is by default
 
 
 class Net(nn.Module):
@@ -29,7 +25,7 @@ def groups(**changes):
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     return {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
-        for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **(ALL | changes))
+        for group in parameter_groups(net, Optim(**ALL, **changes), 1.0)
         for parameter in group["params"]
     }
 
@@ -55,7 +51,7 @@ def test_offsets_of_deformable_convolutions_have_no_bias_of_that_kind():
     options = ALL | {"bias_lr_mult": 2.0, "bias_decay": False}
     found = {
         id(parameter): (group["lr"], group["weight_decay"])
-        for group in parameter_groups(nn.Sequential(net), lr=1.0, weight_decay=0.1, **options)
+        for group in parameter_groups(nn.Sequential(net), Optim(**options), 1.0)
         for parameter in group["params"]
     }
     assert found[id(net.bias)] == (2.0, 0.0)
@@ -66,7 +62,7 @@ def test_offsets_of_deformable_convolutions_have_no_bias_of_that_kind():
 def test_every_norm_is_one(name):
     norm = build_norm(name, 32)
     options = ALL | {"bias_lr_mult": 2.0, "bias_decay": False, "norm_decay": False}
-    groups = parameter_groups(nn.Sequential(norm), lr=1.0, weight_decay=0.1, **options)
+    groups = parameter_groups(nn.Sequential(norm), Optim(**options), 1.0)
     assert [(group["lr"], group["weight_decay"]) for group in groups] == (
         [] if name == "frozen_bn" else [(1.0, 0.0)]
     )
@@ -76,7 +72,7 @@ def test_every_norm_is_one(name):
 def test_norms_inside_attention_are_norms(name, num_norms):
     part = build_attention(name, 32, reduction=4, fusion="add")
     options = ALL | {"norm_decay": False}
-    groups = parameter_groups(part, lr=1.0, weight_decay=0.1, **options)
+    groups = parameter_groups(part, Optim(**options), 1.0)
     spared = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
     assert len(spared) == 2 * num_norms
 
@@ -84,11 +80,7 @@ def test_norms_inside_attention_are_norms(name, num_norms):
 def test_frozen_parameters_are_left_out():
     net = Net()
     net.backbone.requires_grad_(False)
-    members = [
-        p
-        for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **ALL)
-        for p in group["params"]
-    ]
+    members = [p for group in parameter_groups(net, Optim(**ALL), 1.0) for p in group["params"]]
     assert len(members) == 4
     assert all(isinstance(member, torch.Tensor) and member.requires_grad for member in members)
 
@@ -98,7 +90,7 @@ def test_what_a_module_lists_does_not_decay():
     net.head[0].undecayed = ("weight",)
     decays = {
         id(parameter): group["weight_decay"]
-        for group in parameter_groups(net, lr=1.0, weight_decay=0.1, **ALL)
+        for group in parameter_groups(net, Optim(**ALL), 1.0)
         for parameter in group["params"]
     }
     assert decays[id(net.head[0].weight)] == 0.0
@@ -111,14 +103,11 @@ def test_the_fused_step_is_the_plain_one(name):
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.Conv2d(8, 4, 1))
     model.to(memory_format=torch.channels_last)
-    groups = {"backbone_lr_mult": 1.0, "norm_decay": False, "bias_decay": True, "bias_lr_mult": 2.0}
-    common = {"lr": 1e-3, "weight_decay": 0.01}
+    options = Optim(name=name, weight_decay=0.01, norm_decay=False, bias_lr_mult=2.0)
     other = copy.deepcopy(model)
-    ours = build_optimizer(
-        model, name=name, groups=groups, momentum=0.9, nesterov=False, betas=(0.9, 0.999), **common
-    )
+    ours = build_optimizer(model, options, 1e-3)
     assert ours.defaults["fused"]
-    plain_groups = parameter_groups(other, **common, **groups)
+    plain_groups = parameter_groups(other, options, 1e-3)
     if name == "sgd":
         plain = torch.optim.SGD(plain_groups, lr=1e-3, momentum=0.9, foreach=False)
     else:

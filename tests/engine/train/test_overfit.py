@@ -18,11 +18,7 @@ def test_every_recipe_has_an_overfit_check(loaded):
     steps_per_epoch = -(-2 // recipe.data.batch_per_rank)
     steps = recipe.schedule.num_epochs * steps_per_epoch
     assert overfit.STEPS <= steps * recipe.train.accumulate < 2 * overfit.STEPS
-    values = recipe.schedule.model_dump() | {
-        "epochs": recipe.schedule.num_epochs,
-        "milestones": recipe.schedule.milestone_epochs,
-    }
-    schedule = Schedule(steps_per_epoch=steps_per_epoch, **values)
+    schedule = Schedule(recipe.schedule, steps_per_epoch)
     assert {schedule.factor(step) for step in range(steps // 2, steps)} == {1.0}
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from detcli.engine.train.schedule import Schedule
+from detcli.recipe.sections.schedule import Schedule as Options
 
 
-def schedule(**changes):
+def schedule(*, steps_per_epoch=10, averaging=None, **changes):
     values = {
         "name": "step",
         "epochs": 12,
-        "steps_per_epoch": 10,
         "milestones": (8, 11),
         "gamma": 0.1,
         "min_lr_ratio": 0.0,
@@ -21,7 +21,7 @@ def schedule(**changes):
         "warmup_steps": 0,
         "warmup_ratio": 0.001,
     }
-    return Schedule(**(values | changes))
+    return Schedule(Options.model_construct(**(values | changes)), steps_per_epoch, averaging)
 
 
 def test_step_decays_at_milestones():

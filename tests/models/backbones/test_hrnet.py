@@ -17,7 +17,7 @@ from detcli.weights import PublicWeights, convert_mmdetection, recognise_mmdetec
 from detcli.weights.names import hrnet_key
 from tests.models.specs import KEEP_ALL, detector, target
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 WIDTH = 18
 CHANNELS = [18, 36, 72, 144]

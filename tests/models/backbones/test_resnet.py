@@ -51,6 +51,7 @@ def with_random_norms(peer: nn.Module) -> nn.Module:
     return peer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 @pytest.mark.parametrize("norm_eps", [1e-5, 0.0])
 def test_maps_are_torchvisions(depth: int, norm_eps: float, tmp_path: Path) -> None:

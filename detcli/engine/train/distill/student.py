@@ -16,6 +16,14 @@ from detcli.types import Target
 SOFTMAX = ("softmax", "am_softmax")  # class losses whose scores are no yes or no per class
 
 
+class OutputsAndMaps(NamedTuple):
+    """What a detector makes of images, and the maps (B, D, h, w) of its neck on the way, finest
+    first; () where they are not compared."""
+
+    outputs: Any
+    maps: tuple[Tensor, ...]
+
+
 class Student(nn.Module):
     """A detector that also gives its neck's maps, brought to the teacher's widths.
 
@@ -30,13 +38,11 @@ class Student(nn.Module):
         self.adapters = adapters
         self.gives_maps = gives_maps
 
-    def forward(self, images: Tensor, targets: Sequence[Target]) -> tuple[Any, tuple[Tensor, ...]]:
-        """The detector's outputs, and the adapted maps (B, D, h, w), finest first; () where they
-        are not compared."""
+    def forward(self, images: Tensor, targets: Sequence[Target]) -> OutputsAndMaps:
+        """The detector's outputs, and the maps as its adapters give them."""
         outputs, maps = outputs_and_maps(self.detector, images, targets, maps=self.gives_maps)
-        return outputs, tuple(
-            adapter(level) for adapter, level in zip(self.adapters, maps, strict=True)
-        )
+        adapted = (adapter(level) for adapter, level in zip(self.adapters, maps, strict=True))
+        return OutputsAndMaps(outputs, tuple(adapted))
 
 
 def outputs_and_maps(
@@ -45,10 +51,10 @@ def outputs_and_maps(
     targets: Sequence[Target] | None = None,
     *,
     maps: bool = True,
-) -> tuple[Any, tuple[Tensor, ...]]:
-    """What a detector makes of images, and the maps of its neck on the way; () without `maps`."""
+) -> OutputsAndMaps:
+    """The outputs of a detector, and the maps of its neck where `maps`."""
     if not maps:
-        return detector(images, targets), ()
+        return OutputsAndMaps(detector(images, targets), ())
     found: list[tuple[Tensor, ...]] = []
     neck = detector.get_submodule("neck")
     # A hook only while it is needed: one that stays would be copied with the detector.
@@ -57,7 +63,7 @@ def outputs_and_maps(
         outputs = detector(images, targets)
     finally:
         handle.remove()
-    return outputs, tuple(found[0])
+    return OutputsAndMaps(outputs, tuple(found[0]))
 
 
 class Shapes(NamedTuple):

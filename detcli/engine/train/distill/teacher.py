@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from detcli.engine.detect.load import Trained, load_trained
 from detcli.engine.run import checkpoint
 from detcli.engine.run.batch import autocast
 from detcli.engine.run.distributed import Ranks
-from detcli.engine.train.distill.student import Student, outputs_and_maps
+from detcli.engine.train.distill.student import OutputsAndMaps, Student, outputs_and_maps
 from detcli.errors import CheckpointError
 from detcli.ops.reduce import all_rank_mean
+from detcli.phases import phase
 from detcli.recipe import Recipe
 from detcli.types import Target
 
@@ -40,20 +41,28 @@ class Distillation:
     fingerprint: str
 
     def losses(
-        self, outputs: Any, maps: Sequence[Tensor], images: Tensor, targets: Sequence[Target]
+        self, detector: nn.Module, seen: OutputsAndMaps, images: Tensor, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """The terms of the detector, and what the teacher adds; seen: by the student."""
+        losses: dict[str, Tensor] = detector.loss(seen.outputs, targets)  # type: ignore[operator]
+        with phase("teacher"):
+            return losses | self.imitation(seen, images, targets)
+
+    def imitation(
+        self, seen: OutputsAndMaps, images: Tensor, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Terms "distill_class" and "distill_features", float32 scalars with their weights, those
-        that the recipe asks for; outputs and maps are the student's for the same images."""
+        that the recipe asks for; seen: by the student, of the same images."""
         settings = self.recipe.train.distill
         assert settings is not None, "a distillation is built from its section"
         with torch.no_grad(), autocast(self.teacher.recipe, images.device):
             theirs, their_maps = outputs_and_maps(
-                self.teacher.detector, as_teacher_sees(images, targets, self), maps=bool(maps)
+                self.teacher.detector, as_teacher_sees(images, targets, self), maps=bool(seen.maps)
             )
         terms = {}
         if settings.logits_weight:
             loss = class_loss(
-                outputs.class_logits,
+                seen.outputs.class_logits,
                 theirs.class_logits,
                 num_classes=len(self.teacher.class_names),
                 temperature=settings.temperature,
@@ -61,7 +70,7 @@ class Distillation:
             terms["distill_class"] = settings.logits_weight * loss
         if settings.imitates_maps:
             terms["distill_features"] = map_loss(
-                maps,
+                seen.maps,
                 their_maps,
                 targets,
                 canvas=(images.shape[-2], images.shape[-1]),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detcli.recipe.sections.network import Backbone, TimmBackbone
-from detcli.recipe.sections.section import Integers, Section
+from detcli.recipe.sections.section import Integers, Named, Section
 
 
 class CenterBackbone(Backbone):
@@ -45,6 +45,10 @@ class DeconvNeck(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         if min(self.channels) < 1:
             yield "channels", f"expected numbers greater than 0, got {list(self.channels)}"
+
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.conv != "plain":
+            yield f"neck outputs: {self.conv} convolutions"
 
 
 class DlaUpNeck(Section):

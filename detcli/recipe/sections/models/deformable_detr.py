@@ -1,7 +1,7 @@
 """The `model` section of Deformable DETR."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,8 @@ class DeformableHungarian(HungarianAssigner):
 
 class DeformableDetr(Section):
     """Deformable DETR (Zhu et al. 2021)."""
+
+    enables: ClassVar = ("optim.sampling_lr_mult",)
 
     name: Literal["deformable_detr"] = Field(description="Deformable DETR")
     backbone: SetBackbone = Field(SetBackbone(), description="Backbone network")

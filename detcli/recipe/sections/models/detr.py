@@ -1,7 +1,8 @@
 """The `model` section of DETR."""
 
+import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -125,3 +126,14 @@ class Detr(Section):
         SetBoxLoss(name="giou", weight=2.0), description="Box loss in addition to L1, such as GIoU"
     )
     score_threshold: float = Field(0.0, ge=0, lt=1, description="Score threshold of the candidates")
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        stride = 32 if self.backbone.last_map == "c5" else 16
+        resize = recipe.data.resize
+        side = resize.long if resize.keep_aspect else max(resize.short)
+        if self.positions == "learned" and math.ceil(side / stride) > LEARNED_CELLS:
+            yield (
+                f"{key}.positions",
+                f"learned has codes for {LEARNED_CELLS} cells of {stride} pixels a side; images "
+                f"have up to {side} pixels; take sine, or a smaller data.resize.long",
+            )

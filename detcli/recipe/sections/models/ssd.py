@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,14 @@ class VggBackbone(Section):
         description="imagenet (torchvision's IMAGENET1K_FEATURES, for data.std of 1), a file, or "
         "null: random",
     )
+
+    def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
+        if self.weights == "imagenet" and set(recipe.data.std) != {1.0}:
+            yield (
+                "data.std",
+                "these VGG-16 weights are for images of 0 to 255 less their mean: expected "
+                f"[1.0, 1.0, 1.0], got {list(recipe.data.std)}",
+            )
 
 
 class SsdNeck(Section):

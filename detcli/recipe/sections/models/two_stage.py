@@ -16,7 +16,7 @@ from detcli.recipe.sections.priors import (
     MaxIouAssigner,
     delta_problems,
 )
-from detcli.recipe.sections.section import Quadruple, Section
+from detcli.recipe.sections.section import Named, Quadruple, Section
 
 
 class PooledLevels(Section):
@@ -188,6 +188,11 @@ class Pooler(Section):
         description="RoI context: also pool each region enlarged by this factor; null: off",
     )
     acts_with: ClassVar = {"sampling_ratio": ("roi_align",), "aligned": ("roi_align",)}
+
+    def announce(self, named: Named) -> Iterator[str]:
+        if self.context is not None:
+            sides = f"{self.context:g} times its sides"
+            yield f"pooler: beside each region one of {sides}, twice as many features"
 
 
 class RegionHead(Section):

@@ -20,8 +20,9 @@ from detcli.engine.run.log import RunLog
 from detcli.engine.train.build import prepare
 from detcli.engine.train.distill import teacher as distill
 from detcli.engine.train.distill.teacher import as_teacher_sees, class_loss, map_loss, object_cells
-from detcli.engine.train.loop import Trainer, compute_losses
 from detcli.engine.train.modes import resume_run
+from detcli.engine.train.step import compute_losses
+from detcli.engine.train.trainer import Trainer
 from detcli.errors import CheckpointError, RecipeError, UsageError
 from detcli.recipe import load_recipe
 from detcli.types import Target
@@ -35,6 +36,8 @@ from tests.engine.train.interrupt import (
 )
 from tests.models.specs import target
 from tests.recipes import write_tiny
+
+pytestmark = pytest.mark.slow
 
 CLASSES = ["circle", "square", "triangle", "cross"]
 SMALL_DATA = {"shapes": {"num_train": 4, "num_val": 2}}
@@ -182,18 +185,18 @@ def trainer_of(folder: Path, teacher: Path, *overrides: str, **changes: Any) -> 
 
 
 def first_batch(trainer: Trainer) -> tuple[Tensor, tuple[Target, ...]]:
-    batch = next(iter(trainer.train_loader.start(0)))
-    return network_input(trainer.recipe, batch, CPU.device)
+    batch = next(iter(trainer.data.train_loader.start(0)))
+    return network_input(trainer.run.recipe, batch, CPU.device)
 
 
 def test_the_teacher_itself_as_a_student_has_nothing_to_learn(tmp_path: Path) -> None:
     teacher = write_teacher(tmp_path)
     trainer = trainer_of(tmp_path, teacher)
-    assert trainer.distill is not None
-    trainer.detector.load_state_dict(checkpoint.load(teacher)["model"])
+    assert trainer.network.distill is not None
+    trainer.network.detector.load_state_dict(checkpoint.load(teacher)["model"])
     images, targets = first_batch(trainer)
-    trainer.detector.eval()  # batch statistics would differ from the teacher's running ones
-    losses = compute_losses(trainer, images, targets)
+    trainer.network.detector.eval()  # batch statistics would differ from the teacher's running ones
+    losses = compute_losses(trainer.run.recipe, trainer.network, images, targets)
     assert losses["distill_class"] == losses["distill_features"] == 0
     assert losses["box"] > 0
 
@@ -211,31 +214,33 @@ def test_both_terms_reach_every_parameter_of_every_detector(name: str, tmp_path:
     spec = {**DETECTORS[name], "head": head}
     teacher = write_teacher(tmp_path, model={**spec, "neck": {"out_channels": 96}})
     trainer = trainer_of(tmp_path, teacher, model=spec)
-    assert trainer.distill is not None
+    assert trainer.network.distill is not None
     images, targets = first_batch(trainer)
     frozen = {key: value.clone() for key, value in teacher_state(trainer).items()}
-    adapters = list(trainer.distill.student.adapters.parameters())
+    adapters = list(trainer.network.distill.student.adapters.parameters())
     assert len(adapters) == 10  # weight and bias on five levels
     for objects in (targets, [target([], [], one.size) for one in targets]):
-        trainer.model.zero_grad()
-        losses = compute_losses(trainer, images, objects)
+        trainer.network.model.zero_grad()
+        losses = compute_losses(trainer.run.recipe, trainer.network, images, objects)
         for term in ("distill_class", "distill_features"):
             assert losses[term].dtype == torch.float32
             assert losses[term] > 0
         torch.stack(list(losses.values())).sum().backward()
-        for key, parameter in trainer.model.named_parameters():
+        for key, parameter in trainer.network.model.named_parameters():
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
         assert all(adapter.grad.abs().sum() > 0 for adapter in adapters)
     assert_same_state(teacher_state(trainer), frozen)
-    trained = {id(value) for group in trainer.optimizer.param_groups for value in group["params"]}
-    assert trained == {id(parameter) for parameter in trainer.model.parameters()}
-    assert not any("adapter" in key for key in trainer.detector.state_dict())
+    trained = {
+        id(value) for group in trainer.network.optimizer.param_groups for value in group["params"]
+    }
+    assert trained == {id(parameter) for parameter in trainer.network.model.parameters()}
+    assert not any("adapter" in key for key in trainer.network.detector.state_dict())
 
 
 def teacher_state(trainer: Trainer) -> dict[str, Tensor]:
-    assert trainer.distill is not None
-    detector = trainer.distill.teacher.detector
+    assert trainer.network.distill is not None
+    detector = trainer.network.distill.teacher.detector
     assert not detector.training
     assert not any(parameter.requires_grad for parameter in detector.parameters())
     return detector.state_dict()
@@ -245,27 +250,31 @@ def test_gradients_of_adapters_are_those_of_the_formula(tmp_path: Path) -> None:
     """One level by hand: the adapter is a 1x1 convolution of the student's map."""
     teacher = write_teacher(tmp_path, model={"neck": {"out_channels": 96}})
     trainer = trainer_of(tmp_path, teacher, "train.distill.logits_weight=0")
-    assert trainer.distill is not None
+    assert trainer.network.distill is not None
     images, targets = first_batch(trainer)
-    trainer.detector.eval()
-    _, maps = trainer.model(images, targets)
-    own = trainer.detector.neck(trainer.detector.backbone(images))
-    for adapter, level, adapted in zip(trainer.distill.student.adapters, own, maps, strict=True):
+    trainer.network.detector.eval()
+    _, maps = trainer.network.model(images, targets)
+    own = trainer.network.detector.neck(trainer.network.detector.backbone(images))
+    for adapter, level, adapted in zip(
+        trainer.network.distill.student.adapters, own, maps, strict=True
+    ):
         torch.testing.assert_close(F.conv2d(level, adapter.weight, adapter.bias), adapted)
-    assert "distill_class" not in compute_losses(trainer, images, targets)
+    assert "distill_class" not in compute_losses(
+        trainer.run.recipe, trainer.network, images, targets
+    )
 
 
 def test_the_teacher_sees_its_own_normalisation(tmp_path: Path) -> None:
     theirs = {"mean": [100.0, 110.0, 120.0], "std": [1.0, 2.0, 1.5], "channels": "bgr"}
     teacher = write_teacher(tmp_path, data=theirs)
     trainer = trainer_of(tmp_path, teacher)
-    assert trainer.distill is not None
-    batch = next(iter(trainer.train_loader.start(0)))
+    assert trainer.network.distill is not None
+    batch = next(iter(trainer.data.train_loader.start(0)))
     smaller = dataclasses.replace(batch.targets[0], size=(40, 50))  # part of it is padding
     batch = dataclasses.replace(batch, targets=(smaller, *batch.targets[1:]))
-    images, targets = network_input(trainer.recipe, batch, CPU.device)
-    wanted, _ = network_input(trainer.distill.teacher.recipe, batch, CPU.device)
-    seen = as_teacher_sees(images, targets, trainer.distill)
+    images, targets = network_input(trainer.run.recipe, batch, CPU.device)
+    wanted, _ = network_input(trainer.network.distill.teacher.recipe, batch, CPU.device)
+    seen = as_teacher_sees(images, targets, trainer.network.distill)
     torch.testing.assert_close(seen, wanted, rtol=1e-4, atol=1e-3)
     assert (seen[0, :, 40:] == 0).all()
     assert (seen[0, :, :, 50:] == 0).all()
@@ -292,9 +301,9 @@ def test_other_anchors_refuse_class_scores_and_allow_maps(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=r"36 channels on 8/4/2/1/1 cells, 4 channels"):
         trainer_of(tmp_path, teacher)
     trainer = trainer_of(tmp_path, teacher, "train.distill.logits_weight=0")
-    losses = compute_losses(trainer, *first_batch(trainer))
+    losses = compute_losses(trainer.run.recipe, trainer.network, *first_batch(trainer))
     assert losses["distill_features"] > 0
-    assert not list(trainer.model.adapters.parameters())  # equal widths need none
+    assert not list(trainer.network.model.adapters.parameters())  # equal widths need none
 
 
 def test_other_levels_are_refused(tmp_path: Path) -> None:

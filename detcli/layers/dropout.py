@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DROPOUTS = ("bernoulli", "gaussian", "uniform")
-CHANCES = 2**16  # of which a share is that of a zero, on a CPU
+CHANCES = 2**16  # of which a share is that of a zero, on a processor
 
 
 def drop(x: Tensor, rate: float, *, training: bool) -> Tensor:
     """As `F.dropout`: in training each value is 0 with probability `rate`, below 1, and otherwise
     divided by 1 - rate; the identity in evaluation. Any shape to the same shape.
 
-    On a CPU the random numbers of `F.dropout` take longer than a linear layer before it.
+    On a processor the random numbers of `F.dropout` take longer than a linear layer before it.
     There 16 random bits decide over a value, so that the rate is the nearest multiple of 1 / 65536.
     """
     if not training or x.device.type != "cpu" or torch.compiler.is_compiling():

@@ -23,7 +23,7 @@ def sample_maps(
     """(B, Q, D): weighted sums of bilinear samples, zero outside a map, of each head.
 
     values (B, N, H, D / H), maps one after the other; places (B, Q, H, L, P, 2) x and y from 0 to 1
-    over the map, weights (B, Q, H, L, P). On a CPU it is a sparse matrix product, which takes
+    over the map, weights (B, Q, H, L, P). On a processor it is a sparse matrix product, which takes
     about half the time of `F.grid_sample` in an encoder and the same in a decoder; elsewhere, and
     under a compiler, it is the latter.
     """

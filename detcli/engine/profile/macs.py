@@ -87,7 +87,7 @@ def _countable() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # all of a layer in one operator
     try:
-        # Attention as matrix products: not every device's own kernel of it is known.
+        # Attention as matrix products: not every processor's own kernel of it is known.
         with direct_convolutions(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:

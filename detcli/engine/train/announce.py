@@ -28,7 +28,7 @@ def announce_blocks(recipe: Recipe, detector: nn.Module, say: Callable[[str], No
     trunk = getattr(detector, "backbone", None)
     if isinstance(trunk, TimmBackbone):
         widths = ", ".join(map(str, trunk.out_channels))
-        say(f"backbone: timm's {trunk.name}, maps of {widths} channels at strides 4 to 32")
+        say(f"backbone: timm's {trunk.name}, {widths} channels at strides 4 to 32")
         for line in _normalisation(recipe, trunk):
             say(line)
 

@@ -89,8 +89,8 @@ def report_matching(trainer: Trainer) -> None:
     epoch, step = position.epoch + 1, position.step
     run.log.record({"kind": "matching", "epoch": epoch, "step": step, "changed": changed / total})
     run.log.say(
-        f"epoch {epoch}: {changed / total:.1%} of the {total} matched queries of up to "
-        f"{NUM_IMAGES} evaluation images have another object than an epoch ago"
+        f"epoch {epoch}: matching instability {changed / total:.1%}: fraction of {total} matched "
+        f"queries (up to {NUM_IMAGES} images) assigned to a different object than last epoch"
     )
 
 
@@ -112,7 +112,7 @@ def average_weights(trainer: Trainer) -> None:
     done = f"{count} batch norms re-estimated over the training images ({seconds:.1f} s)"
     run.log.say(
         f"epoch {epoch}: {swa.holds(epoch)} is evaluated and saved; "
-        f"{done if count else 'no batch norm trains, so none is re-estimated'}"
+        f"{done if count else 'no trainable batch norm to re-estimate'}"
     )
 
 

@@ -41,7 +41,7 @@ class Enlarge(nn.Module):
 class DeconvNeck(nn.Module):
     """For each of `channels` a 3x3 convolution with norm and ReLU, then `Enlarge`.
 
-    conv: "plain" or "dcn" (modulated deformable, v2); conv_bias: those have a bias too
+    conv: "plain" or "dcn" (modulated deformable, v2); conv_bias: those have a bias beside the norm
     (xingyizhou/CenterNet).
     """
 

@@ -49,7 +49,7 @@ class PooledBifpn(PooledLevels, BifpnNeck):
 class PooledNested(PooledExtra, Nested):
     """UNet++: nested fusion with dense skip connections (Zhou et al. 2018)."""
 
-    name: Literal["unet_pp"] = Field(description="Neck type")
+    name: Literal["unet_pp"] = Field(description="Family of the neck")
 
 
 class CarafeNeck(Section):
@@ -191,8 +191,7 @@ class Pooler(Section):
 
     def announce(self, named: Named) -> Iterator[str]:
         if self.context is not None:
-            sides = f"{self.context:g} times its sides"
-            yield f"pooler: beside each region one of {sides}, twice as many features"
+            yield f"RoI context: also pools regions enlarged {self.context:g}x; twice the channels"
 
 
 class RegionHead(Section):

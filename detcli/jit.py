@@ -1,14 +1,16 @@
-"""What the compiled kernels share: the decorator that compiles them, and a stable sort.
+"""What the compiled kernels share: the decorators that compile them, the overlap of two boxes, and
+a stable sort.
 
 Importing this module imports numba (a quarter of a second), so callers import it, and the
 modules that hold their kernels, inside the function that needs them.
 
-A kernel must not call a kernel of another file: numba's cache looks only at the file of the
-outer one, so an edit of the inner one would go unnoticed.
+A kernel may call kernels of its own file and what is `inlined` here. numba's cache looks only at
+the file of the outer kernel and, by our addition, at this one: no edit elsewhere would be noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
+_THIS_FILE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 _INSERTION_LIMIT = 40  # below this many elements insertion beats eight counting passes
 
 
@@ -36,16 +39,19 @@ def _announce() -> None:
 
 
 def _is_cached(dispatcher: Any) -> bool:
-    """Whether numba's cache holds the function as its source file is now.
+    """Whether numba's cache holds the function as its source file and this one are now.
 
-    numba has no call for this. Should its file names ever change, the announcement comes once
-    too often, nothing worse.
+    numba has no public call for either; it stores when and how long the source file was, and takes
+    what it stored only where that is the same.
     """
-    code = dispatcher.py_func.__code__
-    source_time = Path(code.co_filename).stat().st_mtime
-    pattern = f"*.{code.co_name}-{code.co_firstlineno}.*.nbi"
-    found = Path(dispatcher.stats.cache_path).glob(pattern)
-    return any(index.stat().st_mtime >= source_time for index in found)
+    index = dispatcher._cache._cache_file
+    index._source_stamp = (index._source_stamp, _THIS_FILE)
+    return bool(index._load_index())
+
+
+def inlined(function: Kernel) -> Kernel:
+    """A helper that becomes a part of every kernel that calls it, for arguments of any type."""
+    return cast(Kernel, njit(inline="always", error_model="numpy")(function))
 
 
 def jit(signature: str) -> Callable[[Kernel], Kernel]:
@@ -78,6 +84,59 @@ def jit(signature: str) -> Callable[[Kernel], Kernel]:
 def as_kernel_input(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     """The array as kernels take it: of this type, contiguous, writable; a copy only if needed."""
     return np.require(array, dtype, ["C_CONTIGUOUS", "WRITEABLE"])
+
+
+# A box of the functions below is x1, y1, x2, y2, area: a tuple, or a row of an array.
+
+
+@inlined
+def box_of(xywh: Any) -> Any:
+    """The box with this corner, width and height."""
+    x, y, width, height = xywh
+    return x, y, x + width, y + height, width * height
+
+
+@inlined
+def shared_area(one: Any, other: Any) -> Any:
+    """The area that two boxes have in common."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return width * height if width > 0.0 and height > 0.0 else 0.0
+
+
+@inlined
+def iou_or_share(one: Any, other: Any, share: bool) -> Any:
+    """IoU of two boxes or, as COCO has it for crowd regions, the share of the first that lies in
+    the other; 0 where they do not overlap, with or without an area."""
+    shared = shared_area(one, other)
+    if shared <= 0.0:
+        return 0.0
+    return shared / (one[4] if share else one[4] + other[4] - shared)
+
+
+@inlined
+def box_iou(one: Any, other: Any) -> Any:
+    """IoU of two boxes."""
+    return iou_or_share(one, other, False)
+
+
+@inlined
+def centre_penalty(one: Any, other: Any) -> Any:
+    """Squared distance of two centres over the squared diagonal of the enclosing box."""
+    across = np.float64(one[0] + one[2] - other[0] - other[2])
+    down = np.float64(one[1] + one[3] - other[1] - other[3])
+    width = np.float64(max(one[2], other[2]) - min(one[0], other[0]))
+    height = np.float64(max(one[3], other[3]) - min(one[1], other[1]))
+    return (across * across + down * down) / (4.0 * (width * width + height * height))
+
+
+@inlined
+def longest(offsets: Any) -> Any:
+    """Rows of the longest of the segments offsets[s]:offsets[s + 1]."""
+    most = 0
+    for i in range(len(offsets) - 1):
+        most = max(most, offsets[i + 1] - offsets[i])
+    return most
 
 
 @jit("void(u8[::1], i8[::1], i8, i8)")
@@ -121,10 +180,8 @@ def _radix_sort(
 
 @jit("void(u8[::1], i8[::1], i8[::1])")
 def _sort_segments(keys: Any, rows: Any, offsets: Any) -> None:
-    longest = 0
-    for i in range(len(offsets) - 1):
-        longest = max(longest, offsets[i + 1] - offsets[i])
-    spare_keys, spare_rows = np.empty(longest, np.uint64), np.empty(longest, np.int64)
+    most = longest(offsets)
+    spare_keys, spare_rows = np.empty(most, np.uint64), np.empty(most, np.int64)
     counts = np.empty((8, 256), np.int64)
     for i in range(len(offsets) - 1):
         first, last = offsets[i], offsets[i + 1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
@@ -28,10 +30,10 @@ def test_order_is_descending_and_stable_within_segments(counts, seed, distinct):
     np.testing.assert_array_equal(order, np.lexsort((np.arange(len(scores)), -scores, segment)))
 
 
-def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -48,6 +50,30 @@ def test_a_slow_first_compilation_is_announced_in_one_line_and_cached(tmp_path):
     assert run("import detcli.evaluation.kernels.match", **cache).stderr == ""
 
 
+OVERLAP = """
+import numpy as np
+from detcli.postprocess.kernels.nms import nms_kernel
+twice = np.array([[0.0, 0.0, 9.0, 9.0]] * 2)
+print(len(nms_kernel(twice, np.arange(2), np.array([0, 2]), np.full(2, 0.5), False, 9)))
+"""
+
+
+def test_an_edit_of_an_inlined_helper_recompiles_the_kernels_that_use_it(tmp_path):
+    """numba's own cache looks at the kernel's file alone."""
+    shutil.copytree(ROOT / "detcli", tmp_path / "detcli", ignore=shutil.ignore_patterns("*cache*"))
+    variables = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    assert run(OVERLAP, tmp_path, **variables).stdout == "1\n"
+    assert run(OVERLAP, tmp_path, **variables).stderr == ""
+    helpers = tmp_path / "detcli" / "jit.py"
+    text = helpers.read_text()
+    edited = text.replace("return width * height if", "return 0.0 * width * height if")
+    assert edited != text
+    helpers.write_text(edited)
+    done = run(OVERLAP, tmp_path, **variables)
+    assert done.stdout == "2\n"
+    assert "compiling kernels, once" in done.stderr
+
+
 def test_importing_is_cheap_and_using_never_needs_torch():
     """Start-up is part of the product: numba comes with the first kernel, torch never."""
     code = """
@@ -58,7 +84,7 @@ assert not heavy, heavy
 from tests.evaluation.oracle import large_data_set
 truth, found = large_data_set(0, num_images=2)
 kept = detcli.postprocess.suppress(
-    found, method="nms", iou_threshold=0.5, class_agnostic=False, max_per_image=100)
+    found, method="nms", iou_threshold=0.5, class_agnostic=False, max_per_image=100, metric="iou")
 detcli.evaluation.evaluate_coco(truth, kept)
 assert "torch" not in sys.modules
 """

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detcli import __version__
 from detcli.data.formats.read import read_records
 from tests.cli.run_cli import run
 from tests.paths import ROOT
@@ -142,3 +143,13 @@ def test_commands_in_the_docs_name_real_options(page, capsys):
         known = run(capsys, *verb, "--help").out
         for option in (word.split("=")[0] for word in words if word.startswith("--")):
             assert option in known, line
+
+
+def test_the_changelog_is_one_screen_per_version():
+    """keepachangelog.com: the newest first, changes under the headings of that page."""
+    versions = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1:]
+    assert [version.split("]")[0] for version in versions[:2]] == ["[Unreleased", f"[{__version__}"]
+    for version in versions:
+        assert len(version.splitlines()) <= 50
+        kinds = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from detcli.errors import UsageError
 MAX_PER_IMAGE = 100  # as many as COCO counts
 
 if TYPE_CHECKING:
-    from detcli.postprocess.spec import MethodSpec
+    from detcli.engine.run.methods import MethodSpec
     from detcli.predictions.with_truth import PredictionFiles
 
 
@@ -68,7 +69,7 @@ def command(
     from detcli.engine.compare import report as method_report
     from detcli.engine.compare.nms_compare import compare_methods
     from detcli.engine.run.log import RunLog
-    from detcli.postprocess.spec import parse_methods
+    from detcli.engine.run.methods import parse_methods
     from detcli.predictions.with_truth import load_prediction_files
 
     asked = parse_methods(methods, method or [])
@@ -77,23 +78,26 @@ def command(
     )
     specs, position = with_references(asked or possible_methods(files), baseline)
     known = {} if sweep else files.postprocess  # a sweep is to find better ones
-    specs = [with_usual_options(spec, known, iou) for spec in specs]
-    common: dict[str, Any] = {
-        "max_per_image": max_det or files.postprocess.get("max_per_image", MAX_PER_IMAGE),
-        "class_agnostic": class_agnostic or files.postprocess.get("class_agnostic", False),
-        "num_models": len(predictions),
-        "weights": None if weights is None else model_weights(weights, len(predictions)),
-    }
+    specs = [
+        with_usual_options(spec, known, iou).among(
+            num_models=len(predictions),
+            weights=None if weights is None else model_weights(weights, len(predictions)),
+            max_per_image=max_det or files.postprocess.get("max_per_image", MAX_PER_IMAGE),
+            class_agnostic=class_agnostic or files.postprocess.get("class_agnostic", False),
+        )
+        for spec in specs
+    ]
     comparison = compare_methods(
         files,
         specs,
         position,
-        common,
         RunLog(quiet=quiet),
         choose_thresholds=sweep,
         resamples=bootstrap,
         seed=seed,
     )
+    if iou is not None:
+        comparison = replace(comparison, notes=(*unreached(specs), *comparison.notes))
     if as_json:
         print_json(method_report.to_json(comparison))
     else:
@@ -108,17 +112,16 @@ def command(
 
 def possible_methods(files: PredictionFiles) -> list[MethodSpec]:
     """Every method whose columns the files have."""
-    from detcli.postprocess import METHODS, missing_column
-    from detcli.postprocess.spec import MethodSpec
+    from detcli.engine.run import methods
 
     present = set.intersection(*(set(table.extra) for table in files.tables))
-    return [MethodSpec(name) for name in METHODS if missing_column(name, present) is None]
+    return [methods.MethodSpec(name) for name in methods.possible_methods(present)]
 
 
 def with_references(specs: list[MethodSpec], baseline: str) -> tuple[list[MethodSpec], int]:
     """The methods, in front of them the baseline and nms, whose time is the unit, unless they are
     there already; and the baseline's position."""
-    from detcli.postprocess.spec import parse_method
+    from detcli.engine.run.methods import parse_method
 
     reference = parse_method(baseline)
     for needed in (parse_method("nms"), reference):
@@ -131,12 +134,20 @@ def with_references(specs: list[MethodSpec], baseline: str) -> tuple[list[Method
 
 def with_usual_options(spec: MethodSpec, known: Mapping[str, Any], iou: float | None) -> MethodSpec:
     """What was typed, then --iou, then the run's own settings, if they are for this method."""
+    from detcli.engine.run.methods import own_options
+
     if iou is not None:
         spec = spec.with_defaults(iou_threshold=iou)
-    if known.get("method") != spec.name:
-        return spec
-    elsewhere = {"method", "max_per_image", "class_agnostic"}
-    return spec.with_defaults(**{key: known[key] for key in known.keys() - elsewhere})
+    own = own_options(known) if known.get("method") == spec.name else {}
+    return spec.with_defaults(**own)
+
+
+def unreached(specs: list[MethodSpec]) -> list[str]:
+    """A note on the methods in which --iou does nothing."""
+    names = [spec.label for spec in specs if "iou_threshold" not in spec.params]
+    if not names:
+        return []
+    return [f"--iou does not reach {', '.join(names)}: no IoU threshold acts there"]
 
 
 def _position(specs: list[MethodSpec], wanted: MethodSpec) -> int | None:

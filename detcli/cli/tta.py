@@ -55,7 +55,7 @@ def command(
     from detcli.engine.detect.views import choose_views
     from detcli.engine.run import distributed
     from detcli.engine.run.log import RunLog
-    from detcli.postprocess.spec import parse_method
+    from detcli.engine.run.methods import parse_method
 
     views = choose_views(numbers("--scales", scales), flip, slices, overlap)
     method = parse_method(merge)

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from detcli.postprocess.columns import needed_column
 from detcli.postprocess.ranking import result
 from detcli.postprocess.soft import survivors
 from detcli.types import Detections
@@ -15,21 +14,21 @@ from detcli.types import Detections
 def adaptive(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    kind: Literal["hard", "gaussian", "linear"] = "hard",
-    sigma: float = 0.5,
-    score_threshold: float = 0.001,
-    metric: Literal["iou", "diou"] = "iou",
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
+    kind: Literal["hard", "gaussian", "linear"],
+    sigma: float,
+    score_threshold: float,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
     """Suppress where the overlap exceeds max(iou_threshold, density of the kept box).
 
     kind hard removes such boxes as nms does; gaussian and linear lower their scores with the
-    factors of soft, `score_threshold` and (gaussian) `sigma` included. metric as in nms.
-    Raises DataError without the column `density`. Liu et al., CVPR 2019.
+    factors of soft, `score_threshold` and (gaussian) `sigma` included. The density of a box is in
+    the column `density`. metric as in nms. Liu et al., CVPR 2019.
     """
-    thresholds = np.maximum(needed_column(candidates, "adaptive"), iou_threshold)
+    thresholds = np.maximum(np.asarray(candidates.extra["density"], np.float64), iou_threshold)
     rows, scores = survivors(
         candidates,
         thresholds,

@@ -86,7 +86,10 @@ def model_weights(candidates: Detections, weights: Sequence[float] | None) -> Fl
         raise UsageError(
             f"weights: expected one per model, that is {found}, got {len(weights)}: {list(weights)}"
         )
-    return np.asarray(weights, np.float64)
+    per_model = np.asarray(weights, np.float64)
+    if not ((per_model > 0) & np.isfinite(per_model)).all():
+        raise UsageError(f"weights: expected numbers above 0, one per model, got {list(weights)}")
+    return per_model
 
 
 def weighted_scores(candidates: Detections, factors: FloatArray) -> FloatArray:

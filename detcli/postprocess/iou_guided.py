@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from detcli.postprocess.columns import needed_column
 from detcli.postprocess.ranking import rank, result
 from detcli.types import Detections
 
@@ -14,21 +13,20 @@ from detcli.types import Detections
 def iou_guided(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    metric: Literal["iou", "diou"] = "iou",
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
-    """nms in the order of the predicted IoU; a kept box has the highest score among itself and
-    the boxes that it removes.
+    """nms in the order of the predicted IoU, the column `iou`; a kept box has the highest score
+    among itself and the boxes that it removes.
 
-    metric as in nms. Raises DataError without the column `iou`. IoU-Net, Jiang et al., ECCV 2018.
+    metric as in nms. IoU-Net, Jiang et al., ECCV 2018.
     """
     from detcli.jit import as_kernel_input
     from detcli.postprocess.kernels.cluster import cluster_kernel
 
-    predicted_iou = needed_column(candidates, "iou_guided")
-    rows, groups = rank(candidates, predicted_iou, class_agnostic=class_agnostic)
+    rows, groups = rank(candidates, candidates.extra["iou"], class_agnostic=class_agnostic)
     leaders, _, highest = cluster_kernel(
         as_kernel_input(candidates.boxes_xywh, np.float64),
         as_kernel_input(candidates.scores, np.float64),

@@ -13,13 +13,12 @@ from detcli.types import Detections
 def matrix(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    kernel: Literal["gaussian", "linear"] = "gaussian",
-    sigma: float = 0.5,
-    score_threshold: float = 0.001,
-    metric: Literal["iou", "diou"] = "iou",
+    class_agnostic: bool,
+    max_per_image: int,
+    kernel: Literal["gaussian", "linear"],
+    sigma: float,
+    score_threshold: float,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
     """Lower each score by the strongest overlap with a better box, discounted by how much that
     box is itself overlapped.
@@ -27,8 +26,8 @@ def matrix(
     The factor of box j is the minimum over better boxes i of f(overlap_ij) / f(largest overlap of
     i with a box better than i); f is exp(-overlap^2 / sigma) or, linear, 1 - overlap. A box i that
     equals a better one has f = 0 and is passed over: the better one counts. Boxes leave when
-    their score is at or below `score_threshold`. The method has no threshold of overlap:
-    `iou_threshold` is taken for the sake of uniform calls and has no effect. metric as in soft.
+    their score is at or below `score_threshold`. The method has no threshold of overlap. metric as
+    in soft.
     SOLOv2, Wang et al., NeurIPS 2020, there with masks instead of boxes.
     """
     from detcli.jit import as_kernel_input

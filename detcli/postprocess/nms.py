@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def nms(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    metric: Literal["iou", "diou"] = "iou",
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
     """Keep a box unless its overlap with a kept box of higher score exceeds the threshold.
 
@@ -41,9 +41,9 @@ def nms(
 def diou(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
 ) -> Detections:
     """nms with the metric diou: boxes with distant centres may belong to two objects."""
     return nms(

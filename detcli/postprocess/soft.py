@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def soft(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.3,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    kind: Literal["gaussian", "linear"] = "gaussian",
-    sigma: float = 0.5,
-    score_threshold: float = 0.001,
-    metric: Literal["iou", "diou"] = "iou",
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
+    kind: Literal["gaussian", "linear"],
+    sigma: float,
+    score_threshold: float,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
     """Take the box with the highest score, lower the scores that overlap with it, and repeat.
 

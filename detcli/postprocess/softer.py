@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from detcli.postprocess.columns import needed_column
 from detcli.postprocess.ranking import best_rows, group, result
 from detcli.postprocess.soft import survivors
 from detcli.types import Detections
@@ -15,14 +14,14 @@ from detcli.types import Detections
 def softer(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    kind: Literal["gaussian", "linear", "hard"] = "gaussian",
-    sigma: float = 0.5,
-    score_threshold: float = 0.001,
-    sigma_t: float = 0.02,
-    metric: Literal["iou", "diou"] = "iou",
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
+    kind: Literal["gaussian", "linear", "hard"],
+    sigma: float,
+    score_threshold: float,
+    sigma_t: float,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
     """Suppress as soft or (kind hard) as nms does, then replace each side of a survivor by the
     mean of that side over all candidates that overlap with it, the survivor included.
@@ -30,13 +29,12 @@ def softer(
     A side weighs exp(-(1 - IoU)^2 / sigma_t) / variance; the variances are those of the column
     `sigma`, while the option `sigma` belongs to kind gaussian. Every candidate of the image (and
     class) votes with its box as it was, suppressed or not. `score_threshold` does not apply to
-    kind hard. metric as in nms; the vote goes by IoU.
-    Raises DataError without the column `sigma`. Variance voting, He et al., CVPR 2019.
+    kind hard, nor `iou_threshold` to gaussian. metric as in nms; the vote goes by IoU.
+    Variance voting, He et al., CVPR 2019.
     """
     from detcli.jit import as_kernel_input
     from detcli.postprocess.kernels.vote import vote_kernel
 
-    deviations = needed_column(candidates, "softer")
     threshold = 0.0 if kind == "gaussian" else iou_threshold
     kept, scores = survivors(
         candidates,
@@ -55,7 +53,7 @@ def softer(
     position[rows] = np.arange(len(rows))
     voted = vote_kernel(
         as_kernel_input(candidates.boxes_xywh, np.float64),
-        as_kernel_input(deviations, np.float64),
+        as_kernel_input(candidates.extra["sigma"], np.float64),
         rows,
         groups,
         kept,

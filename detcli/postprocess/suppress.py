@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from inspect import signature
+from typing import Any
 
 import numpy as np
 
-from detcli.errors import DataError, UsageError
+from detcli.errors import DataError
 from detcli.postprocess.adaptive import adaptive
-from detcli.postprocess.columns import NEEDED, needed_column
 from detcli.postprocess.ensemble import MODEL, model_weights, weighted_scores
 from detcli.postprocess.iou_guided import iou_guided
 from detcli.postprocess.matrix import matrix
 from detcli.postprocess.nms import diou, nms
 from detcli.postprocess.none import none
-from detcli.postprocess.options import check_value, did_you_mean, own_defaults
 from detcli.postprocess.soft import soft
 from detcli.postprocess.softer import softer
 from detcli.postprocess.wbf import wbf
 from detcli.postprocess.weighted import nmw, weighted
 from detcli.types import Detections
 
-
-class Method(Protocol):
-    """Candidates of a whole data set in, detections out.
-
-    The result is ordered by image, then (score descending, input order), and holds at most
-    `max_per_image` rows of each image, over all classes. Candidates are not changed. A method
-    may have further keywords, each with a default and a range in options.py.
-    """
-
-    def __call__(
-        self,
-        candidates: Detections,
-        *,
-        iou_threshold: float = ...,
-        class_agnostic: bool = ...,
-        max_per_image: int = ...,
-    ) -> Detections: ...
-
-
-METHODS: dict[str, Method] = {
+# Each takes candidates of a whole data set and, as keywords, the options that its section in the
+# recipe has (recipe/sections/postprocess.py). The result is ordered by image, then (score
+# descending, input order), and holds at most `max_per_image` rows of each image, over all classes.
+# Candidates are not changed.
+METHODS: dict[str, Callable[..., Detections]] = {
     "nms": nms,
     "soft": soft,
     "diou": diou,
@@ -62,59 +46,34 @@ METHODS: dict[str, Method] = {
 _BLOCK_SIZE = 50_000
 
 
-def method_options(method: str) -> dict[str, Any]:
-    """Option -> default of a method, `weights`, which every method takes, included.
-
-    Raises UsageError on an unknown method.
-    """
-    if method not in METHODS:
-        raise UsageError(
-            f"postprocess.method: {method!r} is unknown; it must be one of "
-            f"{', '.join(METHODS)}{did_you_mean(method, METHODS)}"
-        )
-    return {**own_defaults(METHODS[method]), "weights": None}
+def fuses(method: str) -> bool:
+    """Whether a method is made to fuse the final boxes of several models: it has its own rule for
+    their weights."""
+    return "weights" in signature(METHODS[method]).parameters
 
 
-def check_method(method: str, options: Mapping[str, Any]) -> None:
-    """Raise UsageError on an unknown method, an option it lacks, or a value out of range.
-
-    None is fine everywhere: it stands for the default.
-    """
-    allowed = method_options(method)
-    for name, value in options.items():
-        if name not in allowed:
-            raise UsageError(
-                f"method {method!r} has no option {name!r}; its options are "
-                f"{', '.join(allowed)}{did_you_mean(name, allowed)}"
-            )
-        if value is not None:
-            check_value(method, METHODS[method], name, value)
-
-
-def suppress(detections: Detections, *, method: str, **options: Any) -> Detections:
+def suppress(
+    detections: Detections,
+    *,
+    method: str,
+    weights: Sequence[float] | None = None,
+    **options: Any,
+) -> Detections:
     """Suppress or fuse duplicates among candidates, each image by itself.
 
-    options: those of the method (`method_options`); what is left out or None has its default.
-    iou_threshold in [0, 1]; class_agnostic lets a box act on boxes of other classes;
-    max_per_image >= 1 keeps the highest scores over all classes. Ties in score go to the
-    candidate that comes first. weights: one per model of an ensemble (`join_models`); wbf and nmw
-    have their own rule for them, for other methods scores are multiplied by weight / sum of
-    weights first.
-    Raises UsageError as `check_method` does, DataError on boxes or scores that are not finite
-    and on candidates without a column that the method needs.
+    options: all those of the method; class_agnostic lets a box act on boxes of other classes;
+    max_per_image keeps the highest scores over all classes. Ties in score go to the candidate that
+    comes first. weights: one per model of an ensemble (`join_models`); methods that fuse have their
+    own rule for them, for others scores are multiplied by weight / sum of weights first.
+    Raises UsageError on weights that do not fit, DataError on boxes or scores that are not finite.
     """
-    options = {name: value for name, value in options.items() if value is not None}
-    check_method(method, options)
     _check_finite(detections)
-    if method in NEEDED:
-        needed_column(detections, method)
-    if MODEL in detections.extra or "weights" in options:
+    if MODEL in detections.extra or weights is not None:
         # Here, because a block need not have a box of every model.
-        given = options.pop("weights", None)
-        per_model = model_weights(detections, given)
-        if "weights" in own_defaults(METHODS[method]):
+        per_model = model_weights(detections, weights)
+        if fuses(method):
             options["weights"] = per_model.tolist()
-        elif given is not None:
+        elif weights is not None:
             scores = weighted_scores(detections, per_model / per_model.sum())
             detections = replace(detections, scores=scores)
     return Detections.join(

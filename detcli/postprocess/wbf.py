@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from detcli.errors import UsageError
 from detcli.postprocess.ensemble import fusible, model_weights, models_of, weighted_scores
 from detcli.postprocess.ranking import rank, result
 from detcli.types import Detections
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 def wbf(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.55,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
     weights: Sequence[float] | None = None,
-    skip_box_threshold: float = 0.0,
-    conf_type: Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"] = "avg",
-    allows_overflow: bool = False,
+    skip_box_threshold: float,
+    conf_type: Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"],
+    allows_overflow: bool,
 ) -> Detections:
     """Boxes join the cluster whose mean box they overlap most; the means are the result.
 
@@ -36,16 +35,12 @@ def wbf(
     score (max); or the mean with boxes and models weighted (box_and_model_avg), or with the
     models that found nothing counted (absent_model_aware_avg). Label and extra columns are those
     of a cluster's first box.
-    Raises UsageError unless there is one weight per model, or where `allows_overflow` cannot act.
+    Raises UsageError unless there is one weight per model.
     Solovyev et al., Image and Vision Computing 107, 2021.
     """
     from detcli.jit import as_kernel_input
     from detcli.postprocess.kernels.wbf import wbf_kernel
 
-    if allows_overflow and conf_type != "avg":
-        raise UsageError(
-            f"method 'wbf': allows_overflow acts with conf_type avg only, got {conf_type}; drop one"
-        )
     per_model = model_weights(candidates, weights)
     scores = weighted_scores(candidates, per_model)
     rows, groups = rank(candidates, scores, class_agnostic=class_agnostic)

@@ -15,10 +15,10 @@ from detcli.types import Detections
 def weighted(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.5,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
-    metric: Literal["iou", "diou"] = "iou",
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
+    metric: Literal["iou", "diou"],
 ) -> Detections:
     """nms, but a kept box becomes the mean of itself and the boxes that it removes.
 
@@ -45,11 +45,11 @@ def weighted(
 def nmw(
     candidates: Detections,
     *,
-    iou_threshold: float = 0.55,
-    class_agnostic: bool = False,
-    max_per_image: int = 100,
+    iou_threshold: float,
+    class_agnostic: bool,
+    max_per_image: int,
     weights: Sequence[float] | None = None,
-    skip_box_threshold: float = 0.0,
+    skip_box_threshold: float,
 ) -> Detections:
     """Non-maximum weighted: as weighted, but a box joins the kept box that it overlaps most.
 

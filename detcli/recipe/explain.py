@@ -15,6 +15,7 @@ from detcli.recipe.sections.section import (
     Section,
     default_name,
     section_for,
+    tag_of,
     variants,
 )
 from detcli.text import did_you_mean, nearest
@@ -39,14 +40,14 @@ def explain(
     found: dict[Problem, None] = {}
     for detail in error.errors(include_url=False):
         path, section = _locate(detail["loc"], values, root)
-        for problem in _problems(dict(detail), path, section):
+        for problem in _problems(dict(detail), path, section, root):
             found.setdefault(problem)
     return list(found)
 
 
-def all_keys() -> list[str]:
-    """Every dotted key that some recipe can have."""
-    return list(dict.fromkeys(_keys_of(Recipe, "")))
+def all_keys(root: type[Section] = Recipe) -> list[str]:
+    """Every dotted key that some recipe (or what `root` describes) can have."""
+    return list(dict.fromkeys(_keys_of(root, "")))
 
 
 def _keys_of(section: type[Section], prefix: str) -> Iterator[str]:
@@ -79,29 +80,30 @@ def _locate(
         section = section_for(field, current) if field else None
         skip = ""  # pydantic says the choice too
         if field is not None and field.discriminator is not None and isinstance(current, Mapping):
-            skip = str(current.get("name", default_name(field)))
+            skip = str(current.get(tag_of(field), default_name(field)))
     return tuple(path), holder
 
 
 def _problems(
-    detail: Mapping[str, Any], path: KeyPath, holder: type[Section] | None
+    detail: Mapping[str, Any], path: KeyPath, holder: type[Section] | None, root: type[Section]
 ) -> Iterator[Problem]:
     kind, got, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     if kind == BROKEN_RULES:
         for key, message in context["rules"]:
             yield Problem((*path, *key.split(".")), message)
     elif kind == "extra_forbidden":
-        yield Problem(path, _unknown(path, holder))
+        yield Problem(path, _unknown(path, holder, root))
     elif kind == "missing" and isinstance(path[-1], int):
         yield Problem(path, "missing from the list")
     elif kind == "missing":
         yield Problem(path, f"required, but not set{_purpose(holder, path[-1])}")
     elif kind == "union_tag_not_found" and isinstance(got, Mapping):
-        yield Problem((*path, "name"), f"required, but not set; {_names(holder, path[-1])}")
+        tag = context["discriminator"].strip("'")
+        yield Problem((*path, tag), f"required, but not set; {_names(holder, path[-1])}")
     elif kind == "union_tag_invalid":
         allowed = _choices(holder, path[-1])
         message = _expected(_or(allowed), context["tag"], allowed)
-        yield Problem((*path, "name"), message)
+        yield Problem((*path, context["discriminator"].strip("'")), message)
     elif kind == "literal_error":
         allowed = [
             word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")
@@ -136,13 +138,13 @@ def _expected(wanted: str, got: Any, allowed: Iterable[str] = ()) -> str:
     return f"expected {wanted}, got {shown(got)}{hint}"
 
 
-def _unknown(path: KeyPath, holder: type[Section] | None) -> str:
+def _unknown(path: KeyPath, holder: type[Section] | None, root: type[Section]) -> str:
     key, allowed = str(path[-1]), list(holder.model_fields) if holder else []
     close = nearest(key, allowed)
     if close is None:
         # Not the key itself, which another choice of `name` may have.
         own = ".".join(map(str, path))
-        same = [name for name in all_keys() if name.rsplit(".", 1)[-1] == key and name != own]
+        same = [name for name in all_keys(root) if name.rsplit(".", 1)[-1] == key and name != own]
         close = min(same, key=lambda name: name.count("."), default=None)
     hint = f" did you mean {close}?" if close else ""
     return f"unknown key;{hint} allowed here: {', '.join(allowed)}"

@@ -13,7 +13,7 @@ from detcli.errors import RecipeError
 from detcli.recipe.explain import Problem, explain
 from detcli.recipe.reading import Document, KeyPath, dotted, read_text, shown
 from detcli.recipe.schema import Recipe
-from detcli.recipe.sections.section import Section, flatten, plain, section_for
+from detcli.recipe.sections.section import TAGS, Section, flatten, plain, section_for, tag_of
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"
@@ -82,8 +82,8 @@ class Layers:
     def apply(self, settings: Sequence[Setting]) -> None:
         """Put one layer on top. Names come first, because they decide which other keys exist."""
         for setting in sorted(settings, key=_names_first):
-            if setting.path[-1] == "name":
-                self._switch(setting)
+            if setting.path[-1] in TAGS:
+                self._switch(setting, settings)
             self._put(self._absolute(setting))
 
     def validate(self) -> Recipe:
@@ -158,8 +158,8 @@ class Layers:
         default = found.default if found else None
         if found is None or not isinstance(default, Section):
             return {}
-        chooses = setting.path == (*path, "name")
-        if chooses and section_for(found, {"name": setting.value}) is not type(default):
+        chooses = setting.path == (*path, tag_of(found))
+        if chooses and section_for(found, {tag_of(found): setting.value}) is not type(default):
             return {}
         return default.model_dump(mode="json", exclude_unset=True)
 
@@ -175,18 +175,23 @@ class Layers:
             section = section_for(found, current)
         return found
 
-    def _switch(self, setting: Setting) -> None:
-        """Where a layer changes the `name` of a section, drop what the new choice does not have."""
-        path = setting.path[:-1]
+    def _switch(self, setting: Setting, layer: Sequence[Setting]) -> None:
+        """Where a layer changes the tag of a section, drop what the new choice does not use."""
+        path, tag = setting.path[:-1], str(setting.path[-1])
         found, current = self._field(path), _at(self.values, path)
         if found is None or not isinstance(current, dict):
             return
-        old, new = section_for(found, current), section_for(found, {"name": setting.value})
-        if old is None or new is None or "name" not in old.model_fields:
+        old, new = section_for(found, current), section_for(found, {tag: setting.value})
+        if old is None or new is None or tag not in old.model_fields:
             return
-        before = current.get("name", old.model_fields["name"].default)
         dropped = _drop_foreign(current, old, new)
-        dropped += _drop_idle(current, new, before, setting.value)
+        if new.chooser == tag:
+            before = current.get(tag, old.model_fields[tag].default)
+            dropped += _drop_idle(current, new, before, setting.value)
+        elif new is not old and new.acts_with:
+            choices = {each.path: each.value for each in layer}
+            chosen = current.get(new.chooser, new.model_fields[new.chooser].default)
+            dropped += _drop_idle(current, new, None, choices.get((*path, new.chooser), chosen))
         for name in dropped:
             self._forget((*path, *name.split(".")))
         if dropped:
@@ -231,7 +236,8 @@ def parse_override(argument: str, order: int) -> Setting:
 
 
 def _names_first(setting: Setting) -> tuple[bool, int]:
-    return (setting.path[-1] != "name", len(setting.path) if setting.path[-1] == "name" else 0)
+    is_tag = setting.path[-1] in TAGS
+    return (not is_tag, len(setting.path) if is_tag else 0)
 
 
 def _at(values: Any, path: KeyPath) -> Any:
@@ -256,12 +262,13 @@ def _drop_foreign(values: dict[str, Any], old: type[Section], new: type[Section]
 
 
 def _drop_idle(values: dict[str, Any], section: type[Section], old: Any, new: Any) -> list[str]:
-    """Remove the keys that acted under the old name and would do nothing under the new one."""
+    """Remove the keys that acted under the old choice and would do nothing under the new one; old
+    None: the section was another one, where all acted."""
     dropped = [
         key
         for key, names in section.acts_with.items()
         if key in values
-        and old in names
+        and (old is None or old in names)
         and new not in names
         and values[key] != section.model_fields[key].default
     ]

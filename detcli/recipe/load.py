@@ -16,6 +16,7 @@ from detcli.recipe.files import find_recipe, shipped_recipes
 from detcli.recipe.layers import Layers, parse_override
 from detcli.recipe.reading import Dumper, read_file, read_text
 from detcli.recipe.schema import Recipe
+from detcli.recipe.sections.postprocess import SECTIONS
 from detcli.recipe.sections.section import flatten, plain
 from detcli.recipe.tricks import Trick, check_choice, check_early, check_needs, read_trick
 from detcli.text import one_line
@@ -107,10 +108,20 @@ def recipe_from_dict(mapping: Mapping[str, Any], where: str) -> Recipe:
         RecipeError: it is not a valid recipe.
     """
     try:
-        return Recipe.model_validate(dict(mapping))
+        return Recipe.model_validate(_without_dead_options(mapping))
     except ValidationError as error:
         lines = [problem.line(where) for problem in explain(error, mapping)]
         raise RecipeError("\n".join(lines)) from error
+
+
+def _without_dead_options(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Without suppression options that do nothing: in older checkpoints every method has all."""
+    given = mapping.get("postprocess")
+    if not isinstance(given, Mapping) or given.get("method") not in SECTIONS:
+        return dict(mapping)
+    options = {key: value for key, value in given.items() if value is not None}
+    kept = ("method", *SECTIONS[options["method"]].acting(options))
+    return {**mapping, "postprocess": {key: options[key] for key in options if key in kept}}
 
 
 def dump_yaml(recipe: Recipe) -> str:

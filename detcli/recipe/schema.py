@@ -8,7 +8,8 @@ from pydantic import Field
 from detcli.recipe.sections.data import Data
 from detcli.recipe.sections.models.table import Model
 from detcli.recipe.sections.optim import Optim
-from detcli.recipe.sections.run import Eval, Postprocess, Train
+from detcli.recipe.sections.postprocess import Nms, Postprocess
+from detcli.recipe.sections.run import Eval, Train
 from detcli.recipe.sections.schedule import Schedule
 from detcli.recipe.sections.section import Section, variants, walk
 
@@ -46,7 +47,7 @@ class Recipe(Section):
     optim: Optim = Field(Optim(), description="Optimiser, learning rate, gradient clipping")
     schedule: Schedule = Field(Schedule(), description="Epochs, learning-rate schedule and warm-up")
     train: Train = Field(Train(), description="Training loop: seed, mixed precision, EMA, logging")
-    postprocess: Postprocess = Field(Postprocess(), description="Post-processing: NMS, box fusion")
+    postprocess: Postprocess = Field(Nms(), description="Post-processing: NMS, box fusion")
     eval: Eval = Field(Eval(), description="Evaluation during and after training")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -70,15 +71,12 @@ class Recipe(Section):
                 yield key, f"acts only with model.name {names}, not {self.model.name}; remove it"
 
     def _column_problems(self) -> Iterator[tuple[str, str]]:
-        method, model = self.postprocess.method, self.model
-        key = "postprocess.method"
-        if method == "iou_guided" and getattr(model, "iou_branch", None) is None:
-            yield key, "iou_guided needs a predicted IoU: set model.iou_branch"
-        box_loss = getattr(model, "box_loss", None)
-        if method == "softer" and getattr(box_loss, "name", None) != "kl":
-            yield key, "softer needs the uncertainty of each side: set model.box_loss.name to kl"
-        if method == "adaptive" and getattr(model, "density_branch", None) is None:
-            yield key, "adaptive needs a predicted density: set model.density_branch"
+        method, column = self.postprocess.method, self.postprocess.column
+        if column is not None and not column.is_written_by(self.model):
+            yield (
+                "postprocess.method",
+                f"{method} needs the column {column.name} ({column.meaning}): set {column.setting}",
+            )
 
 
 def json_schema() -> dict[str, Any]:

@@ -19,9 +19,11 @@ import torch
 from ensemble_boxes import nms_method, non_maximum_weighted, weighted_boxes_fusion
 from torchvision.ops import batched_nms
 
-from detcli.postprocess import METHODS, join_models, missing_column, suppress
+from detcli.postprocess import METHODS, join_models
+from detcli.recipe.sections.postprocess import SECTIONS
 from detcli.types import Detections
 from tests.benchmarks.conftest import Table
+from tests.postprocess.tables import suppress
 
 NUM_IMAGES = 5000
 NUM_MODELS = 3
@@ -142,8 +144,8 @@ def _our_seconds(joined: Detections) -> dict[str, float]:
     seconds = {}
     for label in (*METHODS, LINEAR):
         method = label.split()[0]
-        needed = missing_column(method, joined.extra)
-        extra = {**joined.extra, needed: columns[needed]} if needed else joined.extra
+        needed = SECTIONS[method].column
+        extra = {**joined.extra, needed.name: columns[needed.name]} if needed else joined.extra
         table = replace(joined, extra=extra)
         seconds[label] = _seconds(
             partial(suppress, table, method=method, **OPTIONS.get(label, {})), 3

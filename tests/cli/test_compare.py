@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from detcli.postprocess import suppress
 from detcli.predictions import PredictionsMeta, write_predictions
 from detcli.recipe import dump_yaml, load_recipe
 from tests.cli.predicted import find_candidates, write_data_set
 from tests.cli.run_cli import run
+from tests.postprocess.tables import suppress
 
 
 @pytest.fixture(scope="module")

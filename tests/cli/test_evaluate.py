@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from detcli.evaluation import confusion_matrix, error_report, evaluate_voc, match
-from detcli.postprocess import suppress
 from detcli.predictions import PredictionsMeta, write_predictions
 from tests.cli.predicted import find_candidates, write_data_set
 from tests.cli.run_cli import run
+from tests.postprocess.tables import suppress
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from detcli.evaluation import METRIC_NAMES, evaluate_coco
-from detcli.postprocess import suppress
 from detcli.predictions import PredictionsMeta, read_predictions, write_predictions
 from tests.cli.predicted import write_candidates, write_data_set
 from tests.cli.run_cli import run
+from tests.postprocess.tables import suppress
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def test_a_run_is_suppressed_as_its_recipe_says(capsys, folder):
     place, truth = folder
     found = document(capsys, place / "run.json", "--methods", "nms,diou")
     assert found["rows"][0]["params"]["iou_threshold"] == 0.6
+    assert [row["params"]["max_per_image"] for row in found["rows"]] == [9, 9]
     assert max(row["boxes_per_image"] for row in found["rows"]) <= 9
     kept = suppress(
         read_predictions(place / "run.json", truth),
@@ -76,6 +77,28 @@ def test_a_run_is_suppressed_as_its_recipe_says(capsys, folder):
         max_per_image=9,
     )
     assert found["rows"][0]["AP"] == evaluate_coco(truth, kept).metrics["AP"]
+
+
+def test_params_are_what_was_used(capsys, folder):
+    place, _ = folder
+    options = "--methods", "nms,wbf", "--max-det", 7, "--class-agnostic"
+    files = place / "a.json", place / "b.npz"
+    for weights, of_wbf in (((), [1, 1]), (("--weights", "2,1"), [2, 1])):
+        rows = document(capsys, *files, *options, *weights)["rows"]
+        for row in rows:
+            assert (row["params"]["max_per_image"], row["params"]["class_agnostic"]) == (7, True)
+        assert [row["params"]["weights"] for row in rows] == [[2, 1] if weights else None, of_wbf]
+
+
+def test_a_threshold_for_all_names_the_methods_that_have_none(capsys, folder):
+    found = document(capsys, folder[0] / "a.json", "--methods", "soft,matrix,wbf", "--iou", 0.4)
+    note = found["notes"][0]
+    assert "--iou" in note
+    assert "soft, matrix:" in note
+    assert [row["params"].get("iou_threshold") for row in found["rows"]] == [0.4, None, None, 0.4]
+    done = run(capsys, "nms-compare", folder[0] / "a.json", "--methods", "soft,wbf", "--iou", 0.4)
+    assert "soft iou" not in done.out
+    assert "wbf iou_threshold=0.4" in done.out
 
 
 def test_all_methods_that_the_columns_allow_by_default(capsys, folder):
@@ -219,13 +242,13 @@ def test_out_holds_predictions_a_table_and_pictures(capsys, folder, tmp_path):
     [
         (["--methods", "wfb"], 2, ["'wfb'", "did you mean", "wbf"]),
         (["--method", "soft sgima=1"], 2, ["sgima", "sigma"]),
-        (["--method", "soft sigma=-1"], 2, ["sigma", "above 0"]),
+        (["--method", "soft sigma=-1"], 2, ["sigma", "greater than 0"]),
         (["--method", "soft sigma"], 2, ["OPTION=VALUE", "'sigma'"]),
         (["--methods", "soft,soft"], 2, ["twice"]),
         (["--methods", "softer"], 3, ["'softer'", "'sigma'", "detector"]),
         (["--methods", "wbf", "--weights", "1,x"], 2, ["--weights", "'1,x'"]),
         (["--methods", "wbf", "--weights", "1,2,3"], 2, ["--weights", "expected 1", "got 3"]),
-        (["--iou", "1.5"], 2, ["iou_threshold", "0 to 1"]),
+        (["--iou", "1.5"], 2, ["iou_threshold", "equal to 1"]),
         (["--gt", "missing.json"], 3, ["missing.json"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""`train`, `eval` and `predict` on a real, tiny run."""
+"""`train` and `eval` on a real, tiny run."""
 
 import json
 import math
@@ -21,19 +21,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished tiny run, and the recipe it was made from."""
-    from detcli.cli.app import main
-
-    folder = tmp_path_factory.mktemp("run")
-    recipe = write_tiny(folder, train={"val_loss": True}, model={"score_threshold": 0.01})
-    with pytest.raises(SystemExit) as done:
-        main(["train", str(recipe), "--out", str(folder / "run"), "--quiet"])
-    assert not done.value.code
-    return recipe, folder / "run"
 
 
 def lines(run_folder):
@@ -98,20 +85,6 @@ def test_candidates_are_saved_on_request(finished, tmp_path, capsys):
         assert {"image_id", "category_id", "bbox", "score"} <= set(columns)
     kept = json.loads((tmp_path / "e" / "predictions.json").read_text())
     assert len(kept) == json.loads(done.out)["detections"]
-
-
-def test_predict_draws_and_writes(finished, tmp_path, capsys):
-    images = next((finished[1].parent / "shapes").rglob("val.json")).parents[1] / "images" / "val"
-    done = run(
-        capsys, "predict", finished[1], images, "--out", tmp_path / "p", "--conf", "0.01", "--json"
-    )
-    assert done.code == 0, done.err
-    document = json.loads(done.out)
-    assert len(document["images"]) == 4
-    pictures = sorted((tmp_path / "p").glob("*.jpg"))
-    assert [str(path) for path in pictures] == [entry["picture"] for entry in document["images"]]
-    meta = json.loads((tmp_path / "p" / "predictions.meta.json").read_text())
-    assert meta["class_names"] == ["circle", "square", "triangle", "cross"]
 
 
 def test_weights_start_a_new_run(finished, tmp_path, capsys):
@@ -343,78 +316,3 @@ def test_a_used_out_folder_is_refused(finished, capsys):
     done = run(capsys, "train", finished[0], "--out", finished[1])
     assert done.code == 2
     assert "--resume" in done.err
-
-
-def test_predict_on_nothing_says_so(finished, tmp_path, capsys):
-    done = run(capsys, "predict", finished[1], tmp_path / "*.jpg")
-    assert done.code == 3
-    assert "*.jpg" in done.err
-
-
-def test_env_is_json(capsys):
-    done = run(capsys, "env", "--json")
-    assert json.loads(done.out)["packages"]["torch"] == torch.__version__.split("+")[0]
-
-
-def test_tta_says_gain_and_cost(capsys, finished, tmp_path):
-    _, folder = finished
-    done = run(
-        capsys,
-        "tta",
-        folder,
-        "--scales",
-        "0.75,1.0",
-        "--flip",
-        "--slices",
-        48,
-        "--merge",
-        "wbf iou_threshold=0.5",
-        "--save-views",
-        "--out",
-        tmp_path,
-        "--json",
-        "--bootstrap",
-        20,
-    )
-    assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert [row["view"] for row in found["rows"]] == [
-        "scale 1",
-        "scale 0.75",
-        "slices 48",
-        "scale 0.75 mirrored",
-        "scale 1 mirrored",
-        "slices 48 mirrored",
-        "merged by wbf iou_threshold=0.5",
-    ]
-    measured = json.loads(run(capsys, "eval", folder, "--json").out)["metrics"]
-    assert found["plain"] == measured
-    gain = found["gain"]["AP"]
-    assert gain["value"] == pytest.approx(found["merged"]["AP"] - found["plain"]["AP"])
-    assert gain["low"] <= gain["mean"] <= gain["high"]
-    assert found["cost"]["times_slower"] > 1
-    # What was written is what was measured.
-    for name, key in (("predictions.json", "merged"), ("plain.json", "plain")):
-        measured = run(capsys, "eval", "--predictions", tmp_path / name, "--json")
-        assert json.loads(measured.out)["metrics"] == found[key]
-    views = sorted(path.name for path in tmp_path.glob("*.npz"))
-    assert len(views) == 6
-    compared = run(capsys, "nms-compare", *(tmp_path / name for name in views), "--bootstrap", 0)
-    assert compared.code == 0, compared.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "nothing to add"),
-        (["--scales", "1,x"], "--scales: expected numbers"),
-        (["--flip", "--merge", "wfb"], "'wfb'"),
-        (["--flip", "--merge", "softer"], "'sigma'"),
-        (["--flip", "--split", "everything"], "--split everything"),
-    ],
-)
-def test_tta_wrong_uses_are_one_line(capsys, finished, arguments, words):
-    done = run(capsys, "tta", finished[1], *arguments, "--quiet")
-    assert done.code in (2, 3)
-    assert len(done.err.strip().splitlines()) == 1
-    assert words in done.err

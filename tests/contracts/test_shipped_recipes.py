@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
-from detcli.postprocess import METHODS, method_options, suppress
 from detcli.recipe import (
     Recipe,
     diff_recipes,
@@ -24,9 +22,7 @@ from detcli.recipe import (
     recipe_from_dict,
 )
 from detcli.recipe.reading import read_file
-from detcli.recipe.sections.run import Postprocess
 from detcli.recipe.sections.section import Section, plain, variants
-from detcli.types import Detections
 from tests.paths import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -193,40 +189,3 @@ def test_recipes_are_read_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_postprocess_has_the_options_of_every_method(method: str) -> None:
-    """Each key acts with exactly the methods that have it, and may be set for them."""
-    options = set(method_options(method)) - {"weights"}  # of ensembles, which no recipe is
-    always = set(Postprocess.model_fields) - set(Postprocess.acts_with) - {"method"}
-    special = {key for key, methods in Postprocess.acts_with.items() if method in methods}
-    assert options == always | special
-    for key in special:
-        default = method_options(method)[key]
-        section = Postprocess.model_validate({"method": method, key: default})
-        assert suppress_one_box(section) == 1
-    for key in set(Postprocess.acts_with) - special:
-        with pytest.raises(ValueError, match="several keys disagree"):
-            Postprocess.model_validate({"method": method, key: SOME_VALUE[key]})
-
-
-SOME_VALUE = {
-    "metric": "diou",
-    "kind": "linear",
-    "kernel": "linear",
-    "sigma": 0.3,
-    "score_threshold": 0.1,
-    "sigma_t": 0.1,
-    "conf_type": "max",
-    "skip_box_threshold": 0.1,
-    "allows_overflow": True,
-}
-
-
-def suppress_one_box(section: Postprocess) -> int:
-    columns = {"iou": np.ones(1), "sigma": np.ones((1, 4)), "density": np.zeros(1)}
-    box = Detections(
-        np.array([0, 1]), np.array([[1.0, 2, 3, 4]]), np.array([0.5]), np.array([0]), columns
-    )
-    return len(suppress(box, **section.model_dump(exclude_none=True)).scores)

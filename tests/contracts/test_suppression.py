@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcli.postprocess import METHODS, join_models, suppress
+from detcli.postprocess import METHODS, join_models
 from detcli.types import Detections
 from tests.postprocess import references
-from tests.postprocess.tables import crowded, crowded_tables, detections_from_xyxy
+from tests.postprocess.tables import crowded, crowded_tables, detections_from_xyxy, suppress
 
 EVERYTHING = 10_000  # boxes per image
 
@@ -248,7 +248,7 @@ def test_results_do_not_depend_on_how_images_are_bundled(method, size, monkeypat
     tables = [crowded(0, [20, 0, 0, 40, 0, 3]), crowded(1, [9, 0, 5, 0, 0, 2])]
     joined = join_models([*tables, crowded(2, [0, 0, 0, 0, 1, 0])])
     at_once = suppress(joined, method=method)
-    monkeypatch.setattr(sys.modules[suppress.__module__], "_BLOCK_SIZE", size)
+    monkeypatch.setattr(sys.modules["detcli.postprocess.suppress"], "_BLOCK_SIZE", size)
     assert_same(suppress(joined, method=method), at_once)
 
 

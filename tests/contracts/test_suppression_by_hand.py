@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detcli.postprocess import suppress
-from tests.postprocess.tables import detections_from_xyxy
+from tests.postprocess.tables import detections_from_xyxy, suppress
 
 # IoU 1/2 with each other; their centres are 1/2 apart, the enclosing diagonal is sqrt(5).
 WIDE, NARROW = [0, 0, 2, 1], [0, 0, 1, 1]

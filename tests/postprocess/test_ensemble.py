@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detcli.errors import DataError, UsageError
-from detcli.postprocess import join_models, suppress
-from tests.postprocess.tables import crowded
+from detcli.postprocess import join_models
+from tests.postprocess.tables import crowded, suppress
 
 counts = st.lists(st.integers(0, 4), min_size=3, max_size=3)
 
@@ -84,6 +84,8 @@ def test_weights_must_fit_the_models(method):
         suppress(joined, method=method, weights=[1.0, 2.0])
     with pytest.raises(UsageError, match="one per model, that is 1, got 2"):
         suppress(crowded(0, [5]), method=method, weights=[1.0, 2.0])
+    with pytest.raises(UsageError, match="expected numbers above 0"):
+        suppress(joined, method=method, weights=[1.0, 0.0, 1.0])
     # A model that found nothing has a weight all the same.
     silent = join_models([crowded(0, [5]), crowded(1, [0])])
     scores = {len(w): suppress(silent, method=method, weights=w).scores for w in ([1], [1, 1])}

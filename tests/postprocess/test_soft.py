@@ -8,8 +8,7 @@ from ensemble_boxes.ensemble_boxes_nms import cpu_soft_nms_float
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcli.postprocess import suppress
-from tests.postprocess.tables import crowded_tables, detections_from_xyxy
+from tests.postprocess.tables import crowded_tables, detections_from_xyxy, suppress
 
 KINDS = {"linear": 1, "gaussian": 2}
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from detcli.engine.compare.sweep import halves, num_trials, sweep
 from detcli.engine.run.log import RunLog
+from detcli.engine.run.methods import MethodSpec
 from detcli.evaluation import (
     CocoMetrics,
     Difference,
@@ -24,7 +24,6 @@ from detcli.evaluation import (
     match,
 )
 from detcli.postprocess import join_models
-from detcli.postprocess.spec import MethodSpec
 from detcli.predictions.with_truth import PredictionFiles
 from detcli.types import Detections, GroundTruth
 
@@ -71,7 +70,6 @@ def compare_methods(
     files: PredictionFiles,
     specs: Sequence[MethodSpec],
     baseline: int,
-    common: Mapping[str, Any],
     log: RunLog,
     *,
     choose_thresholds: bool = False,
@@ -80,9 +78,9 @@ def compare_methods(
 ) -> Comparison:
     """Run every method over the candidates of all files and measure the results.
 
-    Several files are an ensemble. One of `specs` is nms; `common`: options that every method is
-    given. choose_thresholds: each method's threshold is chosen on one half of the images, and
-    everything else happens on the other half. Without ground truth, only sizes and times.
+    Several files are an ensemble. One of `specs` is nms. choose_thresholds: each method's threshold
+    is chosen on one half of the images, and everything else happens on the other half. Without
+    ground truth, only sizes and times.
     """
     candidates = files.tables[0] if len(files.tables) == 1 else join_models(files.tables)
     truth = files.ground_truth
@@ -90,13 +88,11 @@ def compare_methods(
     if choose_thresholds:
         first, second = halves(truth.num_images, seed)
         with log.bar("sweep", num_trials(specs), unit="trials") as advance:
-            swept = sweep(
-                candidates.take_images(first), truth.take_images(first), specs, common, advance
-            )
+            swept = sweep(candidates.take_images(first), truth.take_images(first), specs, advance)
         notes += [choice.sentence(len(first)) for choice in swept]
         specs = [choice.spec for choice in swept]
         candidates, truth = candidates.take_images(second), truth.take_images(second)
-    rows = run_methods(candidates, specs, common, log)
+    rows = run_methods(candidates, specs, log)
     if files.annotations is not None:
         rows = _judge(rows, truth, baseline, resamples, seed, log)
     nms = next(index for index, spec in enumerate(specs) if spec.name == NMS)
@@ -104,17 +100,17 @@ def compare_methods(
 
 
 def run_methods(
-    candidates: Detections, specs: Sequence[MethodSpec], common: Mapping[str, Any], log: RunLog
+    candidates: Detections, specs: Sequence[MethodSpec], log: RunLog
 ) -> list[MethodResult]:
     """Each method over the whole data set, timed."""
     warm_up = candidates.take_images(np.arange(min(1, candidates.num_images)))
     results = []
     for spec in log.track(specs, "suppress", len(specs), unit="methods"):
-        spec.apply(warm_up, **common)  # compiling and loading kernels is not what is compared
+        spec.apply(warm_up)  # compiling and loading kernels is not what is compared
         seconds: list[float] = []
         while len(seconds) < _TIMED_RUNS and sum(seconds) < _TIMED_SECONDS:
             started = time.perf_counter()
-            detections = spec.apply(candidates, **common)
+            detections = spec.apply(candidates)
             seconds.append(time.perf_counter() - started)
         milliseconds = 1000 * min(seconds) / candidates.num_images
         results.append(MethodResult(spec, detections, milliseconds))
@@ -168,7 +164,8 @@ def _moot(files: PredictionFiles, candidates: Detections) -> list[str]:
     threshold = MethodSpec(NMS).params["iou_threshold"]
     if len(files.tables) > 1 or not len(candidates.scores):
         return []
-    kept = MethodSpec(NMS).apply(candidates, max_per_image=int(np.diff(candidates.offsets).max()))
+    most = int(np.diff(candidates.offsets).max())
+    kept = MethodSpec(NMS, {"max_per_image": most}).apply(candidates)
     if len(kept.scores) < len(candidates.scores):
         return []
     return [

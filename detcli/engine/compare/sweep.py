@@ -3,15 +3,15 @@ Never imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detcli.engine.run.methods import MethodSpec
 from detcli.errors import UsageError
 from detcli.evaluation import evaluate_coco
-from detcli.postprocess.spec import MethodSpec
 from detcli.types import Detections, GroundTruth
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def halves(num_images: int, seed: int) -> tuple[IntArray, IntArray]:
 def swept_option(spec: MethodSpec) -> tuple[str, tuple[float, ...]] | None:
     """The option that decides how much a method suppresses and the values worth trying; None
     where it was typed and is therefore not ours to choose, and where there is none."""
-    if spec.params.get("kernel") == "linear":  # matrix: scores fall by 1 - IoU, whatever is set
-        return None
-    decays = spec.params.get("kind", spec.params.get("kernel")) == "gaussian"
-    option, values = ("sigma", _SIGMAS) if decays else ("iou_threshold", _IOU_THRESHOLDS)
-    return None if option in spec.options else (option, values)
+    acting = spec.params
+    for option, values in (("sigma", _SIGMAS), ("iou_threshold", _IOU_THRESHOLDS)):
+        if option in acting:
+            return None if option in spec.options else (option, values)
+    return None
 
 
 def num_trials(specs: Sequence[MethodSpec]) -> int:
@@ -76,7 +76,6 @@ def sweep(
     candidates: Detections,
     truth: GroundTruth,
     specs: Sequence[MethodSpec],
-    common: Mapping[str, Any],
     progress: Callable[[int], None] | None = None,
 ) -> list[Swept]:
     """Try every value of each method's option on these images; ties go to the first value."""
@@ -89,13 +88,12 @@ def sweep(
         name, values = option
         tried = []
         for value in values:
-            attempt = MethodSpec(spec.name, {**spec.options, name: value})
-            metrics = evaluate_coco(truth, attempt.apply(candidates, **common)).metrics
+            attempt = replace(spec, options={**spec.options, name: value})
+            metrics = evaluate_coco(truth, attempt.apply(candidates)).metrics
             tried.append((value, metrics["AP"] or 0.0))
             if progress is not None:
                 progress(1)
         best = max(tried, key=lambda pair: pair[1])[0]
-        chosen.append(
-            Swept(MethodSpec(spec.name, {**spec.options, name: best}), name, tuple(tried))
-        )
+        best_spec = replace(spec, options={**spec.options, name: best})
+        chosen.append(Swept(best_spec, name, tuple(tried)))
     return chosen

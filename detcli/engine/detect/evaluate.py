@@ -17,9 +17,8 @@ from detcli.engine.run import distributed
 from detcli.engine.run.batch import autocast, network_input
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.predictions import postprocess_options
+from detcli.engine.run.methods import thin_out
 from detcli.evaluation import CocoMetrics, evaluate_coco
-from detcli.postprocess import suppress
 from detcli.recipe import Recipe
 from detcli.types import Candidates, Detections
 
@@ -48,7 +47,7 @@ def evaluate(
     candidates = detect(detector, recipe, records, loader, ranks, log)
     if candidates is None:
         return None
-    detections = suppress(candidates, **postprocess_options(recipe))
+    detections = thin_out(candidates, recipe.postprocess)
     return Evaluation(candidates, detections, evaluate_coco(records.ground_truth(), detections))
 
 

@@ -16,11 +16,11 @@ from detcli.engine.detect.views import PLAIN, Seen, View, doubts, look
 from detcli.engine.run.build import read_split
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.predictions import GROUND_TRUTH, postprocess_options, write_measured
+from detcli.engine.run.methods import MethodSpec, shared_options, thin_out
+from detcli.engine.run.predictions import GROUND_TRUTH, write_measured
 from detcli.evaluation import CocoMetrics, Difference, bootstrap, coco_metrics, match
 from detcli.evaluation.report import difference_cells, difference_json, format_value
-from detcli.postprocess import join_models, suppress
-from detcli.postprocess.spec import FUSING, MethodSpec
+from detcli.postprocess import fuses, join_models
 from detcli.recipe import Recipe
 from detcli.types import Detections
 
@@ -87,9 +87,7 @@ def augment_at_test_time(
             seen.append(found)
     if not seen:
         return None
-    detections = [
-        suppress(found.candidates, **postprocess_options(trained.recipe)) for found in seen
-    ]
+    detections = [thin_out(found.candidates, trained.recipe.postprocess) for found in seen]
     together = [index for index, found in enumerate(seen) if found.view in views]
     started = time.perf_counter()
     merged = _merge([seen[i] for i in together], [detections[i] for i in together], merge, trained)
@@ -125,15 +123,9 @@ def _merge(
     """The views as the models of an ensemble; fusing methods get each view's detections."""
     # Among the raw candidates of one view every object has dozens of boxes, and a method that
     # fuses would average their scores.
-    fuses = merge.name in FUSING
-    tables = detections if fuses else [found.candidates for found in seen]
-    postprocess = trained.recipe.postprocess
-    return merge.apply(
-        join_models(tables),
-        num_models=len(tables),
-        max_per_image=postprocess.max_per_image,
-        class_agnostic=postprocess.class_agnostic,
-    )
+    tables = detections if fuses(merge.name) else [found.candidates for found in seen]
+    shared = shared_options(trained.recipe.postprocess)
+    return merge.among(num_models=len(tables), **shared).apply(join_models(tables))
 
 
 HEADER = ("view", *_SHOWN, "images/s")

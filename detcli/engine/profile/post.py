@@ -18,15 +18,13 @@ from detcli.engine.run.batch import network_input
 from detcli.engine.run.build import build_eval_loader, read_split
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.predictions import postprocess_options
+from detcli.engine.run.methods import MethodSpec, own_options, possible_methods, shared_options
 from detcli.errors import DataError
-from detcli.postprocess import METHODS, missing_column
-from detcli.postprocess.spec import MethodSpec
+from detcli.postprocess import METHODS
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Detections
 
 FEWEST, MOST = 2, 16  # images
-SHARED = ("method", "max_per_image", "class_agnostic")  # keys that are no option of a method
 
 
 @dataclass(frozen=True)
@@ -126,18 +124,12 @@ def _decoded(network: Network, images: Any, size: tuple[int, int]) -> tuple[Any,
 def _specs(start: _Start, recipe: Recipe) -> dict[str, MethodSpec]:
     """Every method that these candidates allow: the recipe's first and with its options, the
     others with their usual ones."""
-    options = postprocess_options(recipe)
-    name = options["method"]
-    own = {key: value for key, value in options.items() if key not in SHARED}
-    others = [
-        other
-        for other in METHODS
-        if other != name and missing_column(other, set(start.table.extra)) is None
-    ]
-    return {name: MethodSpec(name, own)} | {other: MethodSpec(other) for other in others}
+    first = MethodSpec(recipe.postprocess.method, own_options(recipe.postprocess.model_dump()))
+    others = [name for name in possible_methods(start.table.extra) if name != first.name]
+    return {first.name: first} | {name: MethodSpec(name) for name in others}
 
 
 def _run(spec: MethodSpec, candidates: Detections, recipe: Recipe) -> MethodResult:
-    common = {key: getattr(recipe.postprocess, key) for key in ("max_per_image", "class_agnostic")}
-    (result,) = run_methods(candidates, [spec], common, RunLog(quiet=True))
+    spec = spec.among(**shared_options(recipe.postprocess))
+    (result,) = run_methods(candidates, [spec], RunLog(quiet=True))
     return result

@@ -44,13 +44,8 @@ def prediction_meta(
         model=recipe.model.name,
         recipe=recipe.name,
         score_threshold=recipe.model.score_threshold,
-        postprocess=postprocess_options(recipe),
+        postprocess={"method": recipe.postprocess.method, **recipe.postprocess.acting_options()},
     )
-
-
-def postprocess_options(recipe: Recipe) -> dict[str, Any]:
-    """The keywords of `suppress` that a recipe sets."""
-    return recipe.postprocess.model_dump(exclude_none=True)
 
 
 def coco_document(records: Records) -> dict[str, Any]:

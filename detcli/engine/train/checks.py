@@ -67,13 +67,17 @@ def announce_density(
             "model.density_branch cannot act: none of the "
             f"{len(densities)} training objects overlaps with another of its class; set it to null"
         )
-    threshold = recipe.postprocess.iou_threshold
-    note = f"; {', '.join(mixing)} can make more" if mixing else ""
-    say(
+    line = (
         f"model.density_branch: {int((densities > 0).sum())} of {len(densities)} training objects "
-        f"overlap with another of their class, {int((densities > threshold).sum())} of them by "
-        f"more than the {threshold:g} of postprocess.iou_threshold{note}"
+        "overlap with another of their class"
     )
+    threshold = recipe.postprocess.acting_options().get("iou_threshold")
+    if threshold is not None:
+        line += (
+            f", {int((densities > threshold).sum())} of them by more than the {threshold:g} of "
+            "postprocess.iou_threshold"
+        )
+    say(line + (f"; {', '.join(mixing)} can make more" if mixing else ""))
 
 
 def _targets(records: Records) -> list[Target]:

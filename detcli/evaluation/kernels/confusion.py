@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import box_of, iou_or_share, jit
 
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
@@ -16,16 +16,9 @@ if TYPE_CHECKING:
 def _fill_iou(boxes: FloatArray, objects: FloatArray, crowd: BoolArray, iou: FloatArray) -> None:
     """IoU (D, G) of xywh boxes; for a crowd region, the fraction of the box that lies inside."""
     for d in range(len(boxes)):
-        x, y, width, height = boxes[d]
+        box = box_of(boxes[d])
         for g in range(len(objects)):
-            gx, gy, gwidth, gheight = objects[g]
-            shared_width = min(x + width, gx + gwidth) - max(x, gx)
-            shared_height = min(y + height, gy + gheight) - max(y, gy)
-            iou[d, g] = 0.0
-            if shared_width > 0 and shared_height > 0:
-                shared = shared_width * shared_height
-                union = width * height + gwidth * gheight - shared
-                iou[d, g] = shared / (width * height if crowd[g] else union)
+            iou[d, g] = iou_or_share(box, box_of(objects[g]), crowd[g])
 
 
 @jit("void(i8[::1], i8[::1], b1[::1], f8, f8[:, ::1], i8[::1], b1[::1])")

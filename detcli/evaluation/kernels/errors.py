@@ -6,24 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import box_iou, box_of, jit
 
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
 
 # Numbers of the kinds in `kinds_kernel`'s result; -1: no error.
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(5)
-
-
-@jit("f8(f8[::1], f8[::1])")
-def _iou(a: FloatArray, b: FloatArray) -> float:
-    """Of two xywh boxes."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return float(shared / (a[2] * a[3] + b[2] * b[3] - shared))
 
 
 @jit("Tuple((f8, i8, f8, i8, f8))(f8[::1], i8, f8[:, ::1], i8[::1], b1[::1], b1[::1], i8)")
@@ -39,10 +28,11 @@ def _overlaps(
     """Largest IoU with an object of the same class, that object, the same for other classes, and
     the largest IoU with a found object of the same class. Objects are numbered from offset."""
     same, same_object, other, other_object, taken = 0.0, -1, 0.0, -1, 0.0
+    corners = box_of(box)
     for g in range(len(objects)):
         if not counted[g]:
             continue
-        iou = _iou(box, objects[g])
+        iou = box_iou(corners, box_of(objects[g]))
         if object_labels[g] != label:
             if iou > other:
                 other, other_object = iou, offset + g

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import box_of, iou_or_share, jit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,18 +67,10 @@ def _overlap(box: FloatArray, objects: FloatArray, crowd: BoolArray, iou: FloatA
 
     For a crowd region the denominator is the area of the detection alone.
     """
-    x, y, width, height = box
+    detected = box_of(box)
     best = 0.0
     for index in range(len(objects)):
-        iou[index] = 0.0
-        gx, gy, gwidth, gheight = objects[index]
-        shared_width = min(width + x, gwidth + gx) - max(x, gx)
-        shared_height = min(height + y, gheight + gy) - max(y, gy)
-        if shared_width <= 0 or shared_height <= 0:
-            continue
-        shared = shared_width * shared_height
-        area = width * height
-        iou[index] = shared / (area if crowd[index] else area + gwidth * gheight - shared)
+        iou[index] = iou_or_share(detected, box_of(objects[index]), crowd[index])
         best = max(best, iou[index])
     return best
 

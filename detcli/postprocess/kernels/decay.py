@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import box_iou, box_of, centre_penalty, inlined, jit, longest
 
 if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
 
 
-@jit("f8(f8[:, ::1], i8, i8, b1)")
-def _overlap(boxes: FloatArray, one: int, other: int, diou: bool) -> float:
-    """IoU of two boxes, or IoU minus the centre-distance penalty, at least 0.
-
-    boxes (N, 5): corners and area.
-    """
-    width = min(boxes[one, 2], boxes[other, 2]) - max(boxes[one, 0], boxes[other, 0])
-    height = min(boxes[one, 3], boxes[other, 3]) - max(boxes[one, 1], boxes[other, 1])
-    if width <= 0.0 or height <= 0.0:
-        return 0.0
-    shared = width * height
-    iou = shared / (boxes[one, 4] + boxes[other, 4] - shared)
-    if not diou:
-        return float(iou)
-    across = boxes[one, 0] + boxes[one, 2] - boxes[other, 0] - boxes[other, 2]
-    down = boxes[one, 1] + boxes[one, 3] - boxes[other, 1] - boxes[other, 3]
-    width = max(boxes[one, 2], boxes[other, 2]) - min(boxes[one, 0], boxes[other, 0])
-    height = max(boxes[one, 3], boxes[other, 3]) - min(boxes[one, 1], boxes[other, 1])
-    distance = (across * across + down * down) / (4.0 * (width * width + height * height))
-    return float(max(0.0, iou - distance))
+@inlined
+def _overlap(one: Any, other: Any, diou: bool) -> Any:
+    """IoU of two boxes, or IoU minus the centre-distance penalty, at least 0."""
+    iou = box_iou(one, other)
+    return max(0.0, iou - centre_penalty(one, other)) if diou and iou > 0.0 else iou
 
 
-@jit("void(f8[:, ::1], i8[::1], f8[:, ::1])")
-def _load(boxes_xywh: FloatArray, rows: IntArray, boxes: FloatArray) -> None:
+@inlined
+def _load(boxes_xywh: Any, rows: Any, boxes: Any) -> None:
     """Fill in corners and area of these rows."""
     for i in range(len(rows)):
-        x, y, width, height = boxes_xywh[rows[i]]
-        boxes[i] = (x, y, x + width, y + height, width * height)
-
-
-@jit("i8(i8[::1])")
-def _longest(groups: IntArray) -> int:
-    longest = 0
-    for i in range(len(groups) - 1):
-        longest = max(longest, groups[i + 1] - groups[i])
-    return longest
+        boxes[i] = box_of(boxes_xywh[rows[i]])
 
 
 @jit("Tuple((i8, i8))(f8[:, ::1], i8[::1], f8[::1], i8, i8, f8, b1, f8, f8, b1)")
@@ -73,7 +49,7 @@ def _take_and_lower(
         if i == best:
             continue
         score = lowered[i]
-        overlap = _overlap(boxes, top, alive[i], diou)
+        overlap = _overlap(boxes[top], boxes[alive[i]], diou)
         if overlap > threshold:
             score *= np.exp(-overlap * overlap / sigma) if gaussian else 1.0 - overlap
         if score > score_threshold:
@@ -104,9 +80,9 @@ def soft_kernel(
     Scores only fall, so a box at or below the threshold can be forgotten at once, and a group
     can be left after `max_per_group` boxes.
     """
-    longest = _longest(groups)
-    boxes = np.empty((longest, 5))
-    alive, lowered = np.empty(longest, np.int64), np.empty(longest)  # alive: places in the group
+    most = longest(groups)
+    boxes = np.empty((most, 5))
+    alive, lowered = np.empty(most, np.int64), np.empty(most)  # alive: places in the group
     taken, taken_scores = np.empty(len(rows), np.int64), np.empty(len(rows))
     total = 0
     for index in range(len(groups) - 1):
@@ -156,9 +132,9 @@ def matrix_kernel(
 
     A quotient of two gaussians is a gaussian of the difference, so one per box is enough.
     """
-    longest = _longest(groups)
-    boxes = np.empty((longest, 5))
-    largest = np.empty(longest)  # of the overlaps of each box with better ones
+    most = longest(groups)
+    boxes = np.empty((most, 5))
+    largest = np.empty(most)  # of the overlaps of each box with better ones
     kept, lowered = np.empty(len(rows), np.int64), np.empty(len(rows))
     total = 0
     for index in range(len(groups) - 1):
@@ -169,7 +145,7 @@ def matrix_kernel(
                 break
             largest[low], decay, excess = 0.0, 1.0, 0.0
             for high in range(low):
-                overlap = _overlap(boxes, high, low, diou)
+                overlap = _overlap(boxes[high], boxes[low], diou)
                 if overlap > 0.0:
                     largest[low] = max(largest[low], overlap)
                     excess = max(excess, overlap * overlap - largest[high] * largest[high])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import centre_penalty, jit, longest, shared_area
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,35 +14,17 @@ if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
 
 
-@jit("f8(f4[:, ::1], i8, i8)")
-def _centre_penalty(corners: NDArray[np.float32], high: int, low: int) -> float:
-    """Squared distance of two centres over the squared diagonal of the enclosing box."""
-    across = np.float64(corners[high, 0] + corners[high, 2] - corners[low, 0] - corners[low, 2])
-    down = np.float64(corners[high, 1] + corners[high, 3] - corners[low, 1] - corners[low, 3])
-    width = np.float64(
-        max(corners[high, 2], corners[low, 2]) - min(corners[high, 0], corners[low, 0])
-    )
-    height = np.float64(
-        max(corners[high, 3], corners[low, 3]) - min(corners[high, 1], corners[low, 1])
-    )
-    return float((across * across + down * down) / (4.0 * (width * width + height * height)))
-
-
 @jit("b1(f4[:, ::1], i8, i8, f8, b1)")
 def _overlaps(
     corners: NDArray[np.float32], high: int, low: int, threshold: float, diou: bool
 ) -> bool:
     """Metric of two boxes above the threshold; corners (N, 5) are x1, y1, x2, y2, area."""
-    zero = np.float32(0.0)
-    left, top = max(corners[high, 0], corners[low, 0]), max(corners[high, 1], corners[low, 1])
-    right, bottom = min(corners[high, 2], corners[low, 2]), min(corners[high, 3], corners[low, 3])
-    width, height = max(zero, right - left), max(zero, bottom - top)
-    shared = width * height
-    if shared == zero:
+    shared = np.float32(shared_area(corners[high], corners[low]))
+    if shared == np.float32(0.0):
         return False
     metric = np.float64(shared / (corners[high, 4] + corners[low, 4] - shared))
     if metric > threshold and diou:
-        metric -= _centre_penalty(corners, high, low)
+        metric -= centre_penalty(corners[high], corners[low])
     return bool(metric > threshold)
 
 
@@ -59,9 +41,7 @@ def nms_kernel(
 
     thresholds (N,) by row: what a kept box tolerates of its overlap with a lower one.
     """
-    limit = 0
-    for index in range(len(groups) - 1):
-        limit = max(limit, min(max_per_group, groups[index + 1] - groups[index]))
+    limit = min(max_per_group, longest(groups))
     corners = np.empty((limit + 1, 5), np.float32)  # of the boxes kept in the group in hand
     tolerated = np.empty(limit + 1)
     kept_rows = np.empty(len(rows), np.int64)

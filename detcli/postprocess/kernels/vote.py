@@ -6,22 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import box_iou, box_of, jit
 
 if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
-
-
-@jit("f8(f8[:, ::1], i8, i8)")
-def _iou(boxes_xywh: FloatArray, one: int, other: int) -> float:
-    x1, y1, width1, height1 = boxes_xywh[one]
-    x2, y2, width2, height2 = boxes_xywh[other]
-    width = min(x1 + width1, x2 + width2) - max(x1, x2)
-    height = min(y1 + height1, y2 + height2) - max(y1, y2)
-    if width <= 0.0 or height <= 0.0:
-        return 0.0
-    shared = width * height
-    return float(shared / (width1 * height1 + width2 * height2 - shared))
 
 
 @jit("f8[:, ::1](f8[:, ::1], f8[:, ::1], i8[::1], i8[::1], i8[::1], i8[::1], f8)")
@@ -41,17 +29,17 @@ def vote_kernel(
     voted = np.empty((len(elected), 4))
     for index in range(len(elected)):
         top, group = elected[index], group_of[index]
+        best = box_of(boxes_xywh[top])
         weights, sums = np.zeros(4), np.zeros(4)
         for row in rows[groups[group] : groups[group + 1]]:
-            iou = _iou(boxes_xywh, top, row)
+            box = box_of(boxes_xywh[row])
+            iou = box_iou(best, box)
             if iou > 0.0:
                 closeness = np.exp(-(1.0 - iou) * (1.0 - iou) / sigma_t)
-                x, y, width, height = boxes_xywh[row]
-                sides = (x, y, x + width, y + height)
                 for side in range(4):
                     weight = closeness / (deviations[row, side] * deviations[row, side])
                     weights[side] += weight
-                    sums[side] += weight * sides[side]
+                    sums[side] += weight * box[side]
         # A box without area overlaps with nothing, itself included: it stays.
         voted[index] = boxes_xywh[top]
         if weights[0] > 0.0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.jit import jit
+from detcli.jit import box_of, jit, longest, shared_area
 
 if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
@@ -21,13 +21,11 @@ def _find_cluster(clusters: FloatArray, num_clusters: int, threshold: float) -> 
 
     clusters (C, 5): corners and area of the mean boxes and, at `num_clusters`, of the new box.
     """
-    x1, y1, x2, y2, area = clusters[num_clusters]
+    box = clusters[num_clusters]
     best, highest = -1, threshold
     for cluster in range(num_clusters):
-        width = max(0.0, min(x2, clusters[cluster, 2]) - max(x1, clusters[cluster, 0]))
-        height = max(0.0, min(y2, clusters[cluster, 3]) - max(y1, clusters[cluster, 1]))
-        shared = width * height
-        union = clusters[cluster, 4] + area - shared
+        shared = shared_area(box, clusters[cluster])
+        union = clusters[cluster, 4] + box[4] - shared
         if shared <= 0.999 * highest * union:
             continue  # without a division: far from being the best
         iou = shared / union
@@ -78,19 +76,16 @@ def wbf_kernel(
     weighted with their scores, and (C, 4): sum of its scores, number of its boxes, sum of the
     weights of its boxes, sum of the weights of the models that take part.
     """
-    longest = 0
-    for index in range(len(groups) - 1):
-        longest = max(longest, groups[index + 1] - groups[index])
-    clusters = np.empty((longest + 1, 5))  # of the group in hand
-    takes_part = np.empty((longest, len(model_weights)), np.bool_)
+    most = longest(groups)
+    clusters = np.empty((most + 1, 5))  # of the group in hand
+    takes_part = np.empty((most, len(model_weights)), np.bool_)
     first_row = np.empty(len(rows), np.int64)
     boxes, facts = np.empty((len(rows), 4)), np.zeros((len(rows), 4))
     total = 0
     for index in range(len(groups) - 1):
         num_clusters = 0
         for row in rows[groups[index] : groups[index + 1]]:
-            x, y, width, height = boxes_xywh[row]
-            clusters[num_clusters] = (x, y, x + width, y + height, width * height)
+            clusters[num_clusters] = box_of(boxes_xywh[row])
             cluster = _find_cluster(clusters, num_clusters, threshold)
             if cluster < 0:
                 cluster = num_clusters
@@ -103,7 +98,6 @@ def wbf_kernel(
             takes_part[cluster, model] = True
             here = total + cluster
             _join(boxes_xywh, row, here, scores[row], weight, is_new_model, boxes, facts)
-            x, y, width, height = boxes[here]
-            clusters[cluster] = (x, y, x + width, y + height, width * height)
+            clusters[cluster] = box_of(boxes[here])
         total += num_clusters
     return first_row[:total], boxes[:total], facts[:total]

@@ -1,4 +1,4 @@
-"""The sections `train`, `postprocess` and `eval`."""
+"""The sections `train` and `eval`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
@@ -118,77 +118,6 @@ class Train(Section):
                 "distill compares neck feature maps, which a compiled forward does not return: "
                 "set distill.feature_weight and distill.background_weight to 0, or compile: false",
             )
-
-
-class Postprocess(Section):
-    """From candidates to detections. A key that not every method has is null for the method's own
-    default."""
-
-    chooser: ClassVar[str] = "method"
-    acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "metric": ("nms", "soft", "weighted", "matrix", "iou_guided", "softer", "adaptive"),
-        "kind": ("soft", "softer", "adaptive"),
-        "kernel": ("matrix",),
-        "sigma": ("soft", "matrix", "softer", "adaptive"),
-        "score_threshold": ("soft", "matrix", "softer", "adaptive"),
-        "sigma_t": ("softer",),
-        "conf_type": ("wbf",),
-        "skip_box_threshold": ("wbf", "nmw"),
-        "allows_overflow": ("wbf",),
-    }
-
-    method: Literal[
-        "nms",
-        "soft",
-        "diou",
-        "weighted",
-        "wbf",
-        "nmw",
-        "matrix",
-        "iou_guided",
-        "softer",
-        "adaptive",
-        "none",
-    ] = Field("nms", description="Suppression method; none: the best candidates")
-    iou_threshold: float = Field(
-        0.6, ge=0, le=1, description="A box that overlaps a better one by more is dropped"
-    )
-    class_agnostic: bool = Field(
-        False, description="Boxes of different classes suppress each other"
-    )
-    max_per_image: int = Field(100, gt=0, description="Best detections kept per image")
-    metric: Literal["iou", "diou"] | None = Field(
-        None, description="Overlap; diou: less the distance of the centres"
-    )
-    kind: Literal["hard", "gaussian", "linear"] | None = Field(
-        None, description="How scores of overlapping boxes fall; hard: the boxes are dropped"
-    )
-    kernel: Literal["gaussian", "linear"] | None = Field(
-        None, description="matrix: how scores fall with overlap"
-    )
-    sigma: float | None = Field(None, gt=0, description="Width of the gaussian in overlap")
-    score_threshold: float | None = Field(
-        None, ge=0, le=1, description="Boxes whose score falls below are dropped"
-    )
-    sigma_t: float | None = Field(
-        None, gt=0, description="softer: how near a box must be to have a vote"
-    )
-    conf_type: Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"] | None = Field(
-        None, description="wbf: score of a fused box"
-    )
-    skip_box_threshold: float | None = Field(
-        None, ge=0, le=1, description="Boxes scored lower are left out of the fusion"
-    )
-    allows_overflow: bool | None = Field(
-        None, description="wbf: more boxes than models may raise a score above its mean"
-    )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.method != "none":
-            return
-        for key in ("iou_threshold", "class_agnostic"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                yield key, "acts with every method but none; remove it"
 
 
 class Eval(Section):

@@ -23,6 +23,7 @@ Words = Annotated[tuple[str, ...], Field(strict=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 BROKEN_RULES = "broken_rules"
+TAGS = ("name", "method")  # keys that say which section of a union is meant
 
 Named = Callable[[str], tuple[int, int]]
 """How many parts of the built detector have a name, and how many parameters these have."""
@@ -63,14 +64,14 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_sections(cls, values: Any) -> Any:
-        """Give the sections whose `name` may be left out theirs."""
+        """Give the sections whose tag may be left out theirs."""
         if not isinstance(values, Mapping):
             return values
         named = dict(values)
         for key, field in cls.model_fields.items():
-            inner, name = named.get(key), default_name(field)
-            if name is not None and isinstance(inner, Mapping) and "name" not in inner:
-                named[key] = {"name": name, **inner}
+            inner, name, tag = named.get(key), default_name(field), tag_of(field)
+            if name is not None and isinstance(inner, Mapping) and tag not in inner:
+                named[key] = {tag: name, **inner}
         return named
 
     @model_validator(mode="after")
@@ -104,8 +105,13 @@ def walk(section: Section, key: str = "") -> Iterator[tuple[str, Section]]:
             yield from walk(inner, f"{key}.{name}".lstrip("."))
 
 
+def tag_of(field: FieldInfo) -> str:
+    """The key by which the sections of a union are told apart; `name` where there is no choice."""
+    return str(field.discriminator or TAGS[0])
+
+
 def variants(field: FieldInfo) -> dict[str, type[Section]]:
-    """The sections that a key can hold, by their `name`; {"": section} where there is no choice.
+    """The sections that a key can hold, by their tag; {"": section} where there is no choice.
 
     Empty for a key that holds a plain value or a list.
     """
@@ -113,7 +119,7 @@ def variants(field: FieldInfo) -> dict[str, type[Section]]:
         found = [kind for kind in _alternatives(field.annotation) if _is_section(kind)]
         return {"": found[0]} if found else {}
     return {
-        str(get_args(kind.model_fields["name"].annotation)[0]): kind
+        str(get_args(kind.model_fields[tag_of(field)].annotation)[0]): kind
         for kind in _alternatives(field.annotation)
     }
 
@@ -124,23 +130,23 @@ def section_for(field: FieldInfo, value: Any) -> type[Section] | None:
     choices = variants(field)
     if "" in choices:
         return choices[""]
-    name = value.get("name", default_name(field)) if isinstance(value, Mapping) else None
+    name = value.get(tag_of(field), default_name(field)) if isinstance(value, Mapping) else None
     return choices.get(name) if isinstance(name, str) else None
 
 
 def default_name(field: FieldInfo) -> str | None:
-    """The `name` that a section of this key has when it says none: that of the key's default,
-    where the default's own class has one by itself. None where there is no such choice."""
+    """The tag that a section of this key has when it says none: that of the key's default, where
+    the default's own class has one by itself. None where there is no such choice."""
     if field.discriminator is None or not isinstance(field.default, Section):
         return None
-    name = type(field.default).model_fields["name"].default
+    name = type(field.default).model_fields[tag_of(field)].default
     return name if isinstance(name, str) else None
 
 
 def plain(value: Any) -> Any:
-    """A section as dictionaries and lists of plain values, its `name` first."""
+    """A section as dictionaries and lists of plain values, its tag first."""
     if isinstance(value, Section):
-        fields = sorted(type(value).model_fields, key=lambda key: key != "name")
+        fields = sorted(type(value).model_fields, key=lambda key: key not in TAGS)
         return {key: plain(getattr(value, key)) for key in fields}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 

@@ -7,7 +7,6 @@ import torch
 from detcli.data.transforms.blending import blend_in
 from tests.data.transforms.augmenting import painted
 from tests.data.transforms.cut_patches import negative
-from tests.data.transforms.test_check import RESIZE, records  # noqa: F401 (a fixture)
 
 
 def test_poisson_blending_keeps_gradients_and_meets_the_image() -> None:

@@ -28,7 +28,7 @@ from tests.data.build import loading
 from tests.data.transforms.augmenting import painted, seeded
 from tests.data.transforms.cut_patches import negative, patch_of
 from tests.data.transforms.scenes import FEW, SEEDS, agree, noise, scenes
-from tests.data.transforms.test_check import RESIZE, records  # noqa: F401 (a fixture)
+from tests.data.transforms.test_build_checks import RESIZE
 from tests.models.specs import SMALL, detector
 
 BLENDS = pytest.mark.parametrize("blend", ["poisson", "inpaint"])
@@ -151,7 +151,7 @@ def test_patches_that_cannot_be_used_are_refused(
     changes: dict[str, Any],
     reason: str,
     folder: Path,
-    records: Records,  # noqa: F811
+    records: Records,
 ) -> None:
     content = json.loads((folder / INDEX).read_text())
     if "classes" in changes:
@@ -170,7 +170,7 @@ def test_patches_that_cannot_be_used_are_refused(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_fits_is_accepted(folder: Path, records: Records) -> None:  # noqa: F811
+def test_what_fits_is_accepted(folder: Path, records: Records) -> None:
     check_augmentations(records, {"duck_injection": settings_of(folder)})
     check_augmentations(records, {"poisson": {"prob": 1.0, "objects": 1}})
 
@@ -182,7 +182,7 @@ def test_what_fits_is_accepted(folder: Path, records: Records) -> None:  # noqa:
 def test_poisson_that_cannot_act_is_refused(
     images: list[int],
     reason: str,
-    records: Records,  # noqa: F811
+    records: Records,
 ) -> None:
     with pytest.raises(UsageError, match=f"poisson cannot act: {reason}"):
         check_augmentations(records.take(images), {"poisson": {"prob": 1.0, "objects": 1}})
@@ -192,7 +192,7 @@ def test_poisson_that_cannot_act_is_refused(
 def test_detectors_learn_from_injected_images(
     name: str,
     folder: Path,
-    records: Records,  # noqa: F811
+    records: Records,
 ) -> None:
     """Finite losses and gradients everywhere, also where a batch has hard negatives only."""
     model = detector(name, SMALL, num_classes=3)

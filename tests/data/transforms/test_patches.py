@@ -19,7 +19,6 @@ from detcli.errors import DataError
 from tests.data.transforms.augmenting import painted
 from tests.data.transforms.cut_patches import patch_of
 from tests.data.transforms.scenes import noise
-from tests.data.transforms.test_check import RESIZE, records  # noqa: F401 (a fixture)
 
 
 @pytest.mark.parametrize("box", [[0, 0, 9, 7], [51, 30, 60, 60], [20, 20, 21, 60]])

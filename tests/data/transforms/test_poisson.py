@@ -10,7 +10,6 @@ from detcli.data.transforms.paste import overlaps
 from detcli.data.transforms.poisson import Poisson
 from tests.data.transforms.augmenting import FakePool, painted, seeded
 from tests.data.transforms.scenes import FEW, SEEDS, agree, scenes
-from tests.data.transforms.test_check import RESIZE, records  # noqa: F401 (a fixture)
 
 
 @FEW

@@ -17,7 +17,7 @@ from detcli.engine.profile.settings import Measured, Setting
 from detcli.engine.profile.spread import Spread
 from detcli.engine.profile.step import StepProfile
 from detcli.engine.profile.variants import VariantRow
-from detcli.postprocess.spec import MethodSpec
+from detcli.engine.run.methods import MethodSpec
 from detcli.recipe import recipe_from_dict
 from detcli.types import Detections
 from tests.recipes import TINY

@@ -12,8 +12,9 @@ from detcli.engine.run.build import build_model
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.errors import DataError
-from detcli.postprocess import METHODS, suppress
+from detcli.postprocess import METHODS
 from detcli.recipe import load_recipe
+from tests.postprocess.tables import suppress
 from tests.recipes import write_tiny
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -34,7 +35,7 @@ def test_random_weights_leave_as_many_candidates_as_there_can_be(tmp_path):
     assert len(found.decode_ms) == 4
     assert found.impossible == ("iou_guided", "softer", "adaptive")
     assert {row.spec.name for row in found.results} == METHODS.keys() - {*found.impossible}
-    assert found.results[0].spec.label == "nms iou_threshold=0.6"
+    assert found.results[0].spec.label == "nms"
     assert all(row.ms_per_image > 0 for row in found.results)
 
 
@@ -51,7 +52,7 @@ def test_methods_run_as_the_recipe_and_as_they_usually_do(tmp_path, monkeypatch)
     assert found.results[0] is rows["soft"]
     assert "iou_guided" in rows
     common = {"max_per_image": 7, "class_agnostic": True}
-    for name, own in (("soft", {"sigma": 0.3, "iou_threshold": 0.6}), ("diou", {})):
+    for name, own in (("soft", {"sigma": 0.3}), ("diou", {})):
         wanted = suppress(seen[0].table, method=name, **own, **common)
         assert np.array_equal(rows[name].detections.boxes_xywh, wanted.boxes_xywh)
         assert np.array_equal(rows[name].detections.scores, wanted.scores)

@@ -50,19 +50,6 @@ EVERYTHING: dict[str, Any] = {
 CHIPS = {"sides_px": (24, 32), "valid": (0.05, 0.9), "negative": 0.3}
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    """Seven images of 40 x 60, one box of 20 x 10 in each but the last; in two it is 10 x 10."""
-    folder = tmp_path_factory.mktemp("coco")
-    content = coco_content(7)
-    content["annotations"] = content["annotations"][:-1]  # no crowd region in the way
-    for entry in content["annotations"][:2]:
-        entry["bbox"][2] = 10
-    write_coco(folder, content, num_images=7)
-    split = {"annotations": "train.json", "images": "images"}
-    return read_records(format="coco", root=str(folder), split=split, name="train")
-
-
 def dataset_of(records: Records, augment: dict[str, Any], seed: int = 3) -> DetectionDataset:
     transforms = build_transforms(resize=RESIZE, augment=augment, train=True)
     return DetectionDataset(records, transforms, seed)

@@ -131,7 +131,7 @@ def test_epochs_begin_sooner_with_workers_that_stay(tmp_path: Path, ticks: Ticks
     ("workers", "stay", "restart", "words"),
     [
         (0, True, {"fresh": 9.0, "persistent": 1.0}, "data.workers is 0"),
-        (2, False, {"fresh": 9.0, "persistent": 1.0}, "in 9 ms, those that stay in 1 ms"),
+        (2, False, {"fresh": 9.0, "persistent": 1.0}, "in 9 ms, persistent ones in 1 ms"),
         (2, False, {"fresh": 1.0, "persistent": 9.0}, None),
         (2, True, {"fresh": 9.0, "persistent": 1.0}, None),
     ],

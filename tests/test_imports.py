@@ -154,6 +154,7 @@ def test_no_torch_at_module_level(path):
         assert not any(name.split(".")[0] in {"torch", "torchvision"} for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -87,14 +87,9 @@ def command(
         )
         for spec in specs
     ]
+    log = RunLog(quiet=quiet)
     comparison = compare_methods(
-        files,
-        specs,
-        position,
-        RunLog(quiet=quiet),
-        choose_thresholds=sweep,
-        resamples=bootstrap,
-        seed=seed,
+        files, specs, position, log, choose_thresholds=sweep, resamples=bootstrap, seed=seed
     )
     if iou is not None:
         comparison = replace(comparison, notes=(*unreached(specs), *comparison.notes))
@@ -147,7 +142,7 @@ def unreached(specs: list[MethodSpec]) -> list[str]:
     names = [spec.label for spec in specs if "iou_threshold" not in spec.params]
     if not names:
         return []
-    return [f"--iou does not reach {', '.join(names)}: no IoU threshold acts there"]
+    return [f"--iou has no effect on {', '.join(names)}: no IoU threshold there"]
 
 
 def _position(specs: list[MethodSpec], wanted: MethodSpec) -> int | None:

@@ -14,7 +14,7 @@ from detcli.recipe.sections.schedule import Schedule
 from detcli.recipe.sections.section import Section, variants, walk
 
 BATCH_NORMS = {
-    "bn": "takes its statistics from the images of a rank, but data.batch_per_rank is 1; take gn, "
+    "bn": "takes its statistics from the images of a rank, but data.batch_per_rank is 1; use gn, "
     "or sync_bn on several ranks",
     "rep": "has batch norms, which need several images per rank, but data.batch_per_rank is 1",
 }

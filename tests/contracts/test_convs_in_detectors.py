@@ -161,7 +161,7 @@ def test_a_checkpoint_without_carafe_and_implicit_knowledge_fills_the_rest() -> 
                 "model.head.conv rep: all levels share one set of running statistics",
             ],
         ),
-        ("carafe", ["neck: 2 maps enlarged by CARAFE"]),
+        ("carafe", ["neck: 2 upsampling steps by CARAFE"]),
         ("implicit", ["implicit knowledge: around 3 predictions, never decayed"]),
         ("p2", []),
     ],

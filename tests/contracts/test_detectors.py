@@ -308,6 +308,7 @@ def test_one_class(name: str) -> None:
     assert found[0].labels.unique().tolist() == [0]
 
 
+@pytest.mark.slow
 @one_stage_detector
 def test_autocast_to_bfloat16_keeps_losses_in_float32(name: str) -> None:
     model = small(name)
@@ -346,6 +347,7 @@ def test_learns_two_images(name: str) -> None:
     pytest.fail(f"the loss fell from {first} to {loss.item()} only")
 
 
+@pytest.mark.slow
 @one_stage_detector
 def test_state_dict_round_trip(name: str) -> None:
     model, other = small(name).eval(), small(name).eval()

@@ -152,11 +152,11 @@ def test_mmdetections_pafpn_finds_its_places() -> None:
 @pytest.mark.parametrize(
     ("trick", "says"),
     [
-        ("pan", "neck pan: 2 steps back up"),
+        ("pan", "neck pan: bottom-up path of 2 steps"),
         ("bifpn", "neck bifpn: 5 levels fused 3 times, norm bn"),
-        ("aspp", "neck: ASPP of the backbone's last map, dilations 6, 12, 18, norm gn"),
-        ("duc", "neck: 2 maps enlarged by DUC"),
-        ("unet-plus-plus", "deep supervision: in training the losses are means over 2 pyramids"),
+        ("aspp", "neck: ASPP on C5, dilations 6, 12, 18, norm gn"),
+        ("duc", "neck: 2 upsampling steps by DUC"),
+        ("unet-plus-plus", "deep supervision: training losses are averaged over 2 pyramids"),
         ("pre-activation", "backbone: pre-activation, norm and ReLU before each convolution"),
     ],
 )

@@ -268,7 +268,7 @@ def test_cudnn_benchmark_is_switched_on(tmp_path: Path, monkeypatch: pytest.Monk
         decide_cudnn_benchmark(recipe, records, ranks, RunLog(tmp_path, quiet=True))
         states.append(torch.backends.cudnn.benchmark)
     assert states == [False, True]
-    assert "cudnn.benchmark on (input shapes change" in log_of(tmp_path)
+    assert "cudnn.benchmark on (input shapes vary" in log_of(tmp_path)
 
 
 def test_ram_cache_is_counted(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from detcli.models import build_detector
 from detcli.recipe import load_recipe
 from tests.models.specs import target
 
+pytestmark = pytest.mark.slow
+
 SIZE = (96, 96)
 TAKEN = [
     *((trick, "nas_fcos") for trick in ("auxiliary-head", "iou-branch", "varifocal")),

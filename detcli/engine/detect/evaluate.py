@@ -16,7 +16,7 @@ from detcli.engine.run import distributed
 from detcli.engine.run.batch import autocast, network_input
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.methods import thin_out
+from detcli.engine.run.methods import postprocess
 from detcli.evaluation import CocoMetrics, evaluate_coco
 from detcli.models.detector import Detector
 from detcli.recipe import Recipe
@@ -47,7 +47,7 @@ def evaluate(
     candidates = detect(detector, recipe, records, loader, ranks, log)
     if candidates is None:
         return None
-    detections = thin_out(candidates, recipe.postprocess)
+    detections = postprocess(candidates, recipe.postprocess)
     return Evaluation(candidates, detections, evaluate_coco(records.ground_truth(), detections))
 
 

@@ -17,7 +17,7 @@ from detcli.engine.pictures.draw import draw
 from detcli.engine.run.build import build_eval_loader
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.methods import thin_out
+from detcli.engine.run.methods import postprocess
 from detcli.engine.run.predictions import prediction_meta
 from detcli.errors import DataError
 from detcli.predictions import write_predictions
@@ -67,7 +67,7 @@ def predict(
     loader = build_eval_loader(recipe, records, ranks)
     candidates = detect(trained.detector, recipe, records, loader, ranks, log)
     assert candidates is not None, "predict runs in one process"
-    detections = thin_out(candidates, recipe.postprocess)
+    detections = postprocess(candidates, recipe.postprocess)
     write_predictions(
         folder / "predictions.json",
         detections,

@@ -16,7 +16,7 @@ from detcli.engine.detect.views import PLAIN, Seen, View, doubts, look
 from detcli.engine.run.build import read_split
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
-from detcli.engine.run.methods import MethodSpec, shared_options, thin_out
+from detcli.engine.run.methods import MethodSpec, postprocess, shared_options
 from detcli.engine.run.predictions import GROUND_TRUTH, write_measured
 from detcli.evaluation import CocoMetrics, Difference, bootstrap, coco_metrics, match
 from detcli.evaluation.report import difference_cells, difference_json, format_value
@@ -87,7 +87,7 @@ def augment_at_test_time(
             seen.append(found)
     if not seen:
         return None
-    detections = [thin_out(found.candidates, trained.recipe.postprocess) for found in seen]
+    detections = [postprocess(found.candidates, trained.recipe.postprocess) for found in seen]
     together = [index for index, found in enumerate(seen) if found.view in views]
     started = time.perf_counter()
     merged = _merge([seen[i] for i in together], [detections[i] for i in together], merge, trained)

@@ -39,7 +39,9 @@ def check_target(path: Path, force: bool) -> None:
     if path.suffix not in {".yaml", ".yml"}:
         raise UsageError(f"--write {path}: expected a file that ends in .yaml")
     if path.exists() and not force:
-        raise UsageError(f"--write {path}: exists already; another name, or --force to replace it")
+        raise UsageError(
+            f"--write {path}: already exists; choose another name, or overwrite it with --force"
+        )
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

@@ -18,36 +18,36 @@ from detcli.text import did_you_mean
 from detcli.types import Detections
 
 
-def thin_out(
-    candidates: Detections, postprocess: AnyMethod, weights: Sequence[float] | None = None
+def postprocess(
+    candidates: Detections, section: AnyMethod, weights: Sequence[float] | None = None
 ) -> Detections:
     """From candidates to detections, as this section says; weights as in `suppress`.
 
     Raises DataError as `suppress` does, and where the column that the method needs is missing, has
     another width, or holds values that are not finite or, for `sigma`, not above 0.
     """
-    options = postprocess.model_dump()
-    if postprocess.column is not None:
-        _check_column(candidates, options["method"], postprocess.column)
+    options = section.model_dump()
+    if section.column is not None:
+        _check_column(candidates, options["method"], section.column)
     return suppress(candidates, weights=weights, **options)
 
 
 SHARED = ("max_per_image", "class_agnostic")  # options of which a comparison has one for all
 
 
-def shared_options(postprocess: AnyMethod) -> dict[str, Any]:
+def shared_options(section: AnyMethod) -> dict[str, Any]:
     """Those of a section's options that hold for other methods in its place, too."""
-    return {key: getattr(postprocess, key) for key in SHARED if hasattr(postprocess, key)}
+    return {key: getattr(section, key) for key in SHARED if hasattr(section, key)}
 
 
-def own_options(postprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that a recipe (or the description of its predictions) chose for its method alone:
-    they act, and are not the defaults."""
-    kind = SECTIONS[postprocess["method"]]
+def own_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a recipe (or the description of its predictions) chose for its method alone: they
+    act, and are not the defaults. values: of the section, or what a .meta.json holds of it."""
+    kind = SECTIONS[values["method"]]
     return {
-        key: postprocess[key]
-        for key in kind.acting(postprocess)
-        if key not in SHARED and postprocess.get(key) not in (None, kind.model_fields[key].default)
+        key: values[key]
+        for key in kind.acting(values)
+        if key not in SHARED and values.get(key) not in (None, kind.model_fields[key].default)
     }
 
 
@@ -104,7 +104,7 @@ class MethodSpec:
 
     def apply(self, candidates: Detections) -> Detections:
         """Candidates of a whole data set in, detections out."""
-        return thin_out(candidates, self.section, self.weights)
+        return postprocess(candidates, self.section, self.weights)
 
 
 def parse_method(text: str) -> MethodSpec:

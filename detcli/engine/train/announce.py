@@ -27,7 +27,7 @@ def announce_blocks(recipe: Recipe, detector: Detector, say: Callable[[str], Non
     trunk = getattr(detector, "backbone", None)
     if isinstance(trunk, TimmBackbone):
         widths = ", ".join(map(str, trunk.out_channels))
-        say(f"backbone: timm's {trunk.name}, maps of {widths} channels at strides 4 to 32")
+        say(f"backbone: timm's {trunk.name}, {widths} channels at strides 4 to 32")
         for line in _normalisation(recipe, trunk):
             say(line)
 

@@ -158,7 +158,7 @@ def announce(
     if frozen and backbone.weights is None:
         log.say(
             f"model.backbone.frozen_stages is {frozen}, but weights is null: "
-            "unless --weights fills them, these stages stay random"
+            "unless --weights loads them, these stages stay random"
         )
     log.say(rate.sentence)
     steps = math.ceil(len(loader) / recipe.train.accumulate)
@@ -178,7 +178,7 @@ def announce_precision(recipe: Recipe, ranks: Ranks, log: RunLog) -> None:
         return
     what = "float16 with a loss scale" if recipe.train.amp == "fp16" else "bfloat16"
     where = (
-        "on the CPU it saves memory, and time only where the processor computes in it"
+        "on the CPU it saves memory, and time only if it computes in it natively"
         if ranks.device.type == "cpu"
         else "on CUDA it saves memory and time"
     )
@@ -196,8 +196,8 @@ def announce_averaging(recipe: Recipe, log: RunLog) -> None:
     first = swa.first_epoch(epochs)
     low = f" to {swa.min_lr_ratio:g} in every cycle" if swa.course == "cyclic" else ""
     log.say(
-        f"swa: from epoch {first + 1} on the rate is {swa.lr_ratio:g}{low} x lr, and the weights "
-        f"of {(epochs - first) // swa.every} epochs are averaged, every {swa.every}"
+        f"swa: from epoch {first + 1} the learning rate is {swa.lr_ratio:g}{low} x lr, and "
+        f"the weights of {(epochs - first) // swa.every} epochs are averaged, every {swa.every}"
     )
 
 
@@ -206,8 +206,10 @@ def loading(recipe: Recipe, ranks: Ranks) -> str:
     data = recipe.data
     workers = "in the training process"
     if data.workers:
-        alive = "stay alive" if data.persistent_workers else "start anew each epoch"
-        workers = f"{data.workers} workers that {alive}, {data.prefetch_factor} batches ahead each"
+        alive = "persist" if data.persistent_workers else "restart each epoch"
+        workers = (
+            f"{data.workers} workers that {alive}, {data.prefetch_factor} batches prefetched each"
+        )
     pinned = "pinned" if data.pin_memory and ranks.device.type == "cuda" else "not pinned"
     layout = ", channels last" if recipe.train.channels_last else ""
     return f"loading: {workers}; memory {pinned}{layout}"
@@ -222,7 +224,7 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
     torch.backends.cudnn.benchmark = fixed if asked == "auto" else asked == "on"
     state = "on" if torch.backends.cudnn.benchmark else "off"
     shapes = len(input_shapes(recipe, records))
-    why = "one input shape" if fixed else f"input shapes change, {shapes} of whole images"
+    why = "one input shape" if fixed else f"input shapes vary, {shapes} of whole images"
     log.say(f"cudnn.benchmark {state} ({why}; train.cudnn_benchmark {asked})")
 
 
@@ -258,13 +260,13 @@ def model_of(
     student = build_student(model, detector, recipe, teacher.detector, teacher.recipe, ranks.device)
     extra = sum(parameter.numel() for parameter in student.adapters.parameters())
     maps = (
-        f"maps x {settings.feature_weight:g} on objects and x {settings.background_weight:g} off "
-        f"them, {extra} parameters of adapters that stay out of the detector"
+        f"feature maps x {settings.feature_weight:g} on objects, x {settings.background_weight:g} "
+        f"on background, {extra} adapter parameters that are not part of the detector"
     )
     log.say(
-        f"distill: the teacher is {teacher.recipe.model.name} of {teacher.path}, it is not "
-        f"trained; class scores x {settings.logits_weight:g}, "
-        f"{maps if settings.imitates_maps else 'maps are not compared'}"
+        f"distill: the teacher is {teacher.recipe.model.name} of {teacher.path}, "
+        f"frozen; class scores x {settings.logits_weight:g}, "
+        f"{maps if settings.imitates_maps else 'feature maps are not compared'}"
     )
     return student, Distillation(recipe, teacher, student, fingerprint)
 

@@ -116,7 +116,7 @@ def average_weights(trainer: Trainer) -> None:
     done = f"{count} batch norms re-estimated over the training images ({seconds:.1f} s)"
     run.log.say(
         f"epoch {epoch}: {swa.holds(epoch)} is evaluated and saved; "
-        f"{done if count else 'no batch norm trains, so none is re-estimated'}"
+        f"{done if count else 'no trainable batch norm to re-estimate'}"
     )
 
 

@@ -68,14 +68,14 @@ def new_run(
 
 
 def resume_run(folder: Path, ranks: Ranks, *, quiet: bool) -> Outcome:
-    """Go on from a run folder's last.pt, exactly where it stands."""
+    """Resume from a run folder's last.pt, exactly where it stopped."""
     content = checkpoint.load(folder / "last.pt")
     if content.get("kind") != "training":
         raise CheckpointError(f"{folder / 'last.pt'}: holds weights only, nothing to resume")
     if content["world_size"] != ranks.world_size:
         raise CheckpointError(
-            f"{folder / 'last.pt'}: was trained by {content['world_size']} processes, these are "
-            f"{ranks.world_size}; an exact resume needs the same number"
+            f"{folder / 'last.pt'}: was trained with {content['world_size']} processes, now "
+            f"there are {ranks.world_size}; an exact resume needs the same number"
         )
     recipe = recipe_from_dict(content["recipe"], str(folder / "last.pt"))
     log = RunLog(folder, quiet=quiet, enabled=ranks.is_main)
@@ -92,7 +92,7 @@ def resume_run(folder: Path, ranks: Ranks, *, quiet: bool) -> Outcome:
 def check_overfit(
     loaded: LoadedRecipe, num_images: int, ranks: Ranks, *, out: Path | None, quiet: bool
 ) -> Outcome:
-    """Learn a few training images by heart; exit code 1 when that fails."""
+    """Overfit a few training images; exit code 1 when that fails."""
     recipe = overfit.overfit_recipe(loaded.recipe, num_images)
     folder = distributed.from_main(
         run_folder.create(f"{recipe.name}_overfit", out) if ranks.is_main else None
@@ -154,7 +154,7 @@ def replay(path: Path, ranks: Ranks, *, quiet: bool) -> dict[str, float]:
         outputs = detector(images, targets)
     losses = detector.loss(outputs, targets)
     if recipe.train.distill is not None:
-        RunLog(quiet=quiet).say(f"{path}: replayed without the terms of its teacher")
+        RunLog(quiet=quiet).say(f"{path}: replayed without the distillation losses")
     broken = divergence.broken_terms(losses)
     if broken:
         raise divergence.diverged(broken, f"replay of step {content['step'] + 1}", path)

@@ -131,7 +131,10 @@ class ColourJitter(Augmentation):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not any((self.brightness, self.contrast, self.saturation, self.hue)):
-            yield "brightness", "brightness, contrast, saturation and hue are all 0: nothing acts"
+            yield (
+                "brightness",
+                "brightness, contrast, saturation and hue are all 0: set one above 0",
+            )
 
 
 class Blur(Augmentation):
@@ -216,7 +219,7 @@ class DuckInjection(Augmentation):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.negatives == self.objects == 0:
-            yield "negatives", "negatives and objects are both 0: nothing is injected"
+            yield "negatives", "negatives and objects are both 0: set one above 0"
 
     def more_boxes(self, densest: int) -> int:
         return self.objects

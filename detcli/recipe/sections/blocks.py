@@ -121,7 +121,7 @@ class Aspp(Section):
 
     def announce(self, named: Named) -> Iterator[str]:
         rates = ", ".join(map(str, self.rates))
-        yield f"neck: ASPP of the backbone's last map, dilations {rates}, norm {self.norm}"
+        yield f"neck: ASPP on C5, dilations {rates}, norm {self.norm}"
 
 
 def misgrouped(norm: str, channels: int) -> str | None:
@@ -153,4 +153,4 @@ class Dropout(Section):
 
 
 def _fresh(count: int, parameters: int) -> str:
-    return f"{count} of them; their {parameters} parameters start fresh"
+    return f"{count} of them; their {parameters} parameters are randomly initialised"

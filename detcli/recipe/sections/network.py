@@ -174,7 +174,7 @@ class TopDown(ExtraLevels):
         if self.conv != "plain":
             yield f"neck outputs: {self.conv} convolutions"
         if self.upsample != "nearest":
-            yield f"neck: {self.num_steps} maps enlarged by {self.upsample.upper()}"
+            yield f"neck: {self.num_steps} upsampling steps by {self.upsample.upper()}"
 
 
 class Neck(TopDown):
@@ -195,7 +195,7 @@ class PanNeck(TopDown):
 
     def announce(self, named: Named) -> Iterator[str]:
         yield from super().announce(named)
-        yield f"neck pan: {self.num_steps} steps back up"
+        yield f"neck pan: bottom-up path of {self.num_steps} steps"
 
 
 class BifpnNeck(Levels):
@@ -267,7 +267,7 @@ class NestedNeck(Nested):
         yield from super().announce(named)
         if self.deep_supervision:
             pyramids = f"{self.num_steps} pyramids"
-            yield f"deep supervision: in training the losses are means over {pyramids}"
+            yield f"deep supervision: training losses are averaged over {pyramids}"
 
 
 AnyNeck = Annotated[Neck | PanNeck | BifpnNeck | NestedNeck, Field(discriminator="name")]
@@ -319,17 +319,6 @@ class RetinaNetHead(Head):
     """Convolution towers without norm, as published."""
 
     norm: HeadNorm = Field("none", description="Normalisation after each of them")
-
-
-class FcosHead(Head):
-    """Convolution towers of the head, shared by all levels."""
-
-    conv_bias: bool = Field(False, description="Bias in addition to the norm")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if self.conv == "rep" and self.conv_bias:
-            yield "conv_bias", "conv rep has no bias in addition to its norms; remove it"
 
 
 class SearchedHead(Section):

@@ -14,20 +14,20 @@ from pydantic import Field
 from detcli.recipe.sections.section import Section
 
 IouThreshold = Annotated[
-    float, Field(ge=0, le=1, description="A box that overlaps a better one by more is suppressed")
+    float, Field(ge=0, le=1, description="IoU above which the lower-scored box is suppressed")
 ]
 Metric = Annotated[
-    Literal["iou", "diou"], Field(description="Overlap; diou: less the distance of the centres")
+    Literal["iou", "diou"], Field(description="Overlap measure; diou: IoU minus centre distance")
 ]
-Sigma = Annotated[float, Field(gt=0, description="Width of the gaussian in overlap")]
+Sigma = Annotated[float, Field(gt=0, description="Sigma of the Gaussian score decay")]
 ScoreThreshold = Annotated[
-    float, Field(ge=0, le=1, description="Boxes whose score falls to this or below are dropped")
+    float, Field(ge=0, le=1, description="Boxes with a decayed score of at most this are dropped")
 ]
 SkipBoxThreshold = Annotated[
-    float, Field(ge=0, le=1, description="Boxes scored lower are left out of the fusion")
+    float, Field(ge=0, le=1, description="Score threshold: boxes below it are not fused")
 ]
-METHOD = "Suppression method; none: the best candidates"
-KIND = "How scores of overlapping boxes fall; hard: the boxes are dropped"
+METHOD = "NMS or box-fusion method; none: the top candidates"
+KIND = "Score decay of overlapping boxes; hard: the boxes are dropped"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class AnyMethod(Section):
 
     column: ClassVar[Column | None] = None
 
-    max_per_image: int = Field(100, gt=0, description="Best detections kept per image")
+    max_per_image: int = Field(100, gt=0, description="Maximum detections per image")
 
     @classmethod
     def acting(cls, options: Mapping[str, Any]) -> list[str]:
@@ -80,7 +80,7 @@ class Suppression(AnyMethod):
     """What every method but none has."""
 
     class_agnostic: bool = Field(
-        False, description="Boxes of different classes suppress each other"
+        False, description="Class-agnostic NMS: boxes of different classes suppress each other"
     )
 
 
@@ -134,7 +134,7 @@ class Wbf(Suppression):
         "avg", description="Score of a fused box"
     )
     allows_overflow: bool = Field(
-        False, description="More boxes than models may raise a score above its mean"
+        False, description="More boxes than models may raise a fused score above the mean"
     )
 
 
@@ -154,7 +154,7 @@ class Matrix(Suppression):
 
     method: Literal["matrix"] = Field(description=METHOD)
     kernel: Literal["gaussian", "linear"] = Field(
-        "gaussian", description="How scores fall with overlap"
+        "gaussian", description="Score decay with overlap"
     )
     sigma: Sigma = 0.5
     score_threshold: ScoreThreshold = 0.001
@@ -194,7 +194,7 @@ class Softer(Suppression):
     iou_threshold: IouThreshold = 0.5
     sigma: Sigma = 0.5
     score_threshold: ScoreThreshold = 0.001
-    sigma_t: float = Field(0.02, gt=0, description="How near a box must be to have a vote")
+    sigma_t: float = Field(0.02, gt=0, description="Voting weight exp(-(1 - IoU)^2 / this)")
     metric: Metric = "iou"
 
 

@@ -32,6 +32,8 @@ from detcli.recipe import override_recipe
 from tests.engine.profile.trials import CPU, QUIET, tiny
 from tests.ticks import TICK_SECONDS, Ticks
 
+pytestmark = pytest.mark.slow
+
 SLOW_SECONDS = 0.05
 
 
@@ -129,7 +131,7 @@ def test_epochs_begin_sooner_with_workers_that_stay(tmp_path: Path, ticks: Ticks
     ("workers", "stay", "restart", "words"),
     [
         (0, True, {"fresh": 9.0, "persistent": 1.0}, "data.workers is 0"),
-        (2, False, {"fresh": 9.0, "persistent": 1.0}, "in 9 ms, those that stay in 1 ms"),
+        (2, False, {"fresh": 9.0, "persistent": 1.0}, "in 9 ms, persistent ones in 1 ms"),
         (2, False, {"fresh": 1.0, "persistent": 9.0}, None),
         (2, True, {"fresh": 9.0, "persistent": 1.0}, None),
     ],

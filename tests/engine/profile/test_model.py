@@ -21,6 +21,8 @@ from detcli.errors import UsageError
 from detcli.recipe import load_recipe, recipe_from_dict
 from tests.recipes import TINY, merged
 
+pytestmark = pytest.mark.slow
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 QUIET = RunLog(quiet=True)
 COCO = tuple(f"class {index}" for index in range(80))

@@ -49,6 +49,8 @@ from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, thin_vgg
 from tests.recipes import write_tiny
 from tests.ticks import TICK_SECONDS, Ticks
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["thin_network"]  # a fixture of every test here
 
 ALWAYS = {

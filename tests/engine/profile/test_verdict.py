@@ -59,7 +59,7 @@ def test_inference():
     assert verdict(made(model=made_model(), post=made_post(10.0))) == [
         "network: 75% of 4 GMACs are in the head",
         "suppression (nms): 10.00 ms an image, 50% of network and suppression; random weights, so "
-        "with as many candidates as there can be",
+        "the maximum number of candidates",
     ]
     assert verdict(made(post=made_post(10.0, lifted=False))) == [
         "suppression (nms): 10.00 ms an image"

@@ -33,9 +33,9 @@ def said(recipe: Recipe, detector: nn.Module) -> list[str]:
 def test_each_block_has_its_line(tmp_path: Path) -> None:
     tricks = ("se", "dcn", "dilation", "dropout-gaussian", "norm-bn")
     assert said(*built(tmp_path, *tricks)) == [
-        "attention se: stages 2, 3, 4, 6 of them; their 87920 parameters start fresh",
-        "deformable convolutions v2: stages 2, 3, 4, 6 of them; their 435618 parameters start "
-        "fresh",
+        "attention se: stages 2, 3, 4, 6 of them; their 87920 parameters are randomly initialised",
+        "deformable convolutions v2: stages 2, 3, 4, 6 of them; their 435618 parameters are "
+        "randomly initialised",
         "dilation: stage 4, 1, 2, 5 in turn; strides stay as they are",
         "model.head.norm bn: all levels share one set of running statistics",
         "dropout gaussian, rate 0.1: on the features before each prediction, in training",

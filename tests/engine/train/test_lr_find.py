@@ -20,6 +20,8 @@ from detcli.errors import DivergedError, UsageError
 from detcli.recipe import load_recipe
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 SGD = {"optim": {"momentum": 0.0, "weight_decay": 0.0}}
 
 

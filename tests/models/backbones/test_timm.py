@@ -21,6 +21,8 @@ from tests.models.backbones.test_blocks import published
 from tests.models.specs import SMALL_CENTERNET, SMALL_TWO_STAGE, detector, target
 from tests.recipes import write_tiny
 
+pytestmark = pytest.mark.slow
+
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
 KINDS = ("mobilenetv3_small_050", "convnext_atto")
@@ -179,9 +181,7 @@ def test_the_log_says_what_it_is_and_which_images_it_wants(
     model = build_model(recipe, 2)
     lines: list[str] = []
     announce_blocks(recipe, model, lines.append)
-    assert lines == [
-        "backbone: timm's resnet18, maps of 64, 128, 256, 512 channels at strides 4 to 32"
-    ]
+    assert lines == ["backbone: timm's resnet18, 64, 128, 256, 512 channels at strides 4 to 32"]
     model.backbone.mean_std = ((127.5,) * 3, (58.395, 57.12, 57.375))
     announce_blocks(recipe, model, lines.append)
     assert lines[2].startswith("data.mean is [123.675, 116.28, 103.53], but the weights of timm's")

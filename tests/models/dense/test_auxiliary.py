@@ -31,6 +31,8 @@ from tests.models.specs import (
 )
 from tests.sections import assigner_of
 
+pytestmark = pytest.mark.slow
+
 CANVAS = (64, 96)
 CLASSES = 3
 MAPS = [(8, 12), (4, 6)]

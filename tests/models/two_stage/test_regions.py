@@ -166,6 +166,7 @@ def test_mining_looks_at_each_image_and_weights_multiply() -> None:
     assert got.item() == pytest.approx(float(total) / len(labels), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box_loss", ["giou", "eiou", "smooth_l1", "l2"])
 @each_detector
 def test_box_losses_and_small_boxes(name: str, box_loss: str) -> None:

@@ -58,7 +58,7 @@ B = "model.backbone"
         ([f"{B}.attention.name=sse"], "did you mean se"),
         ([f"{B}.attention={{reduction: 4}}"], "attention.name: required"),
         ([f"{B}.attention={{name: se, fusion: mul_add}}"], "acts only with name gc"),
-        ([f"{B}.attention={{name: se, stages: [1, 2]}}"], "stages: frozen_stages is 1, so that"),
+        ([f"{B}.attention={{name: se, stages: [1, 2]}}"], "stages: stage 1 is frozen"),
         ([f"{B}.attention={{name: se, stages: []}}"], "stages: expected at least one value"),
         (
             [f"{B}.attention={{name: se, stages: [2, 2]}}"],
@@ -68,7 +68,7 @@ B = "model.backbone"
         ([f"{B}.attention={{name: se, reduction: 7}}"], "a divisor of 512 channels, got 7"),
         ([f"{B}.dcn={{version: 3}}"], "expected 1 or 2, got 3"),
         ([f"{B}.dcn={{groups: 3}}"], "a divisor of 128 channels, got 3"),
-        ([f"{B}.dcn={{}}", f"{B}.frozen_stages=4"], "frozen_stages is 4, so that stage 2 cannot"),
+        ([f"{B}.dcn={{}}", f"{B}.frozen_stages=4"], "stages: stage 2 is frozen"),
         ([f"{B}.dilation={{rates: [0, 2]}}"], r"expected numbers of 1 or more, got \[0, 2\]"),
         ([f"{B}.dilation={{rates: [1]}}"], "all blocks of stage 4 would have dilation 1"),
         (

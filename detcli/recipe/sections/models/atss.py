@@ -5,16 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.losses import (
-    SideLoss,
-)
+from detcli.recipe.sections.losses import SideLoss
 from detcli.recipe.sections.models.dense import Detector
-from detcli.recipe.sections.priors import (
-    DELTA_STDS,
-    Assigner,
-    AtssAssigner,
-    delta_problems,
-)
+from detcli.recipe.sections.priors import DELTA_STDS, Assigner, AtssAssigner, delta_problems
 from detcli.recipe.sections.section import Quadruple
 
 

@@ -6,11 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from detcli.recipe.sections.blocks import NORM_GROUPS
-from detcli.recipe.sections.losses import (
-    AnyClassLoss,
-    DensityBranch,
-    FocalLoss,
-)
+from detcli.recipe.sections.losses import AnyClassLoss, DensityBranch, FocalLoss
 from detcli.recipe.sections.network import (
     BOTTLENECK,
     CONV_DIVISOR,
@@ -20,9 +16,7 @@ from detcli.recipe.sections.network import (
     Head,
     Neck,
 )
-from detcli.recipe.sections.priors import (
-    EnlargedObjects,
-)
+from detcli.recipe.sections.priors import EnlargedObjects
 from detcli.recipe.sections.section import Section
 
 

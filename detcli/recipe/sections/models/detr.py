@@ -134,6 +134,6 @@ class Detr(Section):
         if self.positions == "learned" and math.ceil(side / stride) > LEARNED_CELLS:
             yield (
                 f"{key}.positions",
-                f"learned has codes for {LEARNED_CELLS} cells of {stride} pixels a side; images "
+                f"learned encodings cover {LEARNED_CELLS} cells of {stride} pixels a side; images "
                 f"have up to {side} pixels; take sine, or a smaller data.resize.long",
             )

@@ -5,20 +5,22 @@ from typing import Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.losses import (
-    SideLoss,
-)
+from detcli.recipe.sections.losses import SideLoss
 from detcli.recipe.sections.models.dense import Detector
-from detcli.recipe.sections.network import (
-    FcosHead,
-)
-from detcli.recipe.sections.priors import (
-    DELTA_STDS,
-    Assigner,
-    FcosAssigner,
-    delta_problems,
-)
+from detcli.recipe.sections.network import Head
+from detcli.recipe.sections.priors import DELTA_STDS, Assigner, FcosAssigner, delta_problems
 from detcli.recipe.sections.section import Quadruple
+
+
+class FcosHead(Head):
+    """Convolution towers of the head, shared by all levels."""
+
+    conv_bias: bool = Field(False, description="Bias in addition to the norm")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.conv == "rep" and self.conv_bias:
+            yield "conv_bias", "conv rep has no bias in addition to its norms; remove it"
 
 
 class Fcos(Detector):

@@ -4,19 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.losses import (
-    BoxLoss,
-)
+from detcli.recipe.sections.losses import BoxLoss
 from detcli.recipe.sections.models.dense import Dense
 from detcli.recipe.sections.models.guided import Guidance
-from detcli.recipe.sections.network import (
-    AnyNeck,
-    Neck,
-    RetinaNetHead,
-)
-from detcli.recipe.sections.priors import (
-    MaxIouAssigner,
-)
+from detcli.recipe.sections.network import AnyNeck, Neck, RetinaNetHead
+from detcli.recipe.sections.priors import MaxIouAssigner
 
 
 class GaRetinaNet(Dense):

@@ -6,24 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from detcli.recipe.sections.blocks import NORM_GROUPS
-from detcli.recipe.sections.losses import (
-    AnyClassLoss,
-    DensityBranch,
-    FocalLoss,
-    SideLoss,
-)
+from detcli.recipe.sections.losses import AnyClassLoss, DensityBranch, FocalLoss, SideLoss
 from detcli.recipe.sections.models.dense import Auxiliary, IouBranch, _group_norm_needs
-from detcli.recipe.sections.network import (
-    AnyBackbone,
-    Backbone,
-    NasFcosNeck,
-    SearchedHead,
-)
-from detcli.recipe.sections.priors import (
-    Assigner,
-    EnlargedObjects,
-    FcosAssigner,
-)
+from detcli.recipe.sections.network import AnyBackbone, Backbone, NasFcosNeck, SearchedHead
+from detcli.recipe.sections.priors import Assigner, EnlargedObjects, FcosAssigner
 from detcli.recipe.sections.section import Section
 
 

@@ -5,18 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.losses import (
-    SideLoss,
-)
+from detcli.recipe.sections.losses import SideLoss
 from detcli.recipe.sections.models.dense import Detector
-from detcli.recipe.sections.network import (
-    RetinaNetHead,
-)
-from detcli.recipe.sections.priors import (
-    Anchors,
-    Assigner,
-    MaxIouAssigner,
-)
+from detcli.recipe.sections.network import RetinaNetHead
+from detcli.recipe.sections.priors import Anchors, Assigner, MaxIouAssigner
 
 
 class RetinaNet(Detector):

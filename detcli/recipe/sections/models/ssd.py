@@ -37,7 +37,7 @@ class VggBackbone(Section):
         if self.weights == "imagenet" and set(recipe.data.std) != {1.0}:
             yield (
                 "data.std",
-                "these VGG-16 weights are for images of 0 to 255 less their mean: expected "
+                "these VGG-16 weights are for mean-subtracted images of 0 to 255: expected "
                 f"[1.0, 1.0, 1.0], got {list(recipe.data.std)}",
             )
 

@@ -192,8 +192,7 @@ class Pooler(Section):
 
     def announce(self, named: Named) -> Iterator[str]:
         if self.context is not None:
-            sides = f"{self.context:g} times its sides"
-            yield f"pooler: beside each region one of {sides}, twice as many features"
+            yield f"RoI context: also pools regions enlarged {self.context:g}x; twice the channels"
 
 
 class RegionHead(Section):

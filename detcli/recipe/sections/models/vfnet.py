@@ -5,21 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.losses import (
-    AnyClassLoss,
-    BoxLoss,
-    VarifocalLoss,
-)
+from detcli.recipe.sections.losses import AnyClassLoss, BoxLoss, VarifocalLoss
 from detcli.recipe.sections.models.dense import Dense
-from detcli.recipe.sections.network import (
-    AnyNeck,
-    Head,
-    Neck,
-)
-from detcli.recipe.sections.priors import (
-    Assigner,
-    AtssAssigner,
-)
+from detcli.recipe.sections.network import AnyNeck, Head, Neck
+from detcli.recipe.sections.priors import Assigner, AtssAssigner
 
 
 class VfnetHead(Head):

@@ -71,7 +71,7 @@ def test_the_schema_has_every_softmax_loss() -> None:
         ("model.delta_stds=[0, 1, 1, 1]", r"delta_stds: expected numbers greater than 0"),
         ("model.class_loss.margin=0.2", r"model\.class_loss\.margin: unknown key"),
         ("model.class_loss.name=focal", r"expected softmax or am_softmax, got 'focal'"),
-        ("data.std=[58, 57, 57]", r"data\.std: these VGG-16 weights are for images of 0 to 255"),
+        ("data.std=[58, 57, 57]", r"data\.std: these VGG-16 weights"),
         ("data.resize.long=500", r"data\.resize\.long: .* keep_aspect false"),
     ],
 )

@@ -40,7 +40,7 @@ ALLOWED = {
 
 
 # What these look up only to name the types of their options: nothing is imported when they run.
-TYPED_BY_RECIPE = {"models", "assign", "losses", "layers"}
+TYPED_BY_RECIPE = {"models", "assign", "losses", "layers", "data"}
 
 
 def imports(path: Path):

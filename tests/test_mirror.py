@@ -51,7 +51,6 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "contracts/test_assigners.py": ("assign/assigner.py",),
     "contracts/test_detectors.py": (
         "models/*.py",
-        "models/dense/loss.py",
         "models/dense/terms.py",
         "models/set_prediction/set_head.py",
         "models/two_stage/first_stage.py",

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from detcli.cpu.memory import map_large_blocks
 from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
@@ -58,7 +57,6 @@ def prepare(
     weights: a checkpoint to start from; resuming: a checkpoint follows, so public weights are not
     loaded; subset: picks the images that both splits are reduced to (the overfit check).
     """
-    map_large_blocks()
     train_records, eval_records = read_both(recipe, log, subset)
     check_augmentations(train_records, recipe.data.augment.model_dump())
     must_act = subset is None  # a handful of images may lack what the whole split has

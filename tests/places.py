@@ -9,21 +9,23 @@ names it, as a module, class, function, keyword, attribute or text.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.paths import ROOT
 
 PACKAGE = ROOT / "detcli"
-WEIGHTS = PACKAGE / "weights"  # other toolboxes' names: none is needed to add a detector
+# Other toolboxes' names for what is here: nothing that is added needs them.
+OTHERS = (PACKAGE / "weights", PACKAGE / "engine" / "run" / "import_weights.py")
 
-# What is added -> the one that is counted, and the most files it may take.
+# What is added -> how the one that is counted is named, and the most files it may take.
 EXAMPLES = {
-    "detector": ("vfnet", 4),
-    "augmentation": ("mosaic", 4),
-    "neck": ("bifpn", 4),
-    "suppression method": ("wbf", 3),
-    "data format": ("yolo", 3),
+    "detector": (r"(\w+\.)*(build)?vfnet\w*", 4),
+    "augmentation": (r"(\w+\.)*\w*mosaic\w*", 4),
+    "neck": (r"(\w+\.)*\w*bifpn\w*", 4),
+    "suppression method": (r"(\w+\.)*softer\w*", 3),
+    "data format": (r"(detcli\.data\.formats\.)?(read|count)?yolo", 3),
 }
 
 
@@ -44,23 +46,18 @@ def words(path: Path) -> Iterator[str]:
                 yield text
 
 
-def names(word: str, name: str) -> bool:
-    """Whether a word is this name: mosaic, Mosaic, build_mosaic, PooledMosaic, MOSAIC_SIZE."""
-    if " " in word:  # a sentence for the user
-        return False
-    return name in word.replace("_", "").replace(".", " ").lower()
-
-
-def places(name: str) -> list[str]:
-    """The files of the package whose code names it, relative to the package."""
+def places(pattern: str) -> list[str]:
+    """The files of the package, relative to it, in whose code a word is that `pattern` describes;
+    words without underscores and capitals, so that one pattern stands for name, class and key."""
     return [
         str(path.relative_to(PACKAGE))
         for path in sorted(PACKAGE.rglob("*.py"))
-        if WEIGHTS not in path.parents and any(names(word, name) for word in words(path))
+        if not any(other in (path, *path.parents) for other in OTHERS)
+        and any(re.fullmatch(pattern, word.replace("_", "").lower()) for word in words(path))
     ]
 
 
 if __name__ == "__main__":
-    for kind, (name, most) in EXAMPLES.items():
-        found = places(name)
-        print(f"{kind} ({name}): {len(found)} of at most {most}\n  " + "\n  ".join(found))
+    for kind, (pattern, most) in EXAMPLES.items():
+        found = places(pattern)
+        print(f"{kind} ({pattern}): {len(found)} of at most {most}\n  " + "\n  ".join(found))

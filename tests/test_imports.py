@@ -34,13 +34,13 @@ ALLOWED = {
     "postprocess": BASE | {"jit"},
     "evaluation": BASE | {"jit"},
     "predictions": BASE | {"data", "evaluation"},
-    "engine": BASE | {"ops", "cpu", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
+    "engine": BASE | {"ops", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
     "cli": BASE | {"cpu", "recipe", "engine", "data", "postprocess", "evaluation", "predictions"},
 }
 
 
 # What these look up only to name the types of their options: nothing is imported when they run.
-TYPED_BY_RECIPE = {"models", "assign", "losses", "layers"}
+TYPED_BY_RECIPE = {"models", "assign", "losses", "layers", "data"}
 
 
 def imports(path: Path):

@@ -15,12 +15,10 @@ from detcli.errors import UsageError
 A = Annotated[str, Argument(metavar="A", help="Run folder or predictions file (baseline).")]
 B = Annotated[str, Argument(metavar="B", help="Run folder or predictions file to compare with A.")]
 GroundTruth = Annotated[
-    Path | None,
-    Option("--gt", help="Ground truth (COCO JSON); default: that of the predictions."),
+    Path | None, Option("--gt", help="Ground truth (COCO JSON); default: that of the predictions.")
 ]
 FailIfWorse = Annotated[
-    float | None,
-    Option(min=0, help="Exit 1 if B is worse than A by more AP points than this."),
+    float | None, Option(min=0, help="Exit 1 if B is worse than A by more AP points than this.")
 ]
 AtScore = Annotated[
     list[str] | None,

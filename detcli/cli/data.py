@@ -28,8 +28,7 @@ def preview(
     trick: Tricks = None,
     num: Annotated[int, Option(min=1, max=400, help="Number of images on the sheet.")] = 16,
     split: Annotated[
-        Literal["train", "val", "test"],
-        Option(help="Dataset split; only train is augmented."),
+        Literal["train", "val", "test"], Option(help="Dataset split; only train is augmented.")
     ] = "train",
     seed: TrainSeed = None,
     out: Annotated[Path, Option(help="PNG file to write.")] = Path("preview.png"),
@@ -77,8 +76,7 @@ def preview(
 
 PatchesOut = Annotated[Path, Option("--out", help="New folder to write.")]
 Into = Annotated[
-    Path | None,
-    Option(help="Folder of background images; without it, write only patches."),
+    Path | None, Option(help="Folder of background images; without it, write only patches.")
 ]
 PatchSplit = Annotated[Literal["train", "val", "test"], Option("--split", help="Source split.")]
 FalsePositives = Annotated[int, Option(min=0, help="Unlabelled false positives pasted per image.")]
@@ -87,8 +85,7 @@ MinScore = Annotated[float, Option(min=0, max=1, help="Score threshold of the fa
 MaxPatches = Annotated[int, Option(min=1, help="Maximum patches of each kind.")]
 Places = Annotated[int, Option(min=1, help="Positions tried per patch.")]
 Threshold = Annotated[
-    float,
-    Option(min=0, help="Least mutual information of patch and background, in nats."),
+    float, Option(min=0, help="Least mutual information of patch and background, in nats.")
 ]
 Blend = Annotated[Literal["poisson", "inpaint"], Option(help="Blending of the patch border.")]
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N images of --into.")]

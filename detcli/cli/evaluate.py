@@ -60,16 +60,14 @@ Candidates = Annotated[bool, Option("--candidates", help="Also save candidates b
 MetricName = Annotated[Metric, Option(help="coco; voc: all-point interpolation; voc07: 11-point.")]
 Iou = Annotated[float, Option(help="IoU threshold of the VOC metrics.")]
 PlusOne = Annotated[
-    bool,
-    Option("--plus-one", help="VOC: inclusive pixel coordinates (width = x2 - x1 + 1)."),
+    bool, Option("--plus-one", help="VOC: inclusive pixel coordinates (width = x2 - x1 + 1).")
 ]
 Analyse = Annotated[bool, Option("--analyse", help="Error types, confusion, calibration.")]
 Conf = Annotated[float, Option(min=0, max=1, help="Score threshold of the confusion matrix.")]
 Plots = Annotated[bool, Option("--plots", help="Save the --analyse results as plots.")]
 Worst = Annotated[int | None, Option(min=1, max=20, help="Draw the N worst errors of each type.")]
 Verify = Annotated[
-    bool,
-    Option("--verify", help="Cross-check with pycocotools; exit 1 on a difference."),
+    bool, Option("--verify", help="Cross-check with pycocotools; exit 1 on a difference.")
 ]
 FilesOut = Annotated[Path | None, Option("--out", help="Output folder; default RUN/eval_SPLIT.")]
 

@@ -40,9 +40,7 @@ def above_zero(parameter: typer.CallbackParam, value: float | None) -> float | N
     return value
 
 
-def one_of(
-    allowed: Iterable[str],
-) -> Callable[[typer.CallbackParam, str | None], str | None]:
+def one_of(allowed: Iterable[str]) -> Callable[[typer.CallbackParam, str | None], str | None]:
     """Refuse any other word. Raises UsageError."""
 
     def check(parameter: typer.CallbackParam, value: str | None) -> str | None:

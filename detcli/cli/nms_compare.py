@@ -27,20 +27,17 @@ Method = Annotated[
     Option(help="One method with options: 'soft sigma=0.1 metric=diou'; repeatable."),
 ]
 GroundTruth = Annotated[
-    Path | None,
-    Option("--gt", help="Ground truth (COCO JSON); default: that of the .meta.json."),
+    Path | None, Option("--gt", help="Ground truth (COCO JSON); default: that of the .meta.json.")
 ]
 Weights = Annotated[str | None, Option(help="Model weights of an ensemble, comma-separated: 2,1.")]
 Baseline = Annotated[str, Option(help="Method that the others are compared with.")]
 Iou = Annotated[float | None, Option(help="IoU threshold of every method; default: its own.")]
 MaxDet = Annotated[
-    int | None,
-    Option(min=1, help="Max. detections per image; default: the run's, or 100."),
+    int | None, Option(min=1, help="Max. detections per image; default: the run's, or 100.")
 ]
 ClassAgnostic = Annotated[bool, Option("--class-agnostic", help="Class-agnostic NMS.")]
 Sweep = Annotated[
-    bool,
-    Option("--sweep", help="Tune thresholds on half the images, report AP on the others."),
+    bool, Option("--sweep", help="Tune thresholds on half the images, report AP on the others.")
 ]
 Bootstrap = Annotated[int, Option(min=0, help="Bootstrap resamples; 0: no confidence intervals.")]
 Seed = Annotated[int, Option(min=0, help="Random seed of the bootstrap and of the --sweep split.")]

@@ -25,17 +25,14 @@ SECONDS = 5.0
 What = Annotated[str, Option(help="Parts, comma-separated: model, loader, step, post, or all.")]
 Batch = Annotated[str | None, Option(help="model: inference batch sizes: 1,2,4; default 1.")]
 Size = Annotated[
-    str | None,
-    Option(help="model: input height x width: 800x1333; default: as evaluated."),
+    str | None, Option(help="model: input height x width: 800x1333; default: as evaluated.")
 ]
 Seconds = Annotated[
-    float | None,
-    Option(help=f"Time budget per measurement in seconds; default {SECONDS:g}."),
+    float | None, Option(help=f"Time budget per measurement in seconds; default {SECONDS:g}.")
 ]
 Versus = Annotated[str | None, Option("--vs", help="Second recipe, measured alternately.")]
 Weights = Annotated[
-    Path | None,
-    Option(help="Checkpoint to load, so that post-processing sees real candidates."),
+    Path | None, Option(help="Checkpoint to load, so that post-processing sees real candidates.")
 ]
 Compile = Annotated[bool, Option("--compile", help="step: also time torch.compile (minutes).")]
 Trace = Annotated[Path | None, Option(help="step: write a Chrome trace of 3 steps, .json[.gz].")]

@@ -25,11 +25,7 @@ class DetectionDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self,
-        records: Records,
-        transforms: Pipeline,
-        seed: int,
-        cache: ImageCache | None = None,
+        self, records: Records, transforms: Pipeline, seed: int, cache: ImageCache | None = None
     ) -> None:
         self.records = records
         self.transforms = transforms

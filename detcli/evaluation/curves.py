@@ -42,10 +42,7 @@ class Curves:
 
 
 def precision_recall(
-    ground_truth: GroundTruth,
-    table: MatchTable,
-    *,
-    iou_thresholds: Sequence[float] = (0.5, 0.75),
+    ground_truth: GroundTruth, table: MatchTable, *, iou_thresholds: Sequence[float] = (0.5, 0.75)
 ) -> Curves:
     """Curves from a table that `match` made of this ground truth, objects of any size.
 

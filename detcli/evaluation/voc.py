@@ -83,10 +83,7 @@ def evaluate_voc(
 
 
 def _match(
-    ground_truth: GroundTruth,
-    detections: Detections,
-    iou_threshold: float,
-    inclusive_corners: bool,
+    ground_truth: GroundTruth, detections: Detections, iou_threshold: float, inclusive_corners: bool
 ) -> tuple[IntArray, NDArray[np.int8]]:
     """Class offsets (K + 1,), and (D,) 1, 0 or -1 as in the kernel, by (class, score)."""
     from detcli.evaluation.kernels.match import objects_of

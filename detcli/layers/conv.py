@@ -77,13 +77,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         side, dilation, groups = Kernel(kernel) if isinstance(kernel, int) else kernel
         self.conv = Conv2d(
-            in_channels,
-            out_channels,
-            side,
-            stride,
-            groups=groups,
-            dilation=dilation,
-            bias=bias,
+            in_channels, out_channels, side, stride, groups=groups, dilation=dilation, bias=bias
         )
         self.norm = build_norm(norm, out_channels, eps)
         self.relu = relu

@@ -43,10 +43,7 @@ class DeltaCoder:
     """
 
     def __init__(
-        self,
-        stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-        *,
-        max_log_scale: float = MAX_LOG_SCALE,
+        self, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0), *, max_log_scale: float = MAX_LOG_SCALE
     ) -> None:
         self.stds = tuple(stds)
         self.max_log_scale = max_log_scale

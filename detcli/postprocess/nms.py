@@ -39,11 +39,7 @@ def nms(
 
 
 def diou(
-    candidates: Detections,
-    *,
-    iou_threshold: float,
-    class_agnostic: bool,
-    max_per_image: int,
+    candidates: Detections, *, iou_threshold: float, class_agnostic: bool, max_per_image: int
 ) -> Detections:
     """nms with the metric diou: boxes with distant centres may belong to two objects."""
     return nms(

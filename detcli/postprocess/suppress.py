@@ -53,11 +53,7 @@ def fuses(method: str) -> bool:
 
 
 def suppress(
-    detections: Detections,
-    *,
-    method: str,
-    weights: Sequence[float] | None = None,
-    **options: Any,
+    detections: Detections, *, method: str, weights: Sequence[float] | None = None, **options: Any
 ) -> Detections:
     """Suppress or fuse duplicates among candidates, each image by itself.
 

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
     from detcli.types import BoolArray, GroundTruth, IntArray
 
 SCORE_LIMIT = 0.05  # published settings cut candidates at this score
-_WRITERS: dict[str, Callable[[IO[bytes], Columns], None]] = {
-    ".json": write_json,
-    ".npz": write_npz,
-}
+_WRITERS: dict[str, Callable[[IO[bytes], Columns], None]] = {".json": write_json, ".npz": write_npz}
 _READERS: dict[str, Callable[[Path], Columns]] = {".json": read_json, ".npz": read_npz}
 
 

@@ -58,11 +58,7 @@ def read_trick(name: str, order: int) -> Trick:
         Setting(
             path,
             _relative(value),
-            Mark(
-                f"trick {name}",
-                f"{file}:{document.lines[path]}",
-                (order, document.lines[path]),
-            ),
+            Mark(f"trick {name}", f"{file}:{document.lines[path]}", (order, document.lines[path])),
         )
         for path, value in leaves(document.values)
         if path[0] not in TrickInfo.model_fields

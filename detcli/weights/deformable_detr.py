@@ -34,10 +34,7 @@ MMDETECTION_MARK = "level_embed"
 COPIES = re.compile(r"(?:transformer|model)\.decoder\.(?:class_embed|bbox_embed)\.")
 HEAD = re.compile(r"transformer\.heads\.(\d+)\.(.+)")
 
-ATTENTION_RULES = (
-    (r"\.value_proj\.", ".value."),
-    (r"\.output_proj\.", ".output."),
-)
+ATTENTION_RULES = ((r"\.value_proj\.", ".value."), (r"\.output_proj\.", ".output."))
 HEAD_RULES = (
     (r"^class_embed\.(\d+)\.", r"transformer.heads.\1.class_logits."),
     (r"^bbox_embed\.(\d+)\.", r"transformer.heads.\1.box."),

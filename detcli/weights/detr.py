@@ -175,10 +175,7 @@ def rewritten(key: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def convert_set(
-    tensors: Mapping[str, Tensor],
-    model: nn.Module,
-    where: str,
-    rename: Callable[[str], str],
+    tensors: Mapping[str, Tensor], model: nn.Module, where: str, rename: Callable[[str], str]
 ) -> ConversionReport:
     """Copy the tensors under the names that `rename` gives: projections of queries, keys and values
     one below the other, the classes that the model has, counters of frozen norms as they are."""

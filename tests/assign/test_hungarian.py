@@ -57,11 +57,9 @@ def test_pairs_are_the_cheapest(queries: int, counts: list[int], seed: int, kind
             assert len(set(query.tolist())) == len(query)
             assert len(set(found.tolist())) == len(found)
             best = min(
-                (
-                    sum(costs[layer, q, n].item() for q, n in zip(some, others, strict=True))
-                    for some in itertools.permutations(range(queries), min(queries, count))
-                    for others in itertools.combinations(range(count), min(queries, count))
-                ),
+                sum(costs[layer, q, n].item() for q, n in zip(some, others, strict=True))
+                for some in itertools.permutations(range(queries), min(queries, count))
+                for others in itertools.combinations(range(count), min(queries, count))
             )
             assert costs[layer, query, found].sum().item() == pytest.approx(best, abs=1e-4)
         first += count

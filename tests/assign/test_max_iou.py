@@ -8,10 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detcli.assign import (
-    MaxIoUAssigner,
-    SmallThresholds,
-)
+from detcli.assign import MaxIoUAssigner, SmallThresholds
 from detcli.ops.priors import Priors
 from tests.assign import loops
 from tests.assign.loops import iou_of

@@ -35,11 +35,7 @@ class Reference(Dataset[Any]):
     def __init__(self, records: Records) -> None:
         self.records = records
         self.transforms = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(p=0.5),
-                v2.PILToTensor(),
-                v2.ToDtype(torch.float, scale=True),
-            ]
+            [v2.RandomHorizontalFlip(p=0.5), v2.PILToTensor(), v2.ToDtype(torch.float, scale=True)]
         )
 
     def __len__(self) -> int:

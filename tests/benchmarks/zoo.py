@@ -19,17 +19,7 @@ import matplotlib as mpl
 from tests.benchmarks.training import detcli, trained
 
 EPOCHS = 4
-HEADER = (
-    "detector",
-    "recipe",
-    "params (M)",
-    "GMACs",
-    "CPU min",
-    "AP",
-    "AP50",
-    "AP75",
-    "images/s",
-)
+HEADER = ("detector", "recipe", "params (M)", "GMACs", "CPU min", "AP", "AP50", "AP75", "images/s")
 
 
 class Entry(NamedTuple):

@@ -111,10 +111,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         (["--out", "a.jpg"], "--out a.jpg: expected a name that ends in .png"),
         (["data.augment.copy_paste.max_side_px=1"], "data.augment.copy_paste cannot act: no "),
         (["data.augment.mosaic.scale=[1,0.5]"], "scale: expected two numbers from 0.05 to 4"),
-        (
-            ["data.augment.chips.sides_px=[32]", MOSAIC],
-            "data.augment.mosaic: ",
-        ),
+        (["data.augment.chips.sides_px=[32]", MOSAIC], "data.augment.mosaic: "),
         (["data.augment.auto_augment.policy=v9"], "expected v0, v1, v2 or v3, got 'v9'"),
         (["data.augment.albumentations.transforms=[{p: 1}]"], "each entry needs a name"),
         (["--trick", "mosaik"], "no trick 'mosaik'; did you mean mosaic?"),

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detcli.assign import (
-    MaxIoUAssigner,
-    SmallThresholds,
-    enlarging,
-)
+from detcli.assign import MaxIoUAssigner, SmallThresholds, enlarging
 from detcli.ops.priors import anchor_shapes, grid_priors
 from detcli.recipe.sections.priors import EnlargedObjects
 from tests.sections import ASSIGNERS, assigner_of

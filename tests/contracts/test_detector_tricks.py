@@ -118,13 +118,7 @@ def test_a_class_that_the_data_lack_ends_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_tiny(tmp_path)
-    done = run(
-        capsys,
-        "train",
-        recipe,
-        "model.class_loss.class_weights={unicorn: 2}",
-        "--dry-run",
-    )
+    done = run(capsys, "train", recipe, "model.class_loss.class_weights={unicorn: 2}", "--dry-run")
     assert done.code == 2
     assert "the data have no class 'unicorn'; they have " in done.err
     assert len([line for line in done.err.splitlines() if "unicorn" in line]) == 1

@@ -62,11 +62,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     recipe = write_tiny(
         tmp_path,
         schedule={"epochs": 4},
-        train={
-            "save_every": 1,
-            "accumulate": 1,
-            "ema": {"decay": 0.9, "warmup_steps": 2},
-        },
+        train={"save_every": 1, "accumulate": 1, "ema": {"decay": 0.9, "warmup_steps": 2}},
         data={"augment": {"photometric": {"prob": 0.5}}},
     )
     finish(start(str(recipe), "--out", str(tmp_path / "whole")))

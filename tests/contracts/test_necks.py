@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.models.necks.maps import (
-    KEYS,
-    backbone_maps,
-    neck,
-)
+from tests.models.necks.maps import KEYS, backbone_maps, neck
 
 
 @pytest.mark.parametrize("name", KEYS)

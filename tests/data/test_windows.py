@@ -13,11 +13,7 @@ from detcli.data.windows import WindowDataset, cut_into_windows, join_windows, s
 from detcli.types import Detections
 
 
-@given(
-    length=st.integers(1, 3000),
-    side=st.integers(32, 900),
-    overlap=st.floats(0, 0.9),
-)
+@given(length=st.integers(1, 3000), side=st.integers(32, 900), overlap=st.floats(0, 0.9))
 def test_windows_cover_the_length_with_the_overlap_asked_for(length, side, overlap):
     found = starts(length, side, overlap)
     assert found[0] == 0

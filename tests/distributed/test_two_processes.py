@@ -113,11 +113,7 @@ def test_images_of_very_different_sizes_and_ranks_without_objects(tmp_path, name
         images.append(entry)
         if number < len(sizes) // 4:
             objects.append({"image_id": number, "category_id": 1, "bbox": [2, 2, 12, 10]})
-    content = {
-        "images": images,
-        "annotations": objects,
-        "categories": [{"id": 1, "name": "cat"}],
-    }
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "all.json").write_text(json.dumps(content))
     split = {"images": "images", "annotations": "all.json"}
     data = {

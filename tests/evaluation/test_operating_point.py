@@ -130,9 +130,7 @@ def test_what_is_not_defined_is_none(found: tuple[GroundTruth, list[Detections]]
         best_score(match(empty, nothing))
 
 
-def test_the_best_score_has_the_largest_f1(
-    found: tuple[GroundTruth, list[Detections]],
-) -> None:
+def test_the_best_score_has_the_largest_f1(found: tuple[GroundTruth, list[Detections]]) -> None:
     truth, systems = found
     for detections in systems:
         table = match(truth, detections)

@@ -14,13 +14,7 @@ from detcli.evaluation import (
     match,
     report,
 )
-from detcli.evaluation.report import (
-    CLASS_HEADER,
-    SUMMARY_HEADER,
-    class_rows,
-    summary_rows,
-    to_json,
-)
+from detcli.evaluation.report import CLASS_HEADER, SUMMARY_HEADER, class_rows, summary_rows, to_json
 from tests.evaluation.oracle import detections_of, ground_truth_of
 
 GROUND_TRUTH = ground_truth_of(

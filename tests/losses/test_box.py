@@ -16,10 +16,7 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
-from detcli.losses import (
-    BOX_LOSSES,
-    CODE_LOSSES,
-)
+from detcli.losses import BOX_LOSSES, CODE_LOSSES
 from tests.sections import box_loss_of
 
 OVERLAP_LOSSES = [name for name in BOX_LOSSES if name not in CODE_LOSSES]

@@ -9,10 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcli.losses import (
-    centerness_loss,
-    centerness_target,
-)
+from detcli.losses import centerness_loss, centerness_target
 
 
 @settings(max_examples=100, deadline=None)

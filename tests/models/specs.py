@@ -20,10 +20,7 @@ SECTIONS: dict[str, Any] = {  # every class of the union, by its name
 
 RETINANET_MM = {"neck": {"extra_from": "c5"}}
 ATSS_MM: dict[str, Any] = {}
-FCOS_MM = {
-    "backbone": {"style": "caffe", "norm": "frozen_bn"},
-    "neck": {"extra_relu": True},
-}
+FCOS_MM = {"backbone": {"style": "caffe", "norm": "frozen_bn"}, "neck": {"extra_relu": True}}
 GA_RETINANET_MM = {"backbone": {"style": "caffe", "norm": "frozen_bn"}}
 NAS_FCOS_MM = {"backbone": {"style": "caffe", "norm": "frozen_bn", "norm_eps": 0.0}}
 FCOS_MM_CENTER = {

@@ -8,13 +8,7 @@ import torch
 from detcli.models.cascade_rcnn import CascadeRCNNOutputs
 from detcli.models.two_stage.regions import region_priors, sample_regions
 from tests.models.specs import target
-from tests.models.two_stage.small import (
-    CANVAS,
-    batch,
-    small,
-    some_targets,
-    wide_awake,
-)
+from tests.models.two_stage.small import CANVAS, batch, small, some_targets, wide_awake
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -128,10 +128,7 @@ def resnet_weights() -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith("fc.")}
 
 
-AUTHORS = [
-    (CENTERNET_DLA, plain_dla_34, None, "dla34"),
-    (CENTERNET_RESDCN, plain_resdcn, 18, None),
-]
+AUTHORS = [(CENTERNET_DLA, plain_dla_34, None, "dla34"), (CENTERNET_RESDCN, plain_resdcn, 18, None)]
 
 
 @pytest.mark.parametrize(("changes", "plain", "depth", "variant"), AUTHORS)

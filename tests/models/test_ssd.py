@@ -98,8 +98,7 @@ def test_images_without_room_for_the_levels() -> None:
     neck = {"out_channels": [64, 64], "strides": [2, 1], "paddings": [1, 0]}
     model = small({"neck": neck})
     with pytest.raises(
-        UsageError,
-        match=r"model\.neck: level 3 .* at least 3 cells .* got 2 x 3.*data\.resize",
+        UsageError, match=r"model\.neck: level 3 .* at least 3 cells .* got 2 x 3.*data\.resize"
     ):
         model(batch())
 

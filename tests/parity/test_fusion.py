@@ -121,10 +121,7 @@ def test_wbf_equals_ensemble_boxes(ensemble, iou, skip, conf_type, overflow, cla
 
 @settings(max_examples=100, deadline=None)
 @given(
-    ensembles(),
-    st.sampled_from([0.0, 0.3, 0.55, 0.9]),
-    st.sampled_from([0.0, 0.2]),
-    st.booleans(),
+    ensembles(), st.sampled_from([0.0, 0.3, 0.55, 0.9]), st.sampled_from([0.0, 0.2]), st.booleans()
 )
 def test_nmw_equals_ensemble_boxes(ensemble, iou, skip, class_agnostic):
     tables, weights = ensemble

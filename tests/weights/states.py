@@ -6,9 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tests.models.specs import (
-    detector,
-)
+from tests.models.specs import detector
 
 SMALLER = {"backbone": {"depth": 18, "style": "pytorch"}, "neck": {"out_channels": 64}}
 

@@ -12,15 +12,8 @@ import torch
 from torchvision.models import detection, get_model
 
 from detcli.errors import CheckpointError
-from detcli.weights import (
-    PublicWeights,
-    read_weights,
-    recognise_mmdetection,
-    recognise_torchvision,
-)
-from tests.models.specs import (
-    detector,
-)
+from detcli.weights import PublicWeights, read_weights, recognise_mmdetection, recognise_torchvision
+from tests.models.specs import detector
 from tests.weights.states import SMALLER, mmdetection_state
 
 

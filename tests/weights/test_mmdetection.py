@@ -9,18 +9,8 @@ import pytest
 import torch
 
 from detcli.errors import CheckpointError
-from detcli.weights import (
-    convert_mmdetection,
-    read_weights,
-    recognise_mmdetection,
-)
-from tests.models.specs import (
-    ATSS_MM,
-    FCOS_MM,
-    FCOS_MM_CENTER,
-    RETINANET_MM,
-    detector,
-)
+from detcli.weights import convert_mmdetection, read_weights, recognise_mmdetection
+from tests.models.specs import ATSS_MM, FCOS_MM, FCOS_MM_CENTER, RETINANET_MM, detector
 from tests.weights.states import SMALLER, mmdetection_state, random_detector
 
 pytestmark = pytest.mark.slow

@@ -7,16 +7,8 @@ import torch
 from torchvision.models import detection
 
 from detcli.errors import CheckpointError
-from detcli.weights import (
-    PublicWeights,
-    convert_torchvision,
-    recognise_torchvision,
-)
-from tests.models.specs import (
-    FCOS_TORCHVISION,
-    RETINANET_TORCHVISION,
-    detector,
-)
+from detcli.weights import PublicWeights, convert_torchvision, recognise_torchvision
+from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector
 
 
 def test_published_torchvision_layout_of_old_versions() -> None:

@@ -71,9 +71,7 @@ def _copy_and_inpaint(image: Tensor, patch: Tensor, core: Core, top: int, left: 
     # Some pixels of the image around the patch, for the ring to be filled from.
     above, before = min(top, _RADIUS_PX), min(left, _RADIUS_PX)
     area = image[
-        :,
-        top - above : top + height + _RADIUS_PX,
-        left - before : left + width + _RADIUS_PX,
+        :, top - above : top + height + _RADIUS_PX, left - before : left + width + _RADIUS_PX
     ]
     mask = np.zeros(area.shape[-2:], np.uint8)
     inside = mask[above : above + height, before : before + width]

@@ -72,10 +72,7 @@ class Pipeline:
     """
 
     def __init__(
-        self,
-        steps: Sequence[Step],
-        names: Sequence[str] = (),
-        oversample: Oversample | None = None,
+        self, steps: Sequence[Step], names: Sequence[str] = (), oversample: Oversample | None = None
     ) -> None:
         self.steps = tuple(steps)
         self.names = tuple(names)

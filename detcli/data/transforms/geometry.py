@@ -58,8 +58,7 @@ def resized(sample: Sample, height: int, width: int) -> Sample:
     old_height, old_width = sample.size
     factors = torch.tensor([width / old_width, height / old_height] * 2)
     return sample.changed(
-        image=F.resize(sample.image, [height, width], antialias=True),
-        boxes=sample.boxes * factors,
+        image=F.resize(sample.image, [height, width], antialias=True), boxes=sample.boxes * factors
     )
 
 

@@ -36,12 +36,7 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Detector,
-    recipe: Recipe,
-    records: Records,
-    loader: Loader,
-    ranks: Ranks,
-    log: RunLog,
+    detector: Detector, recipe: Recipe, records: Records, loader: Loader, ranks: Ranks, log: RunLog
 ) -> Evaluation | None:
     """Measure `detector` on a split; the result on rank 0, None on the others."""
     candidates = detect(detector, recipe, records, loader, ranks, log)

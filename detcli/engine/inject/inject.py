@@ -209,21 +209,14 @@ def _inject_drawn(
 ) -> tuple[Sample, list[Attempt]]:
     """Image `number` with patches drawn by (seed, number)."""
     stream = np.random.SeedSequence((settings.seed, number)).generate_state(1, np.uint64)
-    wanted = (
-        (patches.negatives, settings.false_positives),
-        (patches.objects, settings.objects),
-    )
+    wanted = ((patches.negatives, settings.false_positives), (patches.objects, settings.objects))
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(int(stream[0]))
         drawn = [
             kind[draw_index(len(kind))] for kind, count in wanted if kind for _ in range(count)
         ]
         result, attempts = inject(
-            image,
-            drawn,
-            places=settings.places,
-            threshold=settings.threshold,
-            blend=settings.blend,
+            image, drawn, places=settings.places, threshold=settings.threshold, blend=settings.blend
         )
     for attempt in attempts:
         if attempt.placed:

@@ -141,9 +141,7 @@ def choose_base(
         usual = COMMON[optimizer]
         start = start._replace(optimizer=optimizer, lr=usual.lr, batch=usual.batch, rule=usual.rule)
     return start._replace(
-        lr=base_lr or start.lr,
-        batch=base_batch or start.batch,
-        rule=rule or start.rule,
+        lr=base_lr or start.lr, batch=base_batch or start.batch, rule=rule or start.rule
     )
 
 

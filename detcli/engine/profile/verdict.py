@@ -18,10 +18,7 @@ SHOWN = 2  # phases that are named
 
 def verdict(found: Profile) -> list[str]:
     """Sentences, the one that matters most first."""
-    return [
-        *_training(found.step, found.loader),
-        *_inference(found.model, found.post),
-    ]
+    return [*_training(found.step, found.loader), *_inference(found.model, found.post)]
 
 
 def _training(step: StepProfile | None, loader: LoaderProfile | None) -> Iterator[str]:

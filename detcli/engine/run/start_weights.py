@@ -13,11 +13,7 @@ from detcli.models.detector import Detector
 NAMED = 5  # tensors named in a message before "and N more"
 
 
-def load_weights(
-    detector: Detector,
-    content: dict[str, Any],
-    say: Callable[[str], None],
-) -> None:
+def load_weights(detector: Detector, content: dict[str, Any], say: Callable[[str], None]) -> None:
     """Copy the tensors of a checkpoint that fit; say what was kept and what starts fresh.
 
     Tensors of another shape start fresh (for class heads see `with_classes`), and so do

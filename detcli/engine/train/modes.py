@@ -178,10 +178,7 @@ def run_to_the_end(trainer: Trainer) -> Outcome:
             f"{trainer.averages.holds(position.epoch)}; {run.folder}"
         )
     return Outcome(
-        folder=run.folder,
-        evaluation=result,
-        best_ap=position.best,
-        best_epoch=position.best_epoch,
+        folder=run.folder, evaluation=result, best_ap=position.best, best_epoch=position.best_epoch
     )
 
 

@@ -187,13 +187,7 @@ def build_shortcut(
     if in_channels == out_channels and stride == 1:
         return None
     return ConvNorm(
-        in_channels,
-        out_channels,
-        1,
-        stride=stride,
-        norm=norm.name,
-        eps=norm.eps,
-        relu=False,
+        in_channels, out_channels, 1, stride=stride, norm=norm.name, eps=norm.eps, relu=False
     )
 
 

@@ -157,9 +157,7 @@ def estimate_level(
     )
 
 
-def stack_levels(
-    levels: Sequence[tuple[Tensor | None, ...]],
-) -> list[tuple[Tensor, ...]]:
+def stack_levels(levels: Sequence[tuple[Tensor | None, ...]]) -> list[tuple[Tensor, ...]]:
     """For each output of a head its maps of all levels, () for one that is None."""
     outputs = zip(*levels, strict=True)
     return [tuple(level for level in maps if level is not None) for maps in outputs]

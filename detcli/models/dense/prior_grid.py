@@ -26,12 +26,7 @@ class PriorGrid(nn.Module):
     shapes: Tensor
 
     def __init__(
-        self,
-        shapes: Tensor,
-        strides: Sequence[int],
-        *,
-        offset: float = 0.0,
-        fit_grid: bool = False,
+        self, shapes: Tensor, strides: Sequence[int], *, offset: float = 0.0, fit_grid: bool = False
     ) -> None:
         super().__init__()
         self.register_buffer("shapes", shapes, persistent=False)
@@ -54,11 +49,7 @@ class PriorGrid(nn.Module):
                 for height, width in map_sizes
             ]
         return grid_priors(
-            map_sizes,
-            self.strides,
-            self.shapes.float().unbind(),
-            offset=self.offset,
-            steps=steps,
+            map_sizes, self.strides, self.shapes.float().unbind(), offset=self.offset, steps=steps
         )
 
 

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from detcli.assign.hungarian import (
-    HungarianAssigner,
-    Pairs,
-    Wanted,
-    build_hungarian,
-    wanted_of,
-)
+from detcli.assign.hungarian import HungarianAssigner, Pairs, Wanted, build_hungarian, wanted_of
 from detcli.losses import BoxLoss, ClassLoss, SoftmaxLoss, build_box_loss, build_class_loss
 from detcli.ops.boxes import boxes_from_shares
 from detcli.ops.reduce import all_rank_mean

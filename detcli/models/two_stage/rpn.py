@@ -15,14 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from detcli.assign import (
-    IGNORED,
-    Assigner,
-    RandomSampler,
-    build_assigner,
-    enlarging,
-    ignore_inside,
-)
+from detcli.assign import IGNORED, Assigner, RandomSampler, build_assigner, enlarging, ignore_inside
 from detcli.layers.conv import Conv2d
 from detcli.losses import ClassLoss, build_box_loss
 from detcli.losses.classification import BinaryCrossEntropy

@@ -154,11 +154,7 @@ class RegressionLoss(Section):
         "null: 1",
     )
     weight: float = Field(1.0, gt=0, description="Loss weight")
-    acts_with: ClassVar = {
-        "form": ("iou",),
-        "beta": ("smooth_l1",),
-        "gamma": ("focal_eiou",),
-    }
+    acts_with: ClassVar = {"form": ("iou",), "beta": ("smooth_l1",), "gamma": ("focal_eiou",)}
 
 
 class BoxLoss(RegressionLoss):

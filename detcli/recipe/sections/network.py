@@ -5,14 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.blocks import (
-    Aspp,
-    Attention,
-    Deformable,
-    Dilation,
-    Dropout,
-    misgrouped,
-)
+from detcli.recipe.sections.blocks import Aspp, Attention, Deformable, Dilation, Dropout, misgrouped
 from detcli.recipe.sections.section import Named, Section
 
 IMAGE_NORMS = {"gn": "group", "ln": "layer", "in": "instance"}  # statistics of one image each

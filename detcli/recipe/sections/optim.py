@@ -25,9 +25,7 @@ class Optim(Section):
     weight_decay: float = Field(0.0001, ge=0, description="Weight decay")
     backbone_lr_mult: float = Field(1.0, ge=0, description="Multiple of lr for the backbone")
     sampling_lr_mult: float = Field(
-        1.0,
-        ge=0,
-        description="Learning-rate multiplier of sampling offsets and reference points",
+        1.0, ge=0, description="Learning-rate multiplier of sampling offsets and reference points"
     )
     norm_decay: bool = Field(True, description="Apply weight decay to normalisation layers")
     bias_decay: bool = Field(True, description="Apply weight decay to biases")

@@ -13,11 +13,7 @@ from PIL import Image
 from detcli.data.dataset import DetectionDataset
 from detcli.data.formats.read import read_records
 from detcli.data.transforms import build_transforms
-from tests.data.build import (
-    coco_content,
-    write_coco,
-    write_image,
-)
+from tests.data.build import coco_content, write_coco, write_image
 from tests.data.reading import fails, read
 from tests.paths import FIXTURES
 

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.build import (
-    voc_xml,
-    write_voc,
-)
+from tests.data.build import voc_xml, write_voc
 from tests.data.reading import fails, read
 
 

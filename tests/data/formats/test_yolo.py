@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.build import (
-    write_yolo,
-)
+from tests.data.build import write_yolo
 from tests.data.reading import fails, read
 
 

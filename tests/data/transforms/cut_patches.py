@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 
 from detcli.data.transforms import Sample
-from detcli.data.transforms.patches import (
-    Patch,
-    cut_patch,
-)
+from detcli.data.transforms.patches import Patch, cut_patch
 from tests.data.transforms.augmenting import painted
 
 

@@ -171,11 +171,7 @@ def only(records: Records, keep: list[int]) -> Records:
             r"copy_paste cannot act: no training object is smaller than 12 pixels \(the smallest "
             r"has 14; max_side_px\)",
         ),
-        (
-            [6],
-            {"copy_paste": {"prob": 1.0, "max_side_px": 12.0, "copies": 1}},
-            "there are none",
-        ),
+        ([6], {"copy_paste": {"prob": 1.0, "max_side_px": 12.0, "copies": 1}}, "there are none"),
         (
             [2, 3],
             {"oversample": {"ratio": 2, "max_side_px": 5.0}},

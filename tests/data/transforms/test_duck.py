@@ -18,11 +18,7 @@ from detcli.data.transforms import Sample, build_transforms, check_augmentations
 from detcli.data.transforms.blending import pixels_of
 from detcli.data.transforms.duck import DuckInjection, inject
 from detcli.data.transforms.paste import overlaps
-from detcli.data.transforms.patches import (
-    INDEX,
-    is_whole,
-    with_room,
-)
+from detcli.data.transforms.patches import INDEX, is_whole, with_room
 from detcli.errors import UsageError
 from tests.data.build import loading
 from tests.data.transforms.augmenting import painted, seeded
@@ -85,8 +81,7 @@ def test_patches_keep_clear_of_boxes_and_of_each_other() -> None:
     sample = painted((90, 90), [[0, 0, 40, 90], [70, 60, 90, 90]], [False, True])
     for seed in range(20):
         result, attempts = seeded(
-            seed,
-            lambda: inject(sample, [negative()] * 4, places=5, threshold=0.0, blend="inpaint"),
+            seed, lambda: inject(sample, [negative()] * 4, places=5, threshold=0.0, blend="inpaint")
         )
         windows = list(sample.boxes)
         for attempt in attempts:
@@ -148,10 +143,7 @@ def test_duck_injection_says_what_it_placed(folder: Path) -> None:
     ],
 )
 def test_patches_that_cannot_be_used_are_refused(
-    changes: dict[str, Any],
-    reason: str,
-    folder: Path,
-    records: Records,
+    changes: dict[str, Any], reason: str, folder: Path, records: Records
 ) -> None:
     content = json.loads((folder / INDEX).read_text())
     if "classes" in changes:
@@ -180,20 +172,14 @@ def test_what_fits_is_accepted(folder: Path, records: Records) -> None:
     [([0], "it mixes different images"), ([6, 6], "no training image has an object")],
 )
 def test_poisson_that_cannot_act_is_refused(
-    images: list[int],
-    reason: str,
-    records: Records,
+    images: list[int], reason: str, records: Records
 ) -> None:
     with pytest.raises(UsageError, match=f"poisson cannot act: {reason}"):
         check_augmentations(records.take(images), {"poisson": {"prob": 1.0, "objects": 1}})
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "atss"])
-def test_detectors_learn_from_injected_images(
-    name: str,
-    folder: Path,
-    records: Records,
-) -> None:
+def test_detectors_learn_from_injected_images(name: str, folder: Path, records: Records) -> None:
     """Finite losses and gradients everywhere, also where a batch has hard negatives only."""
     model = detector(name, SMALL, num_classes=3)
     for images, objects in (([0, 1], 1), ([6, 6], 0)):

@@ -73,11 +73,7 @@ def test_mixup_blends_by_the_drawn_share() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [
-        lambda: Mosaic(1.0, (0.5, 1.0)),
-        lambda: Mixup(1.0, 1.5),
-        lambda: CopyPaste(1.0, 40.0, 2),
-    ],
+    [lambda: Mosaic(1.0, (0.5, 1.0)), lambda: Mixup(1.0, 1.5), lambda: CopyPaste(1.0, 40.0, 2)],
 )
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (20, 20)])
 def test_mixing_tiny_images(make: Callable[[], Any], size: tuple[int, int]) -> None:

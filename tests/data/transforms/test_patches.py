@@ -10,11 +10,7 @@ import pytest
 import torch
 
 from detcli.data.transforms.blending import ROOM_PX
-from detcli.data.transforms.patches import (
-    INDEX,
-    cut_patch,
-    read_patches,
-)
+from detcli.data.transforms.patches import INDEX, cut_patch, read_patches
 from detcli.errors import DataError
 from tests.data.transforms.augmenting import painted
 from tests.data.transforms.cut_patches import patch_of

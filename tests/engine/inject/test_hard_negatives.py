@@ -26,9 +26,7 @@ def detections_of(first: list[tuple], second: list[tuple]) -> Detections:
     )
 
 
-def test_only_what_is_wrong_and_away_from_every_object_is_a_hard_negative(
-    records: Records,
-) -> None:
+def test_only_what_is_wrong_and_away_from_every_object_is_a_hard_negative(records: Records) -> None:
     detections = detections_of(
         [
             (0.9, 1, 20, 20, 30, 20),  # the cat
@@ -59,10 +57,7 @@ def test_patches_show_what_they_were_cut_out_of(records: Records) -> None:
     assert patches.class_names == ("dog", "cat")
     assert cat.sample.labels.tolist() == [1]
     assert cat.source == records.path(0)
-    for patch, index, (left, top) in (
-        (patches.negatives[0], 1, (50, 50)),
-        (cat, 0, (20, 20)),
-    ):
+    for patch, index, (left, top) in ((patches.negatives[0], 1, (50, 50)), (cat, 0, (20, 20))):
         x1, y1, x2, y2 = patch.core
         pixels = read_image(records.path(index))[top : top + y2 - y1, left : left + x2 - x1]
         core = patch.sample.image.permute(1, 2, 0).numpy()[y1:y2, x1:x2]

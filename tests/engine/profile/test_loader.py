@@ -25,9 +25,7 @@ from detcli.engine.profile.loader import (
     setting_rows,
     worker_notes,
 )
-from detcli.engine.profile.settings import (
-    Setting,
-)
+from detcli.engine.profile.settings import Setting
 from detcli.recipe import override_recipe
 from tests.engine.profile.trials import CPU, QUIET, tiny
 from tests.ticks import TICK_SECONDS, Ticks

@@ -10,13 +10,9 @@ import torch
 
 from detcli.data.transforms.build import AUGMENTATIONS
 from detcli.data.transforms.geometry import Resize
-from detcli.engine.profile.loader import (
-    Source,
-)
+from detcli.engine.profile.loader import Source
 from detcli.engine.profile.sample import _timed_sample, name_of, sample_ms
-from detcli.engine.profile.settings import (
-    Setting,
-)
+from detcli.engine.profile.settings import Setting
 from tests.engine.profile.trials import CPU, tiny
 from tests.ticks import TICK_SECONDS, Ticks
 

@@ -36,14 +36,7 @@ from detcli.models import ssd
 from detcli.phases import listening, phase
 from detcli.recipe import load_recipe
 from tests.contracts.test_detectors import batch, some_targets
-from tests.engine.profile.trials import (
-    CPU,
-    QUIET,
-    SLOW_SECONDS,
-    thin_network,
-    tiny,
-    trial,
-)
+from tests.engine.profile.trials import CPU, QUIET, SLOW_SECONDS, thin_network, tiny, trial
 from tests.engine.train.interrupt import assert_same_state
 from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, thin_vgg
 from tests.recipes import write_tiny

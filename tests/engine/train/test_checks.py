@@ -251,11 +251,7 @@ def test_nothing_small_is_refused_unless_an_augmentation_makes_it(settings: Any)
     ("method", "reason", "model"),
     [
         ("iou_guided", r"the column iou .*: set model\.iou_branch", {"iou_branch": {}}),
-        (
-            "softer",
-            r"the column sigma .*: set model\.box_loss",
-            {"box_loss": {"name": "kl"}},
-        ),
+        ("softer", r"the column sigma .*: set model\.box_loss", {"box_loss": {"name": "kl"}}),
         ("adaptive", r"the column density .*: set model\.density_branch", {"density_branch": {}}),
     ],
 )

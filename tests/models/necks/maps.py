@@ -23,13 +23,7 @@ LEVELS = {"out_channels": 4, "min_level": 3, "max_level": 7}
 EXTRA = {"extra_from": "p5", "extra_relu": False}
 
 
-FPN_KEYS: dict[str, Any] = {
-    **LEVELS,
-    **EXTRA,
-    "upsample": "nearest",
-    "conv": "plain",
-    "aspp": None,
-}
+FPN_KEYS: dict[str, Any] = {**LEVELS, **EXTRA, "upsample": "nearest", "conv": "plain", "aspp": None}
 
 
 KEYS: dict[str, dict[str, Any]] = {

@@ -8,14 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detcli.models.necks.bifpn import EPS, BiFPN, Node
-from tests.models.necks.maps import (
-    assert_same,
-    backbone_maps,
-    halved,
-    nearest,
-    neck,
-    node,
-)
+from tests.models.necks.maps import assert_same, backbone_maps, halved, nearest, neck, node
 
 
 @pytest.mark.parametrize(("min_level", "max_level"), [(3, 7), (2, 6), (4, 5)])

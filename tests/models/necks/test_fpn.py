@@ -9,13 +9,7 @@ from torch import Tensor
 from detcli.models.necks.fpn import FPN
 from detcli.models.necks.pan import PAN
 from detcli.recipe.sections.network import Neck
-from tests.models.necks.maps import (
-    FPN_KEYS,
-    WIDTHS,
-    assert_same,
-    backbone_maps,
-    neck,
-)
+from tests.models.necks.maps import FPN_KEYS, WIDTHS, assert_same, backbone_maps, neck
 
 
 @pytest.mark.parametrize("kind", [FPN, PAN])

@@ -6,13 +6,7 @@ import pytest
 import torch.nn.functional as F
 
 from detcli.models.necks.pan import PAN
-from tests.models.necks.maps import (
-    assert_same,
-    backbone_maps,
-    conv,
-    nearest,
-    neck,
-)
+from tests.models.necks.maps import assert_same, backbone_maps, conv, nearest, neck
 
 
 @pytest.mark.parametrize("min_level", [2, 3, 4])

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from detcli.models.necks.unet_pp import UNetPP
-from tests.models.necks.maps import (
-    assert_same,
-    backbone_maps,
-    conv,
-    nearest,
-    neck,
-)
+from tests.models.necks.maps import assert_same, backbone_maps, conv, nearest, neck
 
 
 def unet_by_the_paper(part: UNetPP, maps: Sequence[Tensor], column: int) -> list[Tensor]:

@@ -6,15 +6,11 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
-from detcli.models.two_stage.regions import (
-    RegionHead,
-)
+from detcli.models.two_stage.regions import RegionHead
 from detcli.models.two_stage.roi_pool import RegionPooler
 from detcli.recipe.sections.models import two_stage as sections
 from detcli.recipe.sections.models.two_stage import Pooler
-from tests.models.two_stage.small import (
-    random_boxes,
-)
+from tests.models.two_stage.small import random_boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,12 +21,7 @@ def test_pooler_takes_the_level_that_fits(aligned: bool, ratio: int) -> None:
     pooler = RegionPooler(
         (4, 8, 16),
         Pooler(
-            name="roi_align",
-            side=3,
-            scale=4.0,
-            sampling_ratio=ratio,
-            aligned=aligned,
-            context=None,
+            name="roi_align", side=3, scale=4.0, sampling_ratio=ratio, aligned=aligned, context=None
         ),
     )
     maps = [torch.randn(2, 5, 96 // s, 128 // s, requires_grad=True) for s in (4, 8, 16, 32)]
@@ -52,14 +43,7 @@ def test_pooler_takes_the_level_that_fits(aligned: bool, ratio: int) -> None:
 def test_pooler_is_torchvisions() -> None:
     pooler = RegionPooler(
         (4, 8, 16, 32),
-        Pooler(
-            name="roi_align",
-            side=7,
-            scale=14.0,
-            sampling_ratio=2,
-            aligned=False,
-            context=None,
-        ),
+        Pooler(name="roi_align", side=7, scale=14.0, sampling_ratio=2, aligned=False, context=None),
     )
     maps = [torch.randn(2, 4, 256 // s, 320 // s) for s in (4, 8, 16, 32)]
     regions = [random_boxes(20, seed=1, scale=2.0), random_boxes(15, seed=2, scale=3.0)]
@@ -81,13 +65,7 @@ def test_rounded_pooling() -> None:
 
 
 def test_what_surrounds_a_region_is_pooled_beside_it() -> None:
-    options = {
-        "name": "roi_align",
-        "side": 3,
-        "scale": 4.0,
-        "sampling_ratio": 2,
-        "aligned": True,
-    }
+    options = {"name": "roi_align", "side": 3, "scale": 4.0, "sampling_ratio": 2, "aligned": True}
     plain = RegionPooler((8, 16), Pooler(context=None, **options))
     pooler = RegionPooler((8, 16), Pooler(context=2.0, **options))
     maps = [torch.randn(1, 5, 12, 16), torch.randn(1, 5, 6, 8)]
@@ -103,14 +81,7 @@ def test_what_surrounds_a_region_is_pooled_beside_it() -> None:
 def test_no_regions_at_all() -> None:
     pooler = RegionPooler(
         (8, 16),
-        Pooler(
-            name="roi_align",
-            side=3,
-            scale=4.0,
-            sampling_ratio=0,
-            aligned=True,
-            context=None,
-        ),
+        Pooler(name="roi_align", side=3, scale=4.0, sampling_ratio=0, aligned=True, context=None),
     )
     maps = [torch.randn(2, 4, 12, 16, requires_grad=True), torch.randn(2, 4, 6, 8)]
     layers = sections.RegionHead(num_fcs=2, channels=8)

@@ -45,18 +45,10 @@ def test_another_method_keeps_what_it_uses(
 @pytest.mark.parametrize(
     ("text", "overrides", "wanted"),
     [
-        (
-            NMS,
-            ["method=sotf"],
-            "method: expected nms, soft, .* or none, got 'sotf'; did you mean",
-        ),
+        (NMS, ["method=sotf"], "method: expected nms, soft, .* or none, got 'sotf'; did you mean"),
         (NMS, ["sigma=1"], "sigma: unknown key"),
         (NMS, ["method=matrix", "iou_threshold=0.5"], "iou_threshold: unknown key"),
-        (
-            GAUSSIAN,
-            [],
-            "iou_threshold: acts only with kind linear, but kind is gaussian",
-        ),
+        (GAUSSIAN, [], "iou_threshold: acts only with kind linear, but kind is gaussian"),
         (LINEAR, ["kind=gaussian"], "iou_threshold: acts only with kind linear"),
         (NMS, ["method=wbf", "iou_threshold=1.5"], "iou_threshold: expected less than"),
         (NMS, ["method=adaptive"], "method: adaptive needs the column density .*density_branch"),

@@ -33,10 +33,7 @@ class SetFocalLoss(Section):
     alpha: float = Field(0.25, ge=0, le=1, description="Weight of positives; negatives: 1 - alpha")
     gamma: float = Field(2.0, ge=0, description="Focal loss: down-weighting of easy examples")
     label_smoothing: float = Field(
-        0.0,
-        ge=0,
-        lt=0.5,
-        description="Label smoothing of matched queries: 1 - this, others this",
+        0.0, ge=0, lt=0.5, description="Label smoothing of matched queries: 1 - this, others this"
     )
     weight: float = Field(2.0, gt=0, description="Loss weight")
 

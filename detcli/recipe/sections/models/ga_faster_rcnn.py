@@ -29,9 +29,7 @@ class RpnGuidance(Guidance):
         8.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
     )
     shape_std: float = Field(
-        0.14,
-        gt=0,
-        description="Prediction x this = log(anchor side / base size)",
+        0.14, gt=0, description="Prediction x this = log(anchor side / base size)"
     )
     shape_assigner: RpnShapeAssigner = Field(
         RpnShapeAssigner(), description="Label assignment of the anchor shape branch"

@@ -34,9 +34,7 @@ class Guidance(Section):
         4.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
     )
     shape_std: float = Field(
-        1.0,
-        gt=0,
-        description="Prediction x this = log(anchor side / base size)",
+        1.0, gt=0, description="Prediction x this = log(anchor side / base size)"
     )
     scales_per_octave: int = Field(
         3, gt=0, description="Scales per octave of the assigning anchors: 2^(0, 1/3, 2/3) for 3"

@@ -82,9 +82,7 @@ class HrBackbone(Section):
     )
     norm_eps: float = Field(1e-5, ge=0, description="Epsilon of the norms")
     weights: str | None = Field(
-        None,
-        min_length=1,
-        description="Checkpoint of the authors, or null: random",
+        None, min_length=1, description="Checkpoint of the authors, or null: random"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -108,28 +107,6 @@ def test_expected_figures(name: str) -> None:
     published, noted = load_recipe(name).recipe.expected
     figures = (published.AP, noted.AP, noted.AP50, noted.APs, noted.APm, noted.APl)
     assert figures == PUBLISHED[name]
-
-
-@pytest.mark.parametrize("name", DETECTORS)
-def test_a_builder_reads_every_option_of_its_section(name: str) -> None:
-    import torch
-
-    from detcli.models import DETECTORS as BUILDERS
-
-    section = variants(Recipe.model_fields["model"])[name]
-    plain_one = section.model_validate({"name": name, "backbone": {"weights": None}})
-    read = set()
-
-    class Watched:
-        def __getattr__(self, key: str) -> Any:
-            read.add(key)
-            return getattr(options, key)
-
-    for start in ("box", "point"):  # of regression, where there is a choice, and keys of each
-        options = plain_one.model_copy(update={"regression": start})
-        with torch.device("meta"):
-            BUILDERS[name](Watched(), num_classes=3)
-    assert set(section.model_fields) - {"name"} <= read
 
 
 def test_every_detector_has_a_section_and_a_recipe() -> None:

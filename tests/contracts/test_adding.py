@@ -111,8 +111,8 @@ class Negative:
             "class Augment(Section):": "class Negative(Augmentation):\n"
             '    prob: Probability = Field(0.5, description="Probability")\n\n\n'
             "class Augment(Section):",
-            "    flip: Flip | None": '    negative: Negative | None = Field(None, description="off")\n'
-            "    flip: Flip | None",
+            "    flip: Flip | None": "    negative: Negative | None = "
+            'Field(None, description="off")\n    flip: Flip | None',
         },
     },
 )
@@ -154,7 +154,8 @@ def read_tall(source):
     {
         "data/formats/read.py": {
             "READERS = {\n": "def _read_tall(source: Source) -> Records:\n"
-            "    from detcli.data.formats.tall import read_tall\n\n    return read_tall(source)\n\n\n"
+            "    from detcli.data.formats.tall import read_tall\n\n"
+            "    return read_tall(source)\n\n\n"
             'READERS = {\n    "tall": Reader(("table", "images"), _read_tall, lambda *_: 8),\n'
         },
         "recipe/sections/data.py": {
@@ -191,7 +192,7 @@ class Grown:
                 text = text.replace(before, after)
             (package / place).write_text(text)
 
-    def run(self, *arguments: object) -> str:
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "detcli", *map(str, arguments)],
             cwd=self.folder,
@@ -201,7 +202,7 @@ class Grown:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        return done
 
 
 @pytest.mark.parametrize("kind", ADDITIONS)
@@ -228,7 +229,7 @@ def test_what_is_added_trains(kind, changes: dict[str, Any], tmp_path):
     if kind == "augmentation":
         assert [line["negative"] for line in lines if line["kind"] == "fired"] == [8]
     elif kind == "detector":
-        assert "rings: 3" in grown.run("recipes", "show", recipe, "--yaml")
+        assert "rings: 3" in grown.run("recipes", "show", recipe, "--yaml").stdout
 
 
 def test_a_new_suppression_method_is_compared_and_part_of_recipes(tmp_path):
@@ -241,22 +242,22 @@ def test_a_new_suppression_method_is_compared_and_part_of_recipes(tmp_path):
     ]
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     (tmp_path / "p.json").write_text(json.dumps(boxes))
-    text = grown.run(
+    done = grown.run(
         *("nms-compare", "p.json", "--gt", "gt.json", "--bootstrap", 0, "--json", "--quiet"),
         *("--method", "strongest fraction=0.25 max_per_image=8"),
     )
-    row = json.loads(text[text.index("{") :])["rows"][-1]
+    row = json.loads(done.stdout)["rows"][-1]
     assert (row["method"], row["boxes_per_image"]) == ("strongest", 2)
     recipe = write_tiny(tmp_path, postprocess={"method": "strongest"})
-    assert "fraction: 0.5" in grown.run("recipes", "show", recipe, "--yaml")
+    assert "fraction: 0.5" in grown.run("recipes", "show", recipe, "--yaml").stdout
 
 
 def test_a_new_data_format_is_read_and_counted(tmp_path):
     grown = Grown(tmp_path, FORMAT)
     grown.run("train", write_tiny(tmp_path), "--dry-run", "--quiet")  # writes the shapes
     split = {"table": "annotations/train.json", "images": "images/train"}
-    data = {"format": "tall", "train": split, "val": split, "shapes": None}
+    data = {"format": "tall", "train": split, "val": dict(split), "shapes": None}
     (root,) = (path.parents[1] for path in (tmp_path / "shapes").rglob("train.json"))
     recipe = write_tiny(tmp_path, data={**data, "root": str(root)})
-    assert "8 images" in grown.run("train", recipe, "--dry-run")
-    assert json.loads(grown.run("lr-scale", recipe, "--json", "--quiet"))["batch"] == 2
+    assert "8 images" in grown.run("train", recipe, "--dry-run").stderr
+    assert json.loads(grown.run("lr-scale", recipe, "--json", "--quiet").stdout)["batch"] == 2

@@ -92,7 +92,7 @@ def as_kernel_input(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
 @inlined
 def box_of(xywh: Any) -> Any:
     """The box with this corner, width and height."""
-    x, y, width, height = xywh
+    x, y, width, height = xywh[0], xywh[1], xywh[2], xywh[3]  # unpacking would check the length
     return x, y, x + width, y + height, width * height
 
 

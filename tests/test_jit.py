@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,7 @@ def run(code: str, folder: Path = ROOT, **variables: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.slow
 def test_a_slow_first_compilation_is_announced_in_one_line_and_cached(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = run("import detcli.evaluation.kernels.match", **cache)
@@ -58,6 +60,7 @@ print(len(nms_kernel(twice, np.arange(2), np.array([0, 2]), np.full(2, 0.5), Fal
 """
 
 
+@pytest.mark.slow
 def test_an_edit_of_an_inlined_helper_recompiles_the_kernels_that_use_it(tmp_path):
     """numba's own cache looks at the kernel's file alone."""
     shutil.copytree(ROOT / "detcli", tmp_path / "detcli", ignore=shutil.ignore_patterns("*cache*"))
@@ -74,6 +77,7 @@ def test_an_edit_of_an_inlined_helper_recompiles_the_kernels_that_use_it(tmp_pat
     assert "compiling kernels, once" in done.stderr
 
 
+@pytest.mark.slow
 def test_importing_is_cheap_and_using_never_needs_torch():
     """Start-up is part of the product: numba comes with the first kernel, torch never."""
     code = """

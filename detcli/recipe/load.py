@@ -117,7 +117,7 @@ def recipe_from_dict(mapping: Mapping[str, Any], where: str) -> Recipe:
 def _without_dead_options(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Without suppression options that do nothing: in older checkpoints every method has all."""
     given = mapping.get("postprocess")
-    if not isinstance(given, Mapping) or given.get("method") not in SECTIONS:
+    if not isinstance(given, Mapping) or str(given.get("method")) not in SECTIONS:
         return dict(mapping)
     options = {key: value for key, value in given.items() if value is not None}
     kept = ("method", *SECTIONS[options["method"]].acting(options))

@@ -205,7 +205,7 @@ def test_low_precision_from_the_first_step(trick: str, dtype: torch.dtype, tmp_p
     handle.remove()
     assert set(seen) == {dtype}
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
-    assert "on the CPU it saves memory, and time only where" in log_of(tmp_path)
+    assert "on the CPU it saves memory" in log_of(tmp_path)
 
 
 def one_target() -> Any:

@@ -59,8 +59,8 @@ class Network:
         return images
 
     @torch.no_grad()
-    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> object:
-        """The outputs for images of these (height, width), in the recipe's precision."""
+    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> object:
+        """The outputs, in the recipe's precision; sizes: valid (height, width) of each image."""
         with autocast(self.recipe, self.device):
             return self.detector(images, sizes=sizes)
 

@@ -189,9 +189,9 @@ def test_a_profile_has_every_number(tmp_path: Path) -> None:
 def test_two_recipes_are_compared_step_by_step(
     tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def backbone(**options: Any) -> torch.nn.Module:
+    def backbone(options: Any) -> torch.nn.Module:
         """A second for each image."""
-        network = thin_vgg(**options)
+        network = thin_vgg(options)
         network.register_forward_pre_hook(lambda _, given: ticks.pass_by(len(given[0])))
         return network
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from detcli.engine.run import checkpoint
-from detcli.errors import CheckpointError
+from detcli.errors import CheckpointError, OutputError
 
 CONTENT = {
     "recipe": {"name": "x"},
@@ -37,7 +37,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         checkpoint.save(path, CONTENT | {"class_names": ["b"]})
     assert checkpoint.load(path)["class_names"] == ["a"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pt"]

@@ -153,3 +153,13 @@ def test_the_changelog_is_one_screen_per_version():
         assert len(version.splitlines()) <= 50
         kinds = re.findall(r"^### (.+)$", version, re.MULTILINE)
         assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+WHERE = re.findall(r"`([\w/]+\.py)` \(`(\w+)`\)", (ROOT / "docs" / "design.md").read_text())
+
+
+def test_the_design_says_where_things_are():
+    assert len(WHERE) >= 10
+    for place, name in WHERE:
+        source = (ROOT / "detcli" / place).read_text()
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), (place, name)

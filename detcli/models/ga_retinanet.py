@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.assign import build_assigner
-from detcli.models.dense.decode import Selection, decode_batch
+from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
 from detcli.models.dense.matching import collect_matches, of_every_row, positives_of_each_image
 from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
@@ -165,13 +165,10 @@ class GARetinaNet(Detector):
         squares = self.squares(outputs.boxes, outputs.canvas)
         anchors = self.guidance.anchors(outputs.shapes, squares)
         threshold = self.guidance.options.location_threshold
-        scores = []
-        for logits, location in zip(outputs.class_logits, outputs.locations, strict=True):
-            there = flatten_levels((location,), 1).float().sigmoid() >= threshold  # (B, h w, 1)
-            rows = flatten_levels((logits,), self.head.num_classes).float().sigmoid()
-            scores.append(rows.where(there, 0.0))
+        scores = class_probabilities(outputs.class_logits, self.head.num_classes)
+        places = class_probabilities(outputs.locations, 1)  # (B, h w, 1) each
         return decode_batch(
-            scores,
+            [p.where(there >= threshold, 0.0) for p, there in zip(scores, places, strict=True)],
             outputs.boxes,
             image_sizes,
             priors=anchors,

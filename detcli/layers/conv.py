@@ -72,14 +72,13 @@ class ConvNorm(nn.Module):
         norm: str = "none",
         bias: bool = False,
         relu: bool = True,
-        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         side, dilation, groups = Kernel(kernel) if isinstance(kernel, int) else kernel
         self.conv = Conv2d(
             in_channels, out_channels, side, stride, groups=groups, dilation=dilation, bias=bias
         )
-        self.norm = build_norm(norm, out_channels, eps)
+        self.norm = build_norm(norm, out_channels)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from detcli.layers.norm import build_norm, fixed_affine
+
+AnyConv = TypeVar("AnyConv", bound=nn.Conv2d)
 
 
 class Conv2d(nn.Conv2d):
@@ -44,6 +46,26 @@ class Conv2d(nn.Conv2d):
             middle = weight.shape[3] // 2
             weight, padding = weight[..., middle : middle + 1], (self.dilation[0] * middle, 0)
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups=self.groups)
+
+
+def zero_bias(conv: nn.Conv2d) -> None:
+    """Let the bias of a convolution, if it has one, begin at 0."""
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def init_normal(conv: AnyConv) -> AnyConv:
+    """The convolution with weights of deviation 0.01 around 0 and a bias of 0."""
+    nn.init.normal_(conv.weight, std=0.01)
+    zero_bias(conv)
+    return conv
+
+
+def init_xavier(conv: AnyConv) -> AnyConv:
+    """The convolution with Xavier's weights (uniform) and a bias of 0."""
+    nn.init.xavier_uniform_(conv.weight)
+    zero_bias(conv)
+    return conv
 
 
 class Kernel(NamedTuple):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from detcli.layers.conv import init_xavier
 from detcli.layers.norm import GROUPS, keep_as_buffers
 from detcli.layers.positions import SinePositions, valid_cells
 from detcli.models.backbones.resnet import build_resnet
@@ -161,9 +162,7 @@ def _projections(in_channels: Sequence[int], channels: int, num_levels: int) -> 
         width = in_channels[-1] if level == len(in_channels) else channels
         convs.append(nn.Conv2d(width, channels, 3, stride=2, padding=1))
     for conv in convs:
-        nn.init.xavier_uniform_(conv.weight)
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
+        init_xavier(conv)
     return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, channels)) for conv in convs)
 
 

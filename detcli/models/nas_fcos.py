@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from detcli.layers.conv import ConvNorm
+from detcli.layers.conv import ConvNorm, init_xavier
 from detcli.layers.deform import deform_conv_norm
 from detcli.models.dense.centerness_branch import CenternessBranch
 from detcli.models.dense.detector import DenseDetector, build_dense
@@ -41,9 +41,7 @@ def searched_tower(options: SearchedHead, channels: int) -> nn.Sequential:
     tower = nn.Sequential(deform(), plain(3), deform(), plain(1))
     for layer in tower:
         assert isinstance(layer, ConvNorm)
-        nn.init.xavier_uniform_(layer.conv.weight)
-        if layer.conv.bias is not None:
-            nn.init.zeros_(layer.conv.bias)
+        init_xavier(layer.conv)
     return with_noise(tower, options.dropout)
 
 

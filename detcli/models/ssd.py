@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detcli.assign import build_assigner
 from detcli.errors import UsageError
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_xavier
 from detcli.layers.cosine import CosineConv2d
 from detcli.models.backbones.vgg import build_vgg16
 from detcli.models.dense.decode import Selection
@@ -195,11 +195,3 @@ def ssd_shapes(size: float, larger: float, ratios: Sequence[float]) -> Tensor:
     width = 1 / height
     half = torch.stack([width * growth, height * growth], dim=1) * size / 2
     return torch.cat([-half, half], dim=1)
-
-
-def init_xavier(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with Xavier's weights (uniform) and a bias of 0."""
-    nn.init.xavier_uniform_(conv.weight)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, init_normal
 from detcli.models.backbones.cspdarknet import build_cspdarknet
 from detcli.models.dense.decode import Selection, non_empty
 from detcli.models.detector import Detector
@@ -218,10 +218,8 @@ def _alternating(in_channels: int, channels: int, count: int, norm: str) -> nn.S
 
 
 def _init_prediction(conv: Conv2d, num_anchors: int) -> Conv2d:
-    nn.init.normal_(conv.weight, std=0.01)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    bias = init_normal(conv).get_parameter("bias")
     with torch.no_grad():
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        conv.bias.view(num_anchors, -1)[:, BOX_OUTPUTS - 1] = prior
+        bias.view(num_anchors, -1)[:, BOX_OUTPUTS - 1] = prior
     return conv

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_xavier
 from detcli.layers.upsample import Carafe
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class CarafeFPN(nn.Module):
         self.output = nn.ModuleList(Conv2d(out_channels, out_channels, 3) for _ in LEVELS)
         for part in (*self.lateral, *self.output):
             assert isinstance(part, Conv2d)
-            nn.init.xavier_uniform_(part.weight)
-            assert part.bias is not None
-            nn.init.zeros_(part.bias)
+            init_xavier(part)
         self.upsample = nn.ModuleList(Carafe(out_channels) for _ in LEVELS[1:])
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

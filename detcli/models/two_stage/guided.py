@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detcli.assign import IGNORED, NEGATIVE, Assigner, MaxIoUAssigner, ignore_inside
 from detcli.assign.sampling import RandomSampler
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_normal
 from detcli.layers.deform import TAPS, OffsetConv2d
 from detcli.losses.box import bounded_iou_terms
 from detcli.losses.classification import ClassLoss, Focal
@@ -191,9 +191,7 @@ def location_and_shape(channels: int) -> tuple[Conv2d, Conv2d]:
     """The 1x1 convolutions to a location's logit, rare in the beginning, and to a shape."""
     location, shape = Conv2d(channels, 1, 1), Conv2d(channels, 2, 1)
     nn.init.normal_(location.weight, std=0.01)
-    nn.init.normal_(shape.weight, std=0.01)
-    assert shape.bias is not None
-    nn.init.zeros_(shape.bias)
+    init_normal(shape)
     start_rare(location)
     return location, shape
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.assign import RandomSampler
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_normal
 from detcli.models.dense.density_branch import DensityBranch, DensityNet
 from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion
@@ -93,9 +93,7 @@ class GuidedRPN(nn.Module):
         self.class_logits = Conv2d(channels, 1, 1)
         self.box = Conv2d(channels, 4, 1)
         for layer in (self.conv, self.class_logits, self.box):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            init_normal(layer)
         self.density_branch = density
         self.density = None if density is None else DensityNet(channels, 1)
 

@@ -19,7 +19,7 @@ from detcli.layers.conv import Conv2d, ConvNorm, init_normal
 from detcli.models.backbones.cspdarknet import build_cspdarknet
 from detcli.models.dense.decode import Selection, non_empty
 from detcli.models.detector import Detector
-from detcli.models.yolo_loss import YoloLoss, build_yolo_loss
+from detcli.models.yolo_loss import YOLO_LOSSES, YoloLoss
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.yolo import BOX_OUTPUTS, YoloLevel, build_levels
 from detcli.types import Candidates, Target
@@ -201,7 +201,7 @@ def build_yolov4(options: YoloV4, *, num_classes: int) -> YOLOv4:
         neck,
         head,
         levels=levels,
-        criterion=build_yolo_loss(options.loss),
+        criterion=YOLO_LOSSES[options.loss.name](options.loss),
         best_class_only=options.classes_per_box == "best",
         selection=Selection(options.score_threshold, options.topk_per_level),
     )

@@ -61,7 +61,7 @@ def test_a_proposal_keeps_the_density_of_its_anchor(name: str) -> None:
     model, outputs = evaluated(name)
     rpn = outputs.first.rpn
     if name == "ga_faster_rcnn":
-        anchors = model.rpn.guidance.anchors(rpn.shapes, model.rpn.squares(rpn.boxes, CANVAS))
+        anchors = model.rpn.guidance.anchors(rpn.shapes, CANVAS)
     else:
         anchors = [model.rpn.anchors(rpn.boxes, CANVAS)] * 2
     deltas, density = flatten_levels(rpn.boxes, 4), flatten_levels(rpn.density, 1)

@@ -77,7 +77,8 @@ class Kernel(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-    """Convolution with "same" padding, then a norm, then a ReLU where asked.
+    """Convolution with "same" padding, then a norm, then a ReLU where asked, or what a kind of its
+    own has in its place (`activate`).
 
     A batch norm on running statistics is folded into the convolution's weight and bias, in
     training too: neither a pass over the activations nor a saved copy of them remains, and the
@@ -117,7 +118,11 @@ class ConvNorm(nn.Module):
             y = self.conv(x)
             if self.norm is not None:
                 y = self.norm(y)
-        return F.relu_(y) if self.relu else y
+        return self.activate(y) if self.relu else y
+
+    def activate(self, y: Tensor) -> Tensor:
+        """(B, C_out, *, *) to the same shape, in place where that can be."""
+        return F.relu_(y)
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:

@@ -48,14 +48,11 @@ class ConvLeaky(ConvNorm):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, norm: str
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, norm=norm, relu=False
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, norm=norm)
         nn.init.kaiming_normal_(self.conv.weight, a=LEAK, mode="fan_out")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, h, w) to (B, C_out, h / stride, w / stride), sizes rounded up."""
-        return F.leaky_relu_(super().forward(x), LEAK)
+    def activate(self, y: Tensor) -> Tensor:
+        return F.leaky_relu_(y, LEAK)
 
 
 class YOLOv4Neck(nn.Module):

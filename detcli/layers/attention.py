@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, zero_bias
 
 ATTENTION = ("se", "cbam", "gc")
 SPATIAL_KERNEL = 7  # of CBAM's spatial gate, the better of the paper's 3 and 7
@@ -68,8 +68,7 @@ class GlobalContext(nn.Module):
         super().__init__()
         self.mask = Conv2d(channels, 1, 1)
         nn.init.kaiming_normal_(self.mask.weight, mode="fan_in", nonlinearity="relu")
-        assert self.mask.bias is not None
-        nn.init.zeros_(self.mask.bias)
+        zero_bias(self.mask)
         self.add = _transform(channels, squeezed)
         self.multiply = _transform(channels, squeezed) if fusion == "mul_add" else None
 
@@ -103,8 +102,7 @@ def _transform(channels: int, squeezed: int) -> nn.Sequential:
     """Squeeze, layer norm, ReLU, expand; the last layer gives zero at the start."""
     last = Conv2d(squeezed, channels, 1)
     nn.init.zeros_(last.weight)
-    assert last.bias is not None
-    nn.init.zeros_(last.bias)
+    zero_bias(last)
     return nn.Sequential(
         Conv2d(channels, squeezed, 1), nn.LayerNorm([squeezed, 1, 1]), nn.ReLU(), last
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm, Kernel
+from detcli.layers.conv import Conv2d, ConvNorm, Kernel, zero_bias
 from detcli.layers.norm import build_norm
 from detcli.layers.rep import RepConv
 
@@ -46,8 +46,7 @@ def build_block(kind: str, channels: int, *, norm: str, bias: bool) -> nn.Module
     for module in block.modules():
         if isinstance(module, Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            zero_bias(module)
     return block
 
 

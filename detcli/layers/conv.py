@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from detcli.layers.norm import build_norm, fixed_affine
+
+AnyConv = TypeVar("AnyConv", bound=nn.Conv2d)
 
 
 class Conv2d(nn.Conv2d):
@@ -46,6 +48,26 @@ class Conv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups=self.groups)
 
 
+def zero_bias(conv: nn.Conv2d) -> None:
+    """Let the bias of a convolution, if it has one, begin at 0."""
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def init_normal(conv: AnyConv) -> AnyConv:
+    """The convolution with weights of deviation 0.01 around 0 and a bias of 0."""
+    nn.init.normal_(conv.weight, std=0.01)
+    zero_bias(conv)
+    return conv
+
+
+def init_xavier(conv: AnyConv) -> AnyConv:
+    """The convolution with Xavier's weights (uniform) and a bias of 0."""
+    nn.init.xavier_uniform_(conv.weight)
+    zero_bias(conv)
+    return conv
+
+
 class Kernel(NamedTuple):
     """A square kernel: its side in cells, how far apart these are, and groups of channels."""
 
@@ -55,7 +77,8 @@ class Kernel(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-    """Convolution with "same" padding, then a norm, then a ReLU where asked.
+    """Convolution with "same" padding, then a norm, then a ReLU where asked, or what a kind of its
+    own has in its place (`activate`).
 
     A batch norm on running statistics is folded into the convolution's weight and bias, in
     training too: neither a pass over the activations nor a saved copy of them remains, and the
@@ -72,14 +95,13 @@ class ConvNorm(nn.Module):
         norm: str = "none",
         bias: bool = False,
         relu: bool = True,
-        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         side, dilation, groups = Kernel(kernel) if isinstance(kernel, int) else kernel
         self.conv = Conv2d(
             in_channels, out_channels, side, stride, groups=groups, dilation=dilation, bias=bias
         )
-        self.norm = build_norm(norm, out_channels, eps)
+        self.norm = build_norm(norm, out_channels)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +118,11 @@ class ConvNorm(nn.Module):
             y = self.conv(x)
             if self.norm is not None:
                 y = self.norm(y)
-        return F.relu_(y) if self.relu else y
+        return self.activate(y) if self.relu else y
+
+    def activate(self, y: Tensor) -> Tensor:
+        """(B, C_out, *, *) to the same shape, in place where that can be."""
+        return F.relu_(y)
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:

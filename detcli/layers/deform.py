@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, zero_bias
 
 TAPS = 9  # of a 3x3 kernel
 
@@ -64,8 +64,7 @@ class DeformConv2d(Conv2d):
         codes = self.num_offsets + (offset_groups * TAPS if modulated else 0)
         self.conv_offset = Conv2d(in_channels, codes, 3, stride, dilation=dilation)
         nn.init.zeros_(self.conv_offset.weight)
-        assert self.conv_offset.bias is not None
-        nn.init.zeros_(self.conv_offset.bias)
+        zero_bias(self.conv_offset)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As `forward`, with another weight and bias of the same shapes.

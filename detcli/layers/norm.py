@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ GROUPS = 32  # Group normalization (arXiv 1803.08494), table 3
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics, scale and shift are constants: it is always in eval mode."""
 
-    def __init__(self, num_features: int, eps: float) -> None:
-        super().__init__(num_features, eps=eps)
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
         self.requires_grad_(False)
         self.training = False
 
@@ -40,37 +41,33 @@ class InstanceNorm2d(nn.GroupNorm):
     A map of a single cell, which PyTorch's own layers refuse, becomes the shift.
     """
 
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__(channels, channels, eps=eps)
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """32 groups of channels, each image by itself; ValueError when they do not divide so."""
     if channels % GROUPS:
         raise ValueError(f"norm gn: expected a multiple of {GROUPS} channels, got {channels}")
-    return nn.GroupNorm(GROUPS, channels, eps)
+    return nn.GroupNorm(GROUPS, channels)
 
 
-def layer_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """All channels and cells of an image together (arXiv 1803.08494, figure 2), not each cell."""
-    return nn.GroupNorm(1, channels, eps)
-
-
-NORMS: dict[str, Callable[[int, float], nn.Module]] = {
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     "bn": nn.BatchNorm2d,
     "frozen_bn": FrozenBatchNorm2d,
     "sync_bn": nn.SyncBatchNorm,
     "gn": group_norm,
-    "ln": layer_norm,
+    # all channels and cells of an image together (arXiv 1803.08494, figure 2), not each cell
+    "ln": partial(nn.GroupNorm, 1),
     "in": InstanceNorm2d,
 }
 
 
-def build_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
+def build_norm(name: str, channels: int) -> nn.Module | None:
     """A norm layer over `channels`, or None for "none".
 
     name: none or a key of NORMS. Raises ValueError for any other, and for a group norm whose
@@ -80,7 +77,15 @@ def build_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
         return None
     if name not in NORMS:
         raise ValueError(f"norm: expected none, {', '.join(NORMS)}, got {name}")
-    return NORMS[name](channels, eps)
+    return NORMS[name](channels)
+
+
+def set_eps(backbone: nn.Module, eps: float) -> None:
+    """Give the norms of a backbone another epsilon than 1e-5, but for those inside its attention
+    blocks, which published weights do not have."""
+    for name, part in backbone.named_modules():
+        if isinstance(part, _BatchNorm | nn.GroupNorm) and ".attention." not in name:
+            part.eps = eps
 
 
 def use_running_statistics(module: nn.Module) -> None:

@@ -7,6 +7,7 @@ Letters: B images, N tokens, Q queries, K keys, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
+    from detcli.recipe.sections.models.deformable_detr import DeformableTransformer
     from detcli.recipe.sections.models.detr import Transformer
 
 
@@ -58,6 +60,13 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         y: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return y
+
+    def among(self, x: Tensor, codes: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, N, D): every token of x (B, N, D), with codes of its position, looks at all of
+        them."""
+        placed = x + codes
+        y: Tensor = self(placed, placed, x, valid)
         return y
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -114,42 +123,36 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor, valid: Tensor | None) -> Tensor:
         """(B, N, D) to the same shape; codes (B, N, D) of the positions, valid (B, N) or None."""
-
-        def look(y: Tensor) -> Tensor:
-            placed = y + codes
-            z: Tensor = self.attention(placed, placed, y, valid)
-            return z
-
-        x = self.residuals[0](x, look)
+        x = self.residuals[0](x, lambda y: self.attention.among(y, codes, valid))
         x = self.residuals[1](x, self.feed_forward)
         return x
 
 
 class DecoderLayer(nn.Module):
     """Every query looks at all queries, then at the tokens of the encoder; then the feed-forward
-    layers."""
+    layers. build_cross: makes the attention that looks at the tokens; None: plain attention."""
 
-    def __init__(self, options: Transformer) -> None:
+    def __init__(
+        self,
+        options: Transformer | DeformableTransformer,
+        build_cross: Callable[[], nn.Module] | None = None,
+        *,
+        norm_first: bool = False,
+    ) -> None:
         super().__init__()
         channels, dropout = options.channels, options.dropout
-        self.attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
-        self.cross_attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
+        plain = partial(Attention, channels, num_heads=options.num_heads, dropout=dropout)
+        self.attention = plain()
+        self.cross_attention = (build_cross or plain)()
         self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
-        self.residuals = residuals(3, channels, dropout=dropout, norm_first=options.norm_first)
+        self.residuals = residuals(3, channels, dropout=dropout, norm_first=norm_first)
 
-    def forward(
-        self, x: Tensor, codes: Tensor, keys: Tensor, tokens: Tensor, valid: Tensor | None
-    ) -> Tensor:
-        """(B, Q, D) to the same shape; codes (B, Q, D) of the queries; tokens (B, K, D), keys are
-        these with their positions; valid (B, K) or None."""
-
-        def look(y: Tensor) -> Tensor:
-            placed = y + codes
-            z: Tensor = self.attention(placed, placed, y, None)
-            return z
-
-        x = self.residuals[0](x, look)
-        x = self.residuals[1](x, lambda y: self.cross_attention(y + codes, keys, tokens, valid))
+    def forward(self, x: Tensor, codes: Tensor, *seen: Any) -> Tensor:
+        """(B, Q, D) to the same shape; codes (B, Q, D) of the queries; seen: what the second
+        attention is given behind its queries, such as keys and tokens (B, K, D) and the valid ones
+        among them."""
+        x = self.residuals[0](x, lambda y: self.attention.among(y, codes))
+        x = self.residuals[1](x, lambda y: self.cross_attention(y + codes, *seen))
         x = self.residuals[2](x, self.feed_forward)
         return x
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, zero_bias
 
 # As published for feature pyramids: kernel 5, encoder 3, 64 channels, one group, factor 2.
 SIDE = 5
@@ -33,8 +33,7 @@ class Carafe(nn.Module):
         nn.init.xavier_uniform_(self.compress.weight)
         nn.init.normal_(self.encode.weight, std=0.001)
         for conv in (self.compress, self.encode):
-            assert conv.bias is not None
-            nn.init.zeros_(conv.bias)
+            zero_bias(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2 H, 2 W)."""
@@ -63,8 +62,7 @@ class DUC(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv2d(channels, FACTOR**2 * channels, 3)
-        assert self.conv.bias is not None
-        nn.init.zeros_(self.conv.bias)
+        zero_bias(self.conv)
         with torch.no_grad():
             # output channel S c + s goes to place s of channel c
             for place in range(FACTOR**2):

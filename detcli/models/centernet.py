@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.assign.center import CenterAssigner
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, zero_bias
 from detcli.losses.heatmap import GaussianFocal
 from detcli.models.backbones.dla import build_dla34
 from detcli.models.backbones.resnet import build_resnet
@@ -189,8 +189,7 @@ def _branch(in_channels: int, channels: int, outputs: int, *, std: float) -> nn.
     nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
     nn.init.normal_(last.weight, std=std)
     for conv in (hidden, last):
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
+        zero_bias(conv)
     return nn.Sequential(hidden, nn.ReLU(inplace=True), last)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from detcli.layers.conv import init_xavier
 from detcli.layers.norm import GROUPS, keep_as_buffers
 from detcli.layers.positions import SinePositions, valid_cells
 from detcli.models.backbones.resnet import build_resnet
@@ -26,7 +27,7 @@ from detcli.models.set_prediction.deformable_transformer import (
     valid_ratio,
 )
 from detcli.models.set_prediction.set_head import SetHead
-from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
+from detcli.models.set_prediction.set_loss import SetCriterion, SetOutputs, build_set_criterion
 from detcli.ops.boxes import boxes_from_shares
 from detcli.types import Candidates, Target
 
@@ -34,20 +35,6 @@ if TYPE_CHECKING:
     from detcli.recipe.sections.models import deformable_detr
 
 PRIOR_PROBABILITY = 0.01  # of every class at the start
-
-
-class DeformableDETROutputs(NamedTuple):
-    """Raw predictions of each decoder layer, the last one last.
-
-    class_logits (B, Q, C); boxes (B, Q, 4): centre x, y, width and height in shares of the image;
-    proposals: in two stages, class logits (B, N, C) and boxes (B, N, 4) of the encoder, otherwise
-    empty; sizes: (height, width) of the images in pixels, which boxes are shares of.
-    """
-
-    class_logits: tuple[Tensor, ...]
-    boxes: tuple[Tensor, ...]
-    proposals: tuple[Tensor, ...]
-    sizes: tuple[tuple[int, int], ...]
 
 
 class DeformableDETR(Detector):
@@ -79,7 +66,7 @@ class DeformableDETR(Detector):
         images: Tensor,
         targets: Sequence[Target] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> DeformableDETROutputs:
+    ) -> SetOutputs:
         """Raw predictions for images (B, 3, H, W).
 
         sizes: (height, width) of the valid part of each image, from the targets where there are
@@ -102,31 +89,20 @@ class DeformableDETR(Detector):
             torch.stack([valid_ratio(cells) for cells in valid], dim=1),
         )
         logits, boxes, proposals = self.transformer(memory, torch.cat(codes, dim=1))
-        return DeformableDETROutputs(tuple(logits), tuple(boxes), proposals, valid_sizes)
+        return SetOutputs(tuple(logits), tuple(boxes), proposals, valid_sizes)
 
-    def loss(self, outputs: DeformableDETROutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def loss(self, outputs: SetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class", "l1" and "box" of the last decoder layer, with a number of those before
         it, and with "_encoder" of the proposals, float32 scalars with their weights."""
-        logits, boxes = torch.stack(outputs.class_logits), torch.stack(outputs.boxes)
-        losses = by_layer(self.criterion(logits, boxes, targets, outputs.sizes))
-        if outputs.proposals:
-            class_logits, shares = outputs.proposals
-            of_one_class = [without_classes(target) for target in targets]
-            terms = self.criterion(class_logits[None], shares[None], of_one_class, outputs.sizes)
-            losses |= {f"{name}_encoder": value[0] for name, value in terms.items()}
-        return losses
+        return self.criterion.losses(outputs, targets)
 
-    def matched_queries(
-        self, outputs: DeformableDETROutputs, targets: Sequence[Target]
-    ) -> list[Tensor]:
+    def matched_queries(self, outputs: SetOutputs, targets: Sequence[Target]) -> list[Tensor]:
         """The query (N,) of each object of each image in the last decoder layer, -1 for none."""
-        return self.criterion.matched_queries(
-            outputs.class_logits[-1], outputs.boxes[-1], targets, outputs.sizes
-        )
+        return self.criterion.matched_queries(outputs, targets)
 
     @torch.no_grad()
     def decode(
-        self, outputs: DeformableDETROutputs, image_sizes: Sequence[tuple[int, int]]
+        self, outputs: SetOutputs, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
         """The best pairs of query and class, with boxes that may leave the image, as published;
         suppression has nothing to do: postprocess method "none" is as published."""
@@ -151,12 +127,6 @@ class DeformableDETR(Detector):
             source = features[index] if index < len(features) else features[-1]
             maps.append(projection(maps[-1] if index > len(features) else source))
         return maps
-
-
-def without_classes(target: Target) -> Target:
-    """The same objects, all of class 0."""
-    labels = torch.zeros_like(target.labels)
-    return Target(target.boxes, labels, target.ignore_boxes, target.size)
 
 
 def build_deformable_detr(
@@ -192,9 +162,7 @@ def _projections(in_channels: Sequence[int], channels: int, num_levels: int) -> 
         width = in_channels[-1] if level == len(in_channels) else channels
         convs.append(nn.Conv2d(width, channels, 3, stride=2, padding=1))
     for conv in convs:
-        nn.init.xavier_uniform_(conv.weight)
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
+        init_xavier(conv)
     return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, channels)) for conv in convs)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from detcli.layers.transformer import DecoderLayer, EncoderLayer, run
 from detcli.models.backbones.resnet import build_resnet
 from detcli.models.detector import Detector, sizes_of
 from detcli.models.set_prediction.set_head import SetHead
-from detcli.models.set_prediction.set_loss import SetCriterion, build_set_criterion, by_layer
+from detcli.models.set_prediction.set_loss import SetCriterion, SetOutputs, build_set_criterion
 from detcli.ops.boxes import boxes_from_shares
 from detcli.types import Candidates, Target
 
@@ -30,18 +30,6 @@ POSITIONS: dict[str, Callable[[int], nn.Module]] = {
     "sine": partial(SinePositions, offset=0.0),
     "learned": LearnedPositions,
 }
-
-
-class DETROutputs(NamedTuple):
-    """Raw predictions of each decoder layer, the last one last.
-
-    class_logits (B, Q, C + 1), no-object last; boxes (B, Q, 4): centre x, y, width and height in
-    shares of the image; sizes: (height, width) of the images in pixels, which these are shares of.
-    """
-
-    class_logits: tuple[Tensor, ...]
-    boxes: tuple[Tensor, ...]
-    sizes: tuple[tuple[int, int], ...]
 
 
 class Transformer(nn.Module):
@@ -57,7 +45,10 @@ class Transformer(nn.Module):
         self.queries = nn.Parameter(torch.randn(num_queries, channels))
         self.encoder = nn.ModuleList(EncoderLayer(options) for _ in range(options.encoder_layers))
         self.encoder_norm = nn.LayerNorm(channels) if options.norm_first else nn.Identity()
-        self.decoder = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
+        self.decoder = nn.ModuleList(
+            DecoderLayer(options, norm_first=options.norm_first)
+            for _ in range(options.decoder_layers)
+        )
         self.decoder_norm = nn.LayerNorm(channels)
 
     def forward(self, tokens: Tensor, codes: Tensor, valid: Tensor | None) -> list[Tensor]:
@@ -106,7 +97,7 @@ class DETR(Detector):
         images: Tensor,
         targets: Sequence[Target] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> DETROutputs:
+    ) -> SetOutputs:
         """Raw predictions for images (B, 3, H, W).
 
         sizes: (height, width) of the valid part of each image, from the targets where there are
@@ -124,29 +115,20 @@ class DETR(Detector):
         )
         heads = [self.head(queries) for queries in found]
         logits, codes = zip(*heads, strict=True)
-        return DETROutputs(logits, tuple(code.float().sigmoid() for code in codes), valid_sizes)
+        return SetOutputs(logits, tuple(code.float().sigmoid() for code in codes), (), valid_sizes)
 
-    def loss(self, outputs: DETROutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def loss(self, outputs: SetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "class", "l1" and "box" of the last decoder layer, and with a number of those
         before it, float32 scalars with their weights."""
-        return by_layer(
-            self.criterion(
-                torch.stack(outputs.class_logits),
-                torch.stack(outputs.boxes),
-                targets,
-                outputs.sizes,
-            )
-        )
+        return self.criterion.losses(outputs, targets)
 
-    def matched_queries(self, outputs: DETROutputs, targets: Sequence[Target]) -> list[Tensor]:
+    def matched_queries(self, outputs: SetOutputs, targets: Sequence[Target]) -> list[Tensor]:
         """The query (N,) of each object of each image in the last decoder layer, -1 for none."""
-        return self.criterion.matched_queries(
-            outputs.class_logits[-1], outputs.boxes[-1], targets, outputs.sizes
-        )
+        return self.criterion.matched_queries(outputs, targets)
 
     @torch.no_grad()
     def decode(
-        self, outputs: DETROutputs, image_sizes: Sequence[tuple[int, int]]
+        self, outputs: SetOutputs, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Candidates]:
         """A candidate for each query: its best class, and its box, which may leave the image, as
         published. Suppression has nothing to do: postprocess method "none" is as published."""

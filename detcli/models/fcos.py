@@ -12,15 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.assign import build_assigner
-from detcli.models.dense.auxiliary import Auxiliary
 from detcli.models.dense.centerness_branch import CenternessBranch
-from detcli.models.dense.decode import Selection
-from detcli.models.dense.detector import DenseDetector, Learning
+from detcli.models.dense.detector import DenseDetector, build_dense
 from detcli.models.dense.estimates import Estimates, build_estimates, estimate_level
 from detcli.models.dense.matching import positives_of_batch
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
-from detcli.models.dense.terms import build_criterion
 from detcli.models.dense.tower import class_prediction, conv_tower, prediction
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
@@ -65,7 +61,7 @@ class FCOSHead(nn.Module):
 
     def forward(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
         """Class logits (B, C, h, w), boxes (B, 4, h, w): distances in pixels or strides, or deltas,
-        centre-ness (B, 1, h, w) and `LevelEstimates` of a level (B, D, h, w)."""
+        centre-ness (B, 1, h, w) and `estimate_level` of a level (B, D, h, w)."""
         class_features, box_features = self.class_tower(x), self.box_tower(x)
         on_box = self.centerness_on == "box"
         boxes = self.box(box_features).float() * self.level_scales[level]
@@ -85,7 +81,7 @@ def build_fcos(options: Fcos, *, num_classes: int) -> DenseDetector:
     the box term is weighted by the centre-ness targets and divided by their sum. Points in the
     padding count as background.
     """
-    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    parts = _, pyramid = build_pyramid(options.backbone, options.neck)
     coder, activation = _regression(options)
     centerness = CenternessBranch(options.centerness_weight, MIN_CENTERNESS, options.score)
     estimates = build_estimates(options, centerness=centerness)
@@ -103,10 +99,10 @@ def build_fcos(options: Fcos, *, num_classes: int) -> DenseDetector:
             activation=activation,
         )
 
-    return DenseDetector(
-        trunk,
-        pyramid,
-        build_head(),
+    return build_dense(
+        options,
+        parts,
+        build_head,
         priors=PriorGrid(
             square_shapes(pyramid.strides, options.anchor_scale),
             pyramid.strides,
@@ -114,13 +110,8 @@ def build_fcos(options: Fcos, *, num_classes: int) -> DenseDetector:
             fit_grid=options.fit_grid,
         ),
         coder=coder,
-        learning=Learning(
-            build_criterion(options, build_assigner(options.assigner)),
-            padding="seen",
-            normaliser=positives_of_batch,
-        ),
-        selection=Selection(options.score_threshold, options.topk_per_level),
-        auxiliary=Auxiliary(build_head(), options.auxiliary) if options.auxiliary else None,
+        padding="seen",
+        normaliser=positives_of_batch,
     )
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detcli.assign import build_assigner
-from detcli.models.dense.decode import Selection, decode_batch
+from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
 from detcli.models.dense.matching import collect_matches, of_every_row, positives_of_each_image
-from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
 from detcli.models.dense.tower import class_prediction, conv_tower, flatten_levels, prediction
 from detcli.models.detector import Detector
@@ -24,7 +23,6 @@ from detcli.models.two_stage.guided import (
     FeatureAdaption,
     Guidance,
     assign_guided,
-    build_guidance,
     joined_anchors,
     location_and_shape,
 )
@@ -95,8 +93,6 @@ class GARetinaNet(Detector):
         neck: nn.Module,
         head: GARetinaNetHead,
         *,
-        squares: PriorGrid,
-        approximations: PriorGrid,
         guidance: Guidance,
         criterion: Criterion,
         selection: Selection,
@@ -105,8 +101,6 @@ class GARetinaNet(Detector):
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.squares = squares
-        self.approximations = approximations
         self.guidance = guidance
         self.coder = DeltaCoder()
         self.criterion = criterion
@@ -126,18 +120,11 @@ class GARetinaNet(Detector):
         """Terms "class", "box", "location" and "shape", float32 scalars with their weights."""
         targets = of_every_row(targets, outputs.boxes)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            squares = self.squares(outputs.boxes, outputs.canvas)
-            approximations = self.approximations(outputs.boxes, outputs.canvas)
-            shapes = flatten_levels(outputs.shapes, 2)
-            return {
-                **self._anchor_terms(
-                    outputs, self.guidance.anchors(outputs.shapes, squares), targets
-                ),
-                "location": self.guidance.location_loss(
-                    outputs.locations, targets, self.squares.strides
-                ),
-                "shape": self.guidance.shape_loss(shapes, approximations, squares, targets),
-            }
+            anchors = self.guidance.anchors(outputs.shapes, outputs.canvas)
+            losses = self._anchor_terms(outputs, anchors, targets)
+            return losses | self.guidance.losses(
+                outputs.locations, outputs.shapes, targets, outputs.canvas
+            )
 
     def _anchor_terms(
         self, outputs: GARetinaNetOutputs, anchors: Sequence[Priors], targets: Sequence[Target]
@@ -162,16 +149,12 @@ class GARetinaNet(Detector):
     ) -> list[Candidates]:
         """Candidates of each image, from the cells where an anchor is probable enough; scores are
         the class probabilities."""
-        squares = self.squares(outputs.boxes, outputs.canvas)
-        anchors = self.guidance.anchors(outputs.shapes, squares)
+        anchors = self.guidance.anchors(outputs.shapes, outputs.canvas)
         threshold = self.guidance.options.location_threshold
-        scores = []
-        for logits, location in zip(outputs.class_logits, outputs.locations, strict=True):
-            there = flatten_levels((location,), 1).float().sigmoid() >= threshold  # (B, h w, 1)
-            rows = flatten_levels((logits,), self.head.num_classes).float().sigmoid()
-            scores.append(rows.where(there, 0.0))
+        scores = class_probabilities(outputs.class_logits, self.head.num_classes)
+        places = class_probabilities(outputs.locations, 1)  # (B, h w, 1) each
         return decode_batch(
-            scores,
+            [p.where(there >= threshold, 0.0) for p, there in zip(scores, places, strict=True)],
             outputs.boxes,
             image_sizes,
             priors=anchors,
@@ -183,14 +166,11 @@ class GARetinaNet(Detector):
 def build_ga_retinanet(options: GaRetinaNet, *, num_classes: int) -> GARetinaNet:
     """RetinaNet with guided anchoring from the model section of a recipe."""
     trunk, pyramid = build_pyramid(options.backbone, options.neck)
-    squares, approximations, guidance = build_guidance(pyramid.strides, options.guidance)
     return GARetinaNet(
         trunk,
         pyramid,
         GARetinaNetHead(pyramid.out_channels, options.head, num_classes=num_classes),
-        squares=squares,
-        approximations=approximations,
-        guidance=guidance,
+        guidance=Guidance(pyramid.strides, options.guidance),
         criterion=build_criterion(options, build_assigner(options.assigner)),
         selection=Selection(options.score_threshold, options.topk_per_level),
     )

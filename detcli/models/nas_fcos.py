@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from detcli.assign import build_assigner
-from detcli.layers.conv import ConvNorm
+from detcli.layers.conv import ConvNorm, init_xavier
 from detcli.layers.deform import deform_conv_norm
-from detcli.models.dense.auxiliary import Auxiliary
 from detcli.models.dense.centerness_branch import CenternessBranch
-from detcli.models.dense.decode import Selection
-from detcli.models.dense.detector import DenseDetector, Learning
+from detcli.models.dense.detector import DenseDetector, build_dense
 from detcli.models.dense.estimates import build_estimates
 from detcli.models.dense.matching import positives_of_batch
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
-from detcli.models.dense.terms import build_criterion
 from detcli.models.dense.tower import with_noise
 from detcli.models.fcos import MIN_CENTERNESS, FCOSHead
 from detcli.models.pyramid import build_pyramid
@@ -45,9 +41,7 @@ def searched_tower(options: SearchedHead, channels: int) -> nn.Sequential:
     tower = nn.Sequential(deform(), plain(3), deform(), plain(1))
     for layer in tower:
         assert isinstance(layer, ConvNorm)
-        nn.init.xavier_uniform_(layer.conv.weight)
-        if layer.conv.bias is not None:
-            nn.init.zeros_(layer.conv.bias)
+        init_xavier(layer.conv)
     return with_noise(tower, options.dropout)
 
 
@@ -57,7 +51,7 @@ def build_nas_fcos(options: NasFcos, *, num_classes: int) -> DenseDetector:
 
     anchor_scale: side, in strides, of the square box that assigners which need one look at.
     """
-    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    parts = _, pyramid = build_pyramid(options.backbone, options.neck)
     centerness = CenternessBranch(options.centerness_weight, MIN_CENTERNESS)
     estimates = build_estimates(options, centerness=centerness)
     channels = pyramid.out_channels
@@ -75,17 +69,12 @@ def build_nas_fcos(options: NasFcos, *, num_classes: int) -> DenseDetector:
         )
 
     shapes = square_shapes(pyramid.strides, options.anchor_scale)
-    return DenseDetector(
-        trunk,
-        pyramid,
-        build_head(),
+    return build_dense(
+        options,
+        parts,
+        build_head,
         priors=PriorGrid(shapes, pyramid.strides, offset=POINT_OFFSET),
         coder=DistanceCoder(stride_units=False),
-        learning=Learning(
-            build_criterion(options, build_assigner(options.assigner)),
-            padding="seen",
-            normaliser=positives_of_batch,
-        ),
-        selection=Selection(options.score_threshold, options.topk_per_level),
-        auxiliary=Auxiliary(build_head(), options.auxiliary) if options.auxiliary else None,
+        padding="seen",
+        normaliser=positives_of_batch,
     )

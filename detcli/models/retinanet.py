@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.assign import build_assigner
-from detcli.models.dense.auxiliary import Auxiliary
-from detcli.models.dense.decode import Selection
-from detcli.models.dense.detector import DenseDetector, Learning
+from detcli.models.dense.detector import DenseDetector, build_dense
 from detcli.models.dense.estimates import Estimates, build_estimates, estimate_level
 from detcli.models.dense.matching import positives_of_each_image
 from detcli.models.dense.prior_grid import build_anchors
-from detcli.models.dense.terms import build_criterion
 from detcli.models.dense.tower import class_prediction, conv_tower, prediction
 from detcli.models.pyramid import build_pyramid
 from detcli.ops.coders import DeltaCoder, DistanceCoder
@@ -29,7 +26,11 @@ if TYPE_CHECKING:
 
 class RetinaNetHead(nn.Module):
     """Two towers, shared by all levels; each ends in one prediction per anchor, beside which there
-    may be `estimates`. distances: a ReLU follows the box prediction."""
+    may be `estimates`, all from the box tower.
+
+    distances: a ReLU follows the box prediction; num_scales: each of so many levels multiplies it
+    by a scale that it learns before that (ATSS), 0: none does.
+    """
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class RetinaNetHead(nn.Module):
         num_anchors: int,
         estimates: Estimates,
         distances: bool,
+        num_scales: int = 0,
     ) -> None:
         super().__init__()
         implicit, count = options.implicit, num_anchors
@@ -50,17 +52,24 @@ class RetinaNetHead(nn.Module):
         self.box_tower = conv_tower(options, channels, bias=False)
         self.class_logits = class_prediction(channels, count * num_classes, implicit=implicit)
         self.box = prediction(channels, count * 4, implicit=implicit)
+        self.centerness: nn.Module | None = None
+        if estimates.centerness is not None:
+            self.centerness = prediction(channels, count, implicit=implicit)
         self.iou, self.sigma, self.density = estimates.layers(channels, count, implicit=implicit)
+        self.level_scales = nn.Parameter(torch.ones(num_scales)) if num_scales else None
 
     def forward(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
         """Class logits (B, A * C, h, w), boxes (B, A * 4, h, w): deltas, or distances in strides,
-        no centre-ness and `LevelEstimates` of a level (B, D, h, w), whichever it is."""
+        centre-ness (B, A, h, w) or None, and `estimate_level` of a level (B, D, h, w)."""
         box_features = self.box_tower(x)
-        boxes, logits = self.box(box_features), self.class_logits(self.class_tower(x))
+        boxes = self.box(box_features)
+        if self.level_scales is not None:
+            boxes = boxes.float() * self.level_scales[level]
+        logits = self.class_logits(self.class_tower(x))
         return (
             logits,
             F.relu(boxes) if self.distances else boxes,
-            None,
+            None if self.centerness is None else self.centerness(box_features),
             *estimate_level(self, x, box_features, logits, boxes),
         )
 
@@ -71,7 +80,7 @@ def build_retinanet(options: RetinaNet, *, num_classes: int) -> DenseDetector:
     All terms are divided by the sum over the images of max(1, positives). Anchors whose cell lies
     in the padding of their image take no part.
     """
-    trunk, pyramid = build_pyramid(options.backbone, options.neck)
+    parts = _, pyramid = build_pyramid(options.backbone, options.neck)
     anchors = build_anchors(pyramid.strides, options.anchors)
     distances = options.regression == "point"
     estimates = build_estimates(options, centerness=None)
@@ -86,17 +95,12 @@ def build_retinanet(options: RetinaNet, *, num_classes: int) -> DenseDetector:
             distances=distances,
         )
 
-    return DenseDetector(
-        trunk,
-        pyramid,
-        build_head(),
+    return build_dense(
+        options,
+        parts,
+        build_head,
         priors=anchors,
         coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(),
-        learning=Learning(
-            build_criterion(options, build_assigner(options.assigner)),
-            padding="ignored",
-            normaliser=positives_of_each_image,
-        ),
-        selection=Selection(options.score_threshold, options.topk_per_level),
-        auxiliary=Auxiliary(build_head(), options.auxiliary) if options.auxiliary else None,
+        padding="ignored",
+        normaliser=positives_of_each_image,
     )

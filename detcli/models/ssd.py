@@ -1,14 +1,13 @@
 """SSD (arXiv 1512.02325).
 
-Letters: B images, C classes, A anchors per cell of a level, L levels, P priors of one image,
-M positives of the batch; h, w cells of a level.
+Letters: B images, C classes, A anchors per cell of a level, L levels; h, w cells of a level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +15,16 @@ from torch import Tensor, nn
 
 from detcli.assign import build_assigner
 from detcli.errors import UsageError
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_xavier
 from detcli.layers.cosine import CosineConv2d
 from detcli.models.backbones.vgg import build_vgg16
-from detcli.models.dense.decode import Selection, decode_batch
-from detcli.models.dense.matching import match_batch, positives_of_each_image
-from detcli.models.dense.terms import Criterion, box_term, build_criterion, class_term
-from detcli.models.dense.tower import flatten_levels
-from detcli.models.detector import Detector
-from detcli.ops.coders import BoxCoder, DeltaCoder, DistanceCoder
+from detcli.models.dense.decode import Selection
+from detcli.models.dense.detector import DenseDetector, Learning
+from detcli.models.dense.estimates import Estimates
+from detcli.models.dense.matching import positives_of_each_image
+from detcli.models.dense.terms import build_criterion
+from detcli.ops.coders import DeltaCoder, DistanceCoder
 from detcli.ops.priors import Priors, grid_priors
-from detcli.ops.reduce import all_rank_mean
-from detcli.types import Candidates, Target
 
 if TYPE_CHECKING:
     from detcli.recipe.sections.models import ssd
@@ -35,18 +32,6 @@ if TYPE_CHECKING:
 BACKBONES = {"vgg16": build_vgg16}
 L2_SCALE = 20.0  # of conv4_3 at the start (section 3.1; ParseNet, arXiv 1506.04579)
 L2_EPS = 1e-10
-
-
-class SSDOutputs(NamedTuple):
-    """Raw predictions, one entry per level, channels anchor-major.
-
-    class_logits (B, A * (C + 1), h, w), background last; boxes (B, A * 4, h, w): deltas, or with
-    regression "point" distances in strides; canvas: (height, width) of the padded batch.
-    """
-
-    class_logits: tuple[Tensor, ...]
-    boxes: tuple[Tensor, ...]
-    canvas: tuple[int, int]
 
 
 class SSDNeck(nn.Module):
@@ -113,6 +98,7 @@ class SSDHead(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.estimates = Estimates()
         self.distances = distances
         self.class_logits, self.box = nn.ModuleList(), nn.ModuleList()
         for channels, count in zip(in_channels, num_anchors, strict=True):
@@ -124,10 +110,12 @@ class SSDHead(nn.Module):
             )
             self.box.append(init_xavier(Conv2d(channels, count * 4, 3)))
 
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Class logits (B, A * (C + 1), h, w) and boxes (B, A * 4, h, w) of a level."""
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
+        """Class logits (B, A * (C + 1), h, w), background last, and boxes (B, A * 4, h, w) of a
+        level: deltas, or distances in strides; nothing is estimated beside them."""
         boxes = self.box[level](x)
-        return self.class_logits[level](x), F.relu(boxes) if self.distances else boxes
+        logits = self.class_logits[level](x)
+        return logits, F.relu(boxes) if self.distances else boxes, *[None] * 4
 
 
 class SSDAnchors(nn.Module):
@@ -166,86 +154,12 @@ class SSDAnchors(nn.Module):
         )
 
 
-class SSD(Detector):
-    """Class loss on the anchors that mining keeps, box regression on the positive ones.
+def build_ssd(options: ssd.Ssd, *, num_classes: int) -> DenseDetector:
+    """SSD from the model section of a recipe.
 
-    Both terms are divided by the sum over the images of max(1, positives). Images are expected to
-    fill the batch: padding is background.
+    Class loss on the anchors that mining keeps. Both terms are divided by the sum over the images
+    of max(1, positives). Images are expected to fill the batch: padding is background.
     """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        neck: nn.Module,
-        head: SSDHead,
-        *,
-        priors: SSDAnchors,
-        coder: BoxCoder,
-        criterion: Criterion,
-        selection: Selection,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
-        self.head = head
-        self.priors = priors
-        self.coder = coder
-        self.criterion = criterion
-        self.selection = selection
-
-    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> SSDOutputs:
-        """Raw predictions for images (B, 3, H, W); targets and sizes are not used."""
-        maps = self.neck(self.backbone(images))
-        levels = [self.head(features, level) for level, features in enumerate(maps)]
-        logits, boxes = zip(*levels, strict=True)
-        return SSDOutputs(logits, boxes, (images.shape[-2], images.shape[-1]))
-
-    def loss(self, outputs: SSDOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "class" and "box", float32 scalars with their weights."""
-        with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            priors = self.priors(outputs.boxes, outputs.canvas)
-            matches = match_batch(
-                self.criterion.assigner,
-                priors,
-                targets,
-                num_classes=self.head.num_classes,
-                padding="seen",
-            )
-            count = all_rank_mean(positives_of_each_image(matches))
-            positive = priors.take(matches.prior_index())
-            encoded = flatten_levels(outputs.boxes, 4).flatten(0, 1)[matches.positive].float()
-            classes = class_term(
-                self.criterion,
-                outputs.class_logits,
-                matches.labels,
-                self.head.num_classes,
-                None,
-                count,
-            )
-            box = box_term(self.criterion, self.coder, encoded, matches, positive)
-            return {"class": classes, "box": box / count}
-
-    @torch.no_grad()
-    def decode(
-        self, outputs: SSDOutputs, image_sizes: Sequence[tuple[int, int]]
-    ) -> list[Candidates]:
-        """Candidates of each image; scores are the soft-max probabilities of the classes."""
-        scores = [
-            flatten_levels((level,), self.head.num_classes + 1).float().softmax(dim=2)[..., :-1]
-            for level in outputs.class_logits
-        ]
-        return decode_batch(
-            scores,
-            outputs.boxes,
-            image_sizes,
-            priors=self.priors(outputs.boxes, outputs.canvas),
-            coder=self.coder,
-            selection=self.selection,
-        )
-
-
-def build_ssd(options: ssd.Ssd, *, num_classes: int) -> SSD:
-    """SSD from the model section of a recipe."""
     trunk = BACKBONES[options.backbone.name](options.backbone)
     levels, anchors = SSDNeck(trunk.out_channels, options.neck), SSDAnchors(options.anchors)
     distances, class_loss = options.regression == "point", options.class_loss
@@ -256,14 +170,19 @@ def build_ssd(options: ssd.Ssd, *, num_classes: int) -> SSD:
         cosine_scale=class_loss.scale if class_loss.name == "am_softmax" else None,
         distances=distances,
     )
-    return SSD(
+    return DenseDetector(
         trunk,
         levels,
         head,
         priors=anchors,
         coder=DistanceCoder(stride_units=True) if distances else DeltaCoder(options.delta_stds),
-        criterion=build_criterion(options, build_assigner(options.assigner)),
+        learning=Learning(
+            build_criterion(options, build_assigner(options.assigner)),
+            padding="seen",
+            normaliser=positives_of_each_image,
+        ),
         selection=Selection(options.score_threshold, options.topk_per_level),
+        auxiliary=None,
     )
 
 
@@ -276,11 +195,3 @@ def ssd_shapes(size: float, larger: float, ratios: Sequence[float]) -> Tensor:
     width = 1 / height
     half = torch.stack([width * growth, height * growth], dim=1) * size / 2
     return torch.cat([-half, half], dim=1)
-
-
-def init_xavier(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with Xavier's weights (uniform) and a bias of 0."""
-    nn.init.xavier_uniform_(conv.weight)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv

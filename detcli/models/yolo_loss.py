@@ -6,9 +6,9 @@ pairs of a prior and an object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -55,16 +55,13 @@ class DarknetLoss:
     """The sum over all cells and objects of an image, averaged over the images (Darknet's
     yolo_layer.c with the settings of yolov4.cfg).
 
-    box_weight: factor of 1 - CIoU, whose slope is that of `DarknetCIoU` with max_slope; min_iou:
-    see `pairs_by_shape`; ignore_iou: a prior without an object whose box has a larger IoU with one
-    is no background. An object that shares its prior with those of other classes counts as one of
-    so many in the box term.
+    options: box_weight is the factor of 1 - CIoU, whose slope is that of `DarknetCIoU` with
+    max_slope; min_iou: see `pairs_by_shape`; ignore_iou: a prior without an object whose box has a
+    larger IoU with one is no background. An object that shares its prior with those of other
+    classes counts as one of so many in the box term.
     """
 
-    box_weight: float
-    min_iou: float
-    ignore_iou: float
-    max_slope: float
+    options: yolov4.DarknetLoss
     form: ClassVar[str] = "exp"
 
     def __call__(
@@ -75,9 +72,9 @@ class DarknetLoss:
         canvas: tuple[int, int],
     ) -> dict[str, Tensor]:
         objects = join_objects(targets)
-        images = _mean_images(targets)
+        images, grids = _mean_images(targets), [_grid(maps) for maps in raw]
         with phase("assignment"):
-            found = pairs_by_shape(objects, levels, [_grid(maps) for maps in raw], self.min_iou)
+            found = pairs_by_shape(objects, levels, grids, self.options.min_iou)
         terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in TERMS}
         for maps, level, pairs in zip(raw, levels, found, strict=True):
             parts = level.split(maps).float()
@@ -107,8 +104,8 @@ class DarknetLoss:
             _to_center(pred.detach() / unit),
             _to_center(objects.boxes[pairs.object] / unit),
             1 / num_classes,
-            self.box_weight,
-            self.max_slope,
+            self.options.box_weight,
+            self.options.max_slope,
         )
         return total
 
@@ -121,7 +118,7 @@ class DarknetLoss:
         for image, target in enumerate(targets):
             if len(target.labels):
                 iou = pairwise_iou(boxes[image].flatten(0, 2), target.boxes).amax(dim=1)
-                close[image] = (iou > self.ignore_iou).view_as(close[image])
+                close[image] = (iou > self.options.ignore_iou).view_as(close[image])
         return close & sure
 
 
@@ -129,16 +126,12 @@ class DarknetLoss:
 class ScaledLoss:
     """Means over the positives and over the cells of each level (WongKinYiu/PyTorch_YOLOv4).
 
-    The objectness of a positive learns its CIoU. level_weights: of each level's objectness;
-    max_ratio: see `pairs_by_ratio`. The sum is not multiplied by the batch, as it is there, nor
-    class_weight by the number of classes over 80; one class alone is learned too.
+    The objectness of a positive learns its CIoU. options: level_weights, of each level's
+    objectness; max_ratio: see `pairs_by_ratio`. The sum is not multiplied by the batch, as it is
+    there, nor class_weight by the number of classes over 80; one class alone is learned too.
     """
 
-    box_weight: float
-    objectness_weight: float
-    class_weight: float
-    level_weights: tuple[float, ...]
-    max_ratio: float
+    options: yolov4.ScaledLoss
     form: ClassVar[str] = "power"
 
     def __call__(
@@ -149,9 +142,9 @@ class ScaledLoss:
         canvas: tuple[int, int],
     ) -> dict[str, Tensor]:
         objects = join_objects(targets)
-        images = _mean_images(targets)
+        images, grids = _mean_images(targets), [_grid(maps) for maps in raw]
         with phase("assignment"):
-            found = pairs_by_ratio(objects, levels, [_grid(maps) for maps in raw], self.max_ratio)
+            found = pairs_by_ratio(objects, levels, grids, self.options.max_ratio)
         counts = raw[0].new_tensor([len(pairs.object) for pairs in found], dtype=torch.float32)
         counts = all_rank_mean(counts, at_least=MIN_MATCHED)
         terms = {name: raw[0].new_zeros((), dtype=torch.float32) for name in TERMS}
@@ -159,34 +152,23 @@ class ScaledLoss:
             parts = level.split(maps).float()
             _, pred = _predicted(parts, level, pairs, self.form)
             losses = ciou_terms(pred, objects.boxes[pairs.object])
-            terms["box"] += losses.sum() / counts[index] * self.box_weight
+            terms["box"] += losses.sum() / counts[index] * self.options.box_weight
             wanted = parts.new_zeros(parts[:, :, 0].shape)
             wanted[pairs.prior] = (1 - losses.detach()).clamp(min=0)
             positive = torch.zeros_like(wanted, dtype=torch.bool)
             positive[pairs.prior] = True
             counted = ~_in_ignored(positive, level, targets)
             total = _objectness(parts, wanted, counted).sum() / (images * wanted[0].numel())
-            terms["objectness"] += total * self.level_weights[index] * self.objectness_weight
+            total = total * self.options.level_weights[index]
+            terms["objectness"] += total * self.options.objectness_weight
             logits = parts.permute(0, 1, 3, 4, 2)[pairs.prior][:, BOX_OUTPUTS:]
             labels = F.one_hot(objects.labels[pairs.object], logits.shape[1]).float()
             total = _cross_entropy(logits, labels).sum() / (counts[index] * logits.shape[1])
-            terms["class"] += total * self.class_weight
+            terms["class"] += total * self.options.class_weight
         return terms
 
 
-def build_yolo_loss(options: yolov4.DarknetLoss | yolov4.ScaledLoss) -> YoloLoss:
-    """The loss of this section of a recipe."""
-    if options.name == "darknet":
-        return DarknetLoss(
-            options.box_weight, options.min_iou, options.ignore_iou, options.max_slope
-        )
-    return ScaledLoss(
-        options.box_weight,
-        options.objectness_weight,
-        options.class_weight,
-        options.level_weights,
-        options.max_ratio,
-    )
+YOLO_LOSSES: dict[str, Callable[[Any], YoloLoss]] = {"darknet": DarknetLoss, "scaled": ScaledLoss}
 
 
 def _predicted(parts: Tensor, level: YoloLevel, pairs: Pairs, form: str) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, init_normal
 from detcli.models.backbones.cspdarknet import build_cspdarknet
 from detcli.models.dense.decode import Selection, non_empty
 from detcli.models.detector import Detector
-from detcli.models.yolo_loss import YoloLoss, build_yolo_loss
+from detcli.models.yolo_loss import YOLO_LOSSES, YoloLoss
 from detcli.ops.boxes import clip_boxes
 from detcli.ops.yolo import BOX_OUTPUTS, YoloLevel, build_levels
 from detcli.types import Candidates, Target
@@ -48,14 +48,11 @@ class ConvLeaky(ConvNorm):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, norm: str
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, norm=norm, relu=False
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, norm=norm)
         nn.init.kaiming_normal_(self.conv.weight, a=LEAK, mode="fan_out")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, h, w) to (B, C_out, h / stride, w / stride), sizes rounded up."""
-        return F.leaky_relu_(super().forward(x), LEAK)
+    def activate(self, y: Tensor) -> Tensor:
+        return F.leaky_relu_(y, LEAK)
 
 
 class YOLOv4Neck(nn.Module):
@@ -201,7 +198,7 @@ def build_yolov4(options: YoloV4, *, num_classes: int) -> YOLOv4:
         neck,
         head,
         levels=levels,
-        criterion=build_yolo_loss(options.loss),
+        criterion=YOLO_LOSSES[options.loss.name](options.loss),
         best_class_only=options.classes_per_box == "best",
         selection=Selection(options.score_threshold, options.topk_per_level),
     )
@@ -218,10 +215,8 @@ def _alternating(in_channels: int, channels: int, count: int, norm: str) -> nn.S
 
 
 def _init_prediction(conv: Conv2d, num_anchors: int) -> Conv2d:
-    nn.init.normal_(conv.weight, std=0.01)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    bias = init_normal(conv).get_parameter("bias")
     with torch.no_grad():
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        conv.bias.view(num_anchors, -1)[:, BOX_OUTPUTS - 1] = prior
+        bias.view(num_anchors, -1)[:, BOX_OUTPUTS - 1] = prior
     return conv

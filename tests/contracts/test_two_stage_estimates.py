@@ -61,18 +61,18 @@ def test_a_proposal_keeps_the_density_of_its_anchor(name: str) -> None:
     model, outputs = evaluated(name)
     rpn = outputs.first.rpn
     if name == "ga_faster_rcnn":
-        anchors = model.rpn.guidance.anchors(rpn.shapes, model.rpn.squares(rpn.boxes, CANVAS))
+        anchors = model.rpn.guidance.anchors(rpn.shapes, CANVAS)
     else:
         anchors = [model.rpn.anchors(rpn.boxes, CANVAS)] * 2
     deltas, density = flatten_levels(rpn.boxes, 4), flatten_levels(rpn.density, 1)
     for image, size in enumerate(SIZES):
         decoded = model.rpn.proposals.coder.decode(deltas[image], anchors[image])
         decoded = clip_boxes(decoded, size)
-        proposals = outputs.second.regions[image]
+        proposals = outputs.stages[0].regions[image]
         nearest = (decoded[None] - proposals[:, None]).abs().amax(dim=2).min(dim=1)
         assert nearest.values.max() < 1e-3
         torch.testing.assert_close(
-            outputs.second.densities[image], density[image, nearest.indices, 0]
+            outputs.stages[0].densities[image], density[image, nearest.indices, 0]
         )
 
 
@@ -81,7 +81,7 @@ def test_columns_of_a_second_stage(name: str) -> None:
     model, outputs = evaluated(name)
     with torch.no_grad():
         found = model.decode(outputs, SIZES)
-    for candidates, densities in zip(found, outputs.second.densities, strict=True):
+    for candidates, densities in zip(found, outputs.stages[0].densities, strict=True):
         assert candidates.extra["sigma"].shape == candidates.boxes.shape
         assert candidates.extra["sigma"].min() > 0
         assert set(candidates.extra["density"].tolist()) == set(densities.tolist())

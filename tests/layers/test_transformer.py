@@ -82,7 +82,7 @@ def test_decoder_layer(norm_first: bool) -> None:
     theirs = nn.TransformerDecoderLayer(
         CHANNELS, HEADS, HIDDEN, dropout=0.0, batch_first=True, norm_first=norm_first
     )
-    mine = DecoderLayer(options(norm_first=norm_first))
+    mine = DecoderLayer(options(), norm_first=norm_first)
     copy_attention(mine.attention, theirs.self_attn)
     copy_attention(mine.cross_attention, theirs.multihead_attn)
     copy_rest(mine.feed_forward, list(mine.residuals), theirs)

@@ -232,14 +232,18 @@ def detector(name: str, *changes: dict[str, Any], num_classes: int = 80) -> nn.M
 
 
 def criterion_of(model: Any) -> Any:
-    """How a detector learns, but for a cascade, whose stages do so each in its own way."""
-    return getattr(model, _holder(model), model).criterion
+    """How a detector learns, with a second stage how the first look at regions does."""
+    if hasattr(model, "stages"):
+        return model.stages[0].criterion
+    return getattr(model, "learning", model).criterion
 
 
 def learn_by(model: Any, criterion: Any) -> None:
     """Gives it another criterion."""
-    if holder := _holder(model):
-        setattr(model, holder, replace(getattr(model, holder), criterion=criterion))
+    if hasattr(model, "stages"):
+        model.stages = tuple(replace(stage, criterion=criterion) for stage in model.stages)
+    elif hasattr(model, "learning"):
+        model.learning = replace(model.learning, criterion=criterion)
     else:
         model.criterion = criterion
 
@@ -257,10 +261,6 @@ def target(
         torch.tensor(ignore or [], dtype=torch.float32).reshape(-1, 4),
         size,
     )
-
-
-def _holder(model: Any) -> str:
-    return next((name for name in ("learning", "stage") if hasattr(model, name)), "")
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detcli.models.cascade_rcnn import CascadeRCNNOutputs
+from detcli.models.two_stage.detector import RegionDetectorOutputs
 from detcli.models.two_stage.regions import region_priors, sample_regions
 from tests.models.specs import target
 from tests.models.two_stage.small import CANVAS, batch, small, some_targets, wide_awake
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_stages_start_from_the_boxes_before() -> None:
     model = wide_awake(small("cascade_rcnn"))
-    outputs: CascadeRCNNOutputs = model(batch(), some_targets())
+    outputs: RegionDetectorOutputs = model(batch(), some_targets())
     for before, after, stage in zip(outputs.stages, outputs.stages[1:], model.stages, strict=False):
         refined = stage.coder.decode(before.boxes.float(), region_priors(torch.cat(before.regions)))
         start = 0

@@ -17,7 +17,7 @@ from detcli.models.dense.matching import match_batch
 from detcli.models.ssd import SSDAnchors, SSDNeck
 from detcli.recipe.sections.models.ssd import SsdAnchors, SsdNeck
 from detcli.types import Target
-from tests.models.specs import SMALL_SSD, detector, target, thin_vgg
+from tests.models.specs import SMALL_SSD, criterion_of, detector, target, thin_vgg
 
 CANVAS = (64, 96)
 
@@ -129,7 +129,7 @@ def test_class_loss_of_the_hardest_three_per_positive_in_each_image() -> None:
         losses = model.loss(outputs, targets)
     priors = model.priors(outputs.boxes, outputs.canvas)
     labels = match_batch(
-        model.criterion.assigner, priors, targets, num_classes=NUM_CLASSES, padding="seen"
+        criterion_of(model).assigner, priors, targets, num_classes=NUM_CLASSES, padding="seen"
     ).labels
     logits = torch.cat(
         [

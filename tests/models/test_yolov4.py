@@ -15,6 +15,7 @@ from detcli.layers.norm import use_running_statistics
 from detcli.models.yolo_loss import ScaledLoss
 from detcli.models.yolov4 import YOLOv4Outputs
 from detcli.ops.boxes import pairwise_iou
+from detcli.recipe.sections.models import yolov4
 from detcli.weights import convert_tianxiaomo
 from tests.fixtures.reference import Fixture, num_agreeing
 from tests.models.specs import SMALL_OF, detector, target
@@ -31,7 +32,7 @@ GRADIENT_LIMIT = 1e-3
 PORT = {"scale_xy": [1.0, 1.0, 1.0], "classes_per_box": "best", "score_threshold": 0.4}
 
 
-SCALED = ScaledLoss(0.05, 0.6, 0.3, (4.0, 1.0, 0.4), 4.0)
+SCALED = ScaledLoss(yolov4.ScaledLoss(name="scaled"))
 
 
 @dataclass

@@ -103,11 +103,11 @@ def test_features_and_raw_outputs(run: Run) -> None:
 
 def test_assigned_classes(run: Run) -> None:
     guided = run.case.detector == "ga_retinanet"
-    grid = run.model.squares if guided else run.model.priors
+    grid = run.model.guidance.squares if guided else run.model.priors
     priors = grid(run.outputs.boxes, run.outputs.canvas)
     of_each = [priors] * len(run.fixture.targets)
     if guided:
-        of_each = run.model.guidance.anchors(run.outputs.shapes, priors)
+        of_each = run.model.guidance.anchors(run.outputs.shapes, run.outputs.canvas)
     matches = [
         match_batch(
             criterion_of(run.model).assigner,

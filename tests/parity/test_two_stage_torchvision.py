@@ -96,7 +96,7 @@ def test_same_proposals_and_detections(peer: Any, model: nn.Module) -> None:
         candidates = model.decode(outputs, SIZES)
     for mine, theirs in zip(outputs.first.maps, features.values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    for mine, theirs in zip(outputs.second.regions, proposals, strict=True):
+    for mine, theirs in zip(outputs.stages[0].regions, proposals, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-2)
     for found, theirs in zip(candidates, detections, strict=True):
         keep = batched_nms(found.boxes, found.scores, found.labels, 0.5)[:100]
@@ -111,7 +111,7 @@ def test_same_proposals_and_detections(peer: Any, model: nn.Module) -> None:
 def test_same_losses(peer: Any, model: nn.Module) -> None:
     batch = images()
     with torch.no_grad():
-        proposals = model(batch, sizes=SIZES).second.regions
+        proposals = model(batch, sizes=SIZES).stages[0].regions
     near = [rows[[2, 30]] + torch.tensor([2.0, 1, -1, -3]) for rows in proposals]
     targets = [
         target(boxes.tolist(), [0, 5], size) for boxes, size in zip(near, SIZES, strict=True)

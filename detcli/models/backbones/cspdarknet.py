@@ -28,16 +28,8 @@ FIRST_MAP = 2  # stages before the first one whose map is given out
 class ConvMish(ConvNorm):
     """Convolution, norm, Mish (arXiv 1908.08681)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, norm: str
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, norm=norm, relu=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H / stride, W / stride), sizes rounded up."""
-        return F.mish(super().forward(x))
+    def activate(self, y: Tensor) -> Tensor:
+        return F.mish(y)
 
 
 class DarkBlock(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
 from detcli.layers.conv import ConvNorm
-from detcli.layers.norm import use_running_statistics
-from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
+from detcli.layers.norm import set_eps, use_running_statistics
+from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck
 from detcli.weights.files import read_state
 from detcli.weights.names import hrnet_key
 from detcli.weights.report import copy_state
@@ -37,7 +37,7 @@ class HRModule(nn.Module):
     """Blocks on every branch, then each branch receives the sum of all, brought to its grid: finer
     maps by strided 3x3 convolutions, coarser ones by a 1x1 convolution and nearest neighbours."""
 
-    def __init__(self, channels: Sequence[int], norm: NormSettings) -> None:
+    def __init__(self, channels: Sequence[int], norm: str) -> None:
         super().__init__()
         settings = BlockSettings(norm, False, 1, None, None)
         self.branches = nn.ModuleList(
@@ -73,13 +73,13 @@ class HRNet(nn.Module):
     use their running statistics in training too. `out_channels` are those of the four maps.
     """
 
-    def __init__(self, *, width: int, norm: NormSettings, norm_eval: bool) -> None:
+    def __init__(self, *, width: int, norm: str, norm_eval: bool) -> None:
         super().__init__()
         self.norm_eval = norm_eval
         self.out_channels = tuple(width * 2**level for level in range(4))
         self.stem = nn.Sequential(
-            ConvNorm(3, STEM_CHANNELS, 3, stride=2, norm=norm.name, eps=norm.eps),
-            ConvNorm(STEM_CHANNELS, STEM_CHANNELS, 3, stride=2, norm=norm.name, eps=norm.eps),
+            ConvNorm(3, STEM_CHANNELS, 3, stride=2, norm=norm),
+            ConvNorm(STEM_CHANNELS, STEM_CHANNELS, 3, stride=2, norm=norm),
         )
         settings = BlockSettings(norm, False, 1, None, None)
         wide = STEM_CHANNELS * Bottleneck.expansion
@@ -125,8 +125,8 @@ class HRNet(nn.Module):
 def build_hrnet(options: HrBackbone) -> HRNet:
     """An HRNet with the weights of a file, with or without a classifier, in the names of its
     authors and of MMDetection, or random ones. Raises CheckpointError when they do not fit."""
-    norm = NormSettings(options.norm, options.norm_eps)
-    backbone = HRNet(width=options.width, norm=norm, norm_eval=options.norm_eval)
+    backbone = HRNet(width=options.width, norm=options.norm, norm_eval=options.norm_eval)
+    set_eps(backbone, options.norm_eps)
     if options.weights is not None:
         _load(backbone, Path(options.weights), options.width)
     return backbone
@@ -147,14 +147,14 @@ def _load(backbone: HRNet, file: Path, width: int) -> None:
     copy_state(backbone, state, str(file))
 
 
-def _bridge(channels: Sequence[int], source: int, target: int, norm: NormSettings) -> nn.Module:
+def _bridge(channels: Sequence[int], source: int, target: int, norm: str) -> nn.Module:
     """What brings the map of branch `source` to the channels of `target`, and if that is coarser
     to its grid; all but the last of several steps keep the channels and have a ReLU."""
     inside, outside = channels[source], channels[target]
     if source == target:
         return nn.Identity()
     if source > target:
-        return ConvNorm(inside, outside, 1, norm=norm.name, eps=norm.eps, relu=False)
+        return ConvNorm(inside, outside, 1, norm=norm, relu=False)
     last = target - source - 1
     return nn.Sequential(
         *(
@@ -163,8 +163,7 @@ def _bridge(channels: Sequence[int], source: int, target: int, norm: NormSetting
                 outside if step == last else inside,
                 3,
                 stride=2,
-                norm=norm.name,
-                eps=norm.eps,
+                norm=norm,
                 relu=step != last,
             )
             for step in range(target - source)
@@ -172,18 +171,18 @@ def _bridge(channels: Sequence[int], source: int, target: int, norm: NormSetting
     )
 
 
-def _transition(before: Sequence[int], after: Sequence[int], norm: NormSettings) -> nn.ModuleList:
+def _transition(before: Sequence[int], after: Sequence[int], norm: str) -> nn.ModuleList:
     """To one branch more: maps whose channels change pass a 3x3 convolution, the new one comes from
     the coarsest map by a strided one."""
     layers: list[nn.Module] = []
     for index, channels in enumerate(after):
         if index >= len(before):
-            new = ConvNorm(before[-1], channels, 3, stride=2, norm=norm.name, eps=norm.eps)
+            new = ConvNorm(before[-1], channels, 3, stride=2, norm=norm)
             layers.append(nn.Sequential(new))
         elif before[index] == channels:
             layers.append(nn.Identity())
         else:
-            layers.append(ConvNorm(before[index], channels, 3, norm=norm.name, eps=norm.eps))
+            layers.append(ConvNorm(before[index], channels, 3, norm=norm))
     return nn.ModuleList(layers)
 
 

@@ -13,16 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.layers.conv import ConvNorm
-from detcli.layers.norm import use_running_statistics
-from detcli.models.backbones.blocks import (
-    BasicBlock,
-    BlockSettings,
-    Bottleneck,
-    NormReLU,
-    NormSettings,
-    PreBasicBlock,
-    PreBottleneck,
-)
+from detcli.layers.norm import set_eps, use_running_statistics
+from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormReLU
 from detcli.models.backbones.pretrained import load_backbone_weights
 
 if TYPE_CHECKING:
@@ -38,7 +30,6 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
 }
-PRE = {BasicBlock: PreBasicBlock, Bottleneck: PreBottleneck}
 
 
 class ResNet(nn.Module):
@@ -57,12 +48,11 @@ class ResNet(nn.Module):
     def __init__(self, options: Backbone, *, last_map: str) -> None:
         super().__init__()
         block, counts = DEPTHS[options.depth]
-        norm = NormSettings(options.norm, options.norm_eps)
         self.norm_eval = options.norm_eval
         self.frozen_stages = options.frozen_stages
         stage_channels = STAGE_CHANNELS[:3] if last_map == "c4" else STAGE_CHANNELS
         self.out_channels = tuple(channels * block.expansion for channels in stage_channels)
-        self.stem = ConvNorm(3, 64, 7, stride=2, norm=norm.name, eps=norm.eps)
+        self.stem = ConvNorm(3, 64, 7, stride=2, norm=options.norm)
         self.stages = nn.ModuleList()
         in_channels = 64
         for index, (channels, count) in enumerate(zip(stage_channels, counts, strict=False)):
@@ -73,15 +63,12 @@ class ResNet(nn.Module):
             for number in range(count):
                 stride = 2 if number == 0 and index > 0 and not dilated else 1
                 own = settings._replace(dilation=rates[number % len(rates)])
-                if options.units == "post":
-                    blocks.append(block(in_channels, channels, stride, own))
-                else:
-                    unit = PRE[block]
-                    blocks.append(unit(in_channels, channels, stride, own, first=number == 0))
+                blocks.append(block(in_channels, channels, stride, own, first=number == 0))
                 in_channels = channels * block.expansion
             if options.units == "pre":
-                blocks.append(NormReLU(in_channels, norm))
+                blocks.append(NormReLU(in_channels, options.norm))
             self.stages.append(nn.Sequential(*blocks))
+        set_eps(self, options.norm_eps)
         self._init_weights()
         for part in self._frozen_parts():
             part.requires_grad_(False)
@@ -121,8 +108,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, BasicBlock | Bottleneck):
                 last = module.conv2.norm if isinstance(module, BasicBlock) else module.conv3.norm
-                assert last is not None
-                last.get_parameter("weight").data.zero_()
+                if last is not None:
+                    last.get_parameter("weight").data.zero_()
 
 
 def stage_settings(stage: int, options: Backbone) -> tuple[BlockSettings, Sequence[int]]:
@@ -130,11 +117,12 @@ def stage_settings(stage: int, options: Backbone) -> tuple[BlockSettings, Sequen
     leave the stride as it is: attention, dcn and dilation where `stage` is among their `stages`."""
     attention, dcn, dilation = options.attention, options.dcn, options.dilation
     settings = BlockSettings(
-        NormSettings(options.norm, options.norm_eps),
+        options.norm,
         options.style == "caffe",
         dilation=1,
         deform=dcn if dcn is not None and stage in dcn.stages else None,
         attention=attention if attention is not None and stage in attention.stages else None,
+        pre_activation=options.units == "pre",
     )
     return settings, dilation.rates if dilation is not None and stage in dilation.stages else (1,)
 

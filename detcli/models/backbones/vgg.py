@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, zero_bias
 from detcli.models.backbones.pretrained import load_vgg_weights
 from detcli.weights.names import VGG_STAGE_CONVS
 
@@ -76,8 +76,7 @@ class VGG16(nn.Module):
             nn.init.xavier_uniform_(fc.weight)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                zero_bias(module)
 
 
 def build_vgg16(options: VggBackbone) -> VGG16:

@@ -22,6 +22,7 @@ from detcli.ops.priors import Priors
 from detcli.types import Target
 
 if TYPE_CHECKING:
+    from detcli.models.dense.detector import DenseHead
     from detcli.recipe.sections.models.dense import Auxiliary as AuxiliarySection
 
 IOU_WEIGHT = 3.0  # of -log IoU beside the class loss, in YOLOv7's and YOLOX's cost
@@ -47,7 +48,7 @@ class Auxiliary(nn.Module):
     best IoUs.
     """
 
-    def __init__(self, head: nn.Module, options: AuxiliarySection) -> None:
+    def __init__(self, head: DenseHead, options: AuxiliarySection) -> None:
         super().__init__()
         self.head = head
         self.options = options

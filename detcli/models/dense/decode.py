@@ -46,9 +46,16 @@ def non_empty(boxes: Tensor, scores: Tensor, labels: Tensor) -> Candidates:
     return Candidates(boxes[some], scores[some], labels[some])
 
 
-def class_probabilities(maps: Sequence[Tensor], num_classes: int) -> list[Tensor]:
-    """(B, P, C) float32 sigmoids of each level, from logits (B, A * C, h, w)."""
-    return [flatten_levels((level,), num_classes).float().sigmoid() for level in maps]
+def class_probabilities(
+    maps: Sequence[Tensor], num_classes: int, *, num_background: int = 0
+) -> list[Tensor]:
+    """(B, P, C) float32 of each level, from logits (B, A * C, h, w): their sigmoids, or with an
+    output for background, (B, A * (C + 1), h, w), their soft-max without it."""
+    width = num_classes + num_background
+    rows = [flatten_levels((level,), width).float() for level in maps]
+    if num_background:
+        return [level.softmax(dim=2)[..., :-1] for level in rows]
+    return [level.sigmoid() for level in rows]
 
 
 def decode_batch(
@@ -62,65 +69,31 @@ def decode_batch(
     factors: Sequence[Tensor] | None = None,
     columns: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> list[Candidates]:
-    """Candidates of each image of a batch, see `decode_image`.
+    """Candidates of each image of a batch, levels in order.
 
-    Per level: scores (B, P, C), what the box branch predicts, boxes (B, A * 4, h, w), factors
-    (B, P) and columns (B, P) or (B, P, width). priors: those of every image, or of each one.
+    Per level: scores (B, P, C) decide the selection, what the box branch predicts (B, A * 4, h, w)
+    gives the boxes, which are clipped to the image's size and dropped where nothing is left, and
+    factors (B, P), if any, multiply the scores afterwards, so that a final score may lie below the
+    threshold. columns: extra columns of the candidates by name, per level (B, P) or (B, P, width).
+    priors: those of every image, or of each one.
     """
     encoded = [flatten_levels((level,), 4).float() for level in boxes]
     grids = [priors] * len(image_sizes) if isinstance(priors, Priors) else priors
     columns = columns or {}
-    return [
-        decode_image(
-            [level[image] for level in scores],
-            [level[image] for level in encoded],
-            None if factors is None else [level[image] for level in factors],
-            priors=grid.split(),
-            coder=coder,
-            selection=selection,
-            size=size,
-            columns={name: [level[image] for level in levels] for name, levels in columns.items()},
-        )
-        for image, (grid, size) in enumerate(zip(grids, image_sizes, strict=True))
-    ]
-
-
-def decode_image(
-    scores: Sequence[Tensor],
-    encoded: Sequence[Tensor],
-    factors: Sequence[Tensor] | None,
-    *,
-    priors: Sequence[Priors],
-    coder: BoxCoder,
-    selection: Selection,
-    size: tuple[int, int],
-    columns: Mapping[str, Sequence[Tensor]] | None = None,
-) -> Candidates:
-    """Candidates of one image, levels in order.
-
-    Per level: scores (P, C) decide the selection, encoded (P, 4) gives the boxes, which are
-    clipped to the image's `size` and dropped where nothing is left, and factors (P,), if any,
-    multiply the scores afterwards, so that a final score may lie below the threshold. columns:
-    extra columns of the candidates by name, per level (P,) or (P, width).
-    """
-    boxes, kept_scores, labels = [], [], []
-    columns = columns or {}
-    extra: dict[str, list[Tensor]] = {name: [] for name in columns}
-    for level, level_priors in enumerate(priors):
-        prior, label = selection.best(scores[level])
-        decoded = coder.decode(encoded[level][prior], level_priors.take(prior))
-        clipped = clip_boxes(decoded, size)
-        inside = (clipped[:, 2:] > clipped[:, :2]).all(dim=1)  # in the padding nothing is left
-        prior, label = prior[inside], label[inside]
-        score = scores[level][prior, label]
-        boxes.append(clipped[inside])
-        kept_scores.append(score if factors is None else score * factors[level][prior])
-        labels.append(label)
-        for name, levels in columns.items():
-            extra[name].append(levels[level][prior])
-    return Candidates(
-        torch.cat(boxes),
-        torch.cat(kept_scores),
-        torch.cat(labels),
-        {name: torch.cat(parts) for name, parts in extra.items()},
-    )
+    found = []
+    for image, (grid, size) in enumerate(zip(grids, image_sizes, strict=True)):
+        parts = []
+        for level, level_priors in enumerate(grid.split()):
+            prior, label = selection.best(scores[level][image])
+            decoded = coder.decode(encoded[level][image][prior], level_priors.take(prior))
+            clipped = clip_boxes(decoded, size)
+            inside = (clipped[:, 2:] > clipped[:, :2]).all(dim=1)  # in the padding nothing is left
+            prior, label = prior[inside], label[inside]
+            score = scores[level][image][prior, label]
+            if factors is not None:
+                score = score * factors[level][image][prior]
+            extra = (levels[level][image][prior] for levels in columns.values())
+            parts.append((clipped[inside], score, label, *extra))
+        kept, kept_scores, labels, *more = map(torch.cat, zip(*parts, strict=True))
+        found.append(Candidates(kept, kept_scores, labels, dict(zip(columns, more, strict=True))))
+    return found

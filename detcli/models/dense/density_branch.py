@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_normal
 from detcli.models.dense.matching import Matches
 from detcli.models.dense.tower import flatten_levels
 from detcli.ops.boxes import pairwise_iou
@@ -37,9 +37,7 @@ class DensityNet(nn.Module):
         self.mix = Conv2d(hidden + 5 * num_anchors, hidden, 3)
         self.predict = Conv2d(hidden, num_anchors, 5)
         for layer in (self.reduce, self.mix, self.predict):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            init_normal(layer)
 
     def forward(self, x: Tensor, objectness: Tensor, boxes: Tensor) -> Tensor:
         """Densities (B, A, h, w) from a map (B, D, h, w), logits of "there is an object" (B, A, h,

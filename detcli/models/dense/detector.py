@@ -1,4 +1,4 @@
-"""A detector with one prediction per prior of a pyramid: what ATSS, FCOS and RetinaNet share.
+"""A detector with one prediction per prior of a pyramid: ATSS, FCOS, RetinaNet and SSD.
 
 Letters: B images, C classes, A priors per cell, D channels of a map, P priors of one image; h, w
 cells of a level.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from detcli.assign import build_assigner
 from detcli.models.dense.auxiliary import Auxiliary, Lead
 from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
 from detcli.models.dense.estimates import Estimates, stack_levels
@@ -23,8 +24,7 @@ from detcli.models.dense.matching import (
     collect_matches,
     of_every_row,
 )
-from detcli.models.dense.prior_grid import PriorGrid
-from detcli.models.dense.terms import Criterion, box_quality, box_term, class_term
+from detcli.models.dense.terms import Criterion, box_quality, box_term, build_criterion, class_term
 from detcli.models.dense.tower import flatten_levels
 from detcli.models.detector import Detector
 from detcli.ops.coders import BoxCoder
@@ -32,14 +32,23 @@ from detcli.ops.priors import Priors
 from detcli.ops.reduce import all_rank_mean
 from detcli.types import Candidates, Target
 
+if TYPE_CHECKING:
+    from detcli.models.pyramid import Pyramid, Trunk
+    from detcli.recipe.sections.models.atss import Atss
+    from detcli.recipe.sections.models.fcos import Fcos
+    from detcli.recipe.sections.models.nas_fcos import NasFcos
+    from detcli.recipe.sections.models.retinanet import RetinaNet
+
 
 class DenseOutputs(NamedTuple):
     """Raw predictions, one entry per level, channels anchor-major.
 
-    class_logits (B, A * C, h, w); boxes (B, A * 4, h, w), as the detector's coder reads them;
-    centerness (B, 1, h, w): logits, empty where it is not predicted; iou, sigma and density: see
-    `EstimateMaps`; auxiliary: the outputs of the auxiliary head, in training and where there is
-    one; canvas: (height, width) of the padded batch.
+    class_logits (B, A * C, h, w), for a soft-max (B, A * (C + 1), h, w), background last; boxes
+    (B, A * 4, h, w), as the detector's coder reads them. Empty where it is not predicted:
+    centerness (B, 1, h, w), logits; iou (B, A, h, w), logits; sigma (B, A * 4, h, w), log variances
+    of the errors of left, top, right and bottom; density (B, A, h, w). auxiliary: the outputs of
+    the auxiliary head, in training and where there is one; canvas: (height, width) of the padded
+    batch.
     """
 
     class_logits: tuple[Tensor, ...]
@@ -79,7 +88,7 @@ class Learning:
 
 class DenseDetector(Detector):
     """Class loss on every prior that takes part; boxes, and what is estimated beside them, on the
-    positive ones."""
+    positive ones. priors: the `Priors` of maps and their canvas, as a `PriorGrid` gives them."""
 
     def __init__(
         self,
@@ -87,7 +96,7 @@ class DenseDetector(Detector):
         neck: nn.Module,
         head: DenseHead,
         *,
-        priors: PriorGrid,
+        priors: nn.Module,
         coder: BoxCoder,
         learning: Learning,
         selection: Selection,
@@ -169,7 +178,11 @@ class DenseDetector(Detector):
         estimates = self.head.estimates
         priors = self.priors(outputs.boxes, outputs.canvas)
         columns = estimates.columns(outputs, self.coder, priors)
-        probabilities = class_probabilities(outputs.class_logits, self.head.num_classes)
+        probabilities = class_probabilities(
+            outputs.class_logits,
+            self.head.num_classes,
+            num_background=self.learning.criterion.class_loss.num_background,
+        )
         scores, factors = estimates.rate(probabilities, columns), None
         if estimates.centerness is not None:
             scores, factors = estimates.centerness.rate(scores, outputs.centerness)
@@ -185,9 +198,31 @@ class DenseDetector(Detector):
         )
 
 
-def _predict(
-    head: DenseHead | nn.Module, maps: Sequence[Tensor], canvas: tuple[int, int]
-) -> DenseOutputs:
+def build_dense(
+    options: Atss | Fcos | NasFcos | RetinaNet,
+    parts: tuple[Trunk, Pyramid],
+    build_head: Callable[[], DenseHead],
+    *,
+    priors: nn.Module,
+    coder: BoxCoder,
+    padding: Padding,
+    normaliser: Callable[[Matches], Tensor],
+) -> DenseDetector:
+    """The detector of a model section, from its backbone and neck and what is its own; the
+    auxiliary head, where one is asked for, is built like the other one."""
+    criterion = build_criterion(options, build_assigner(options.assigner))
+    return DenseDetector(
+        *parts,
+        build_head(),
+        priors=priors,
+        coder=coder,
+        learning=Learning(criterion, padding, normaliser),
+        selection=Selection(options.score_threshold, options.topk_per_level),
+        auxiliary=Auxiliary(build_head(), options.auxiliary) if options.auxiliary else None,
+    )
+
+
+def _predict(head: DenseHead, maps: Sequence[Tensor], canvas: tuple[int, int]) -> DenseOutputs:
     levels = [head(features, level) for level, features in enumerate(maps)]
     logits, boxes, centerness, iou, sigma, density = stack_levels(levels)
     return DenseOutputs(logits, boxes, centerness, iou, sigma, density, (), canvas)

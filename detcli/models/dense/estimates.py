@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
@@ -25,33 +25,13 @@ from detcli.ops.priors import Priors
 from detcli.types import Target
 
 if TYPE_CHECKING:
+    from detcli.models.dense.detector import DenseOutputs
     from detcli.recipe.sections.models.atss import Atss
     from detcli.recipe.sections.models.fcos import Fcos
     from detcli.recipe.sections.models.nas_fcos import NasFcos
     from detcli.recipe.sections.models.retinanet import RetinaNet
 
 ALPHA_STD = 0.0001  # of the weights that predict variances (KL loss, arXiv 1809.08545, 3.3)
-
-
-class EstimateMaps(Protocol):
-    """Of each level, empty where it is not predicted: iou (B, A, h, w), logits; sigma
-    (B, A * 4, h, w), log variances of the errors of left, top, right and bottom; density
-    (B, A, h, w)."""
-
-    @property
-    def iou(self) -> tuple[Tensor, ...]: ...
-    @property
-    def sigma(self) -> tuple[Tensor, ...]: ...
-    @property
-    def density(self) -> tuple[Tensor, ...]: ...
-
-
-class LevelEstimates(NamedTuple):
-    """The same of one level, None where it is not predicted."""
-
-    iou: Tensor | None
-    sigma: Tensor | None
-    density: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -63,10 +43,10 @@ class Estimates:
     None or False: not predicted.
     """
 
-    centerness: CenternessBranch | None
-    iou: IoUBranch | None
-    sigma: bool
-    density: DensityBranch | None
+    centerness: CenternessBranch | None = None
+    iou: IoUBranch | None = None
+    sigma: bool = False
+    density: DensityBranch | None = None
 
     def layers(
         self, channels: int, num_anchors: int, *, implicit: bool
@@ -81,7 +61,7 @@ class Estimates:
             nn.init.normal_(sigma.weight, std=ALPHA_STD)
         return iou, sigma, None if self.density is None else DensityNet(channels, num_anchors)
 
-    def alpha(self, outputs: EstimateMaps, matches: Matches) -> Tensor | None:
+    def alpha(self, outputs: DenseOutputs, matches: Matches) -> Tensor | None:
         """Log variances (M, 4) of the sides of the positives; None where they are not predicted."""
         if not self.sigma:
             return None
@@ -89,7 +69,7 @@ class Estimates:
 
     def losses(
         self,
-        outputs: EstimateMaps,
+        outputs: DenseOutputs,
         encoded: Tensor,
         matches: Matches,
         targets: Sequence[Target],
@@ -106,7 +86,7 @@ class Estimates:
         return terms
 
     def columns(
-        self, outputs: EstimateMaps, coder: BoxCoder, priors: Priors
+        self, outputs: DenseOutputs, coder: BoxCoder, priors: Priors
     ) -> dict[str, list[Tensor]]:
         """Columns of the candidates by name, per level: "iou" and "density" (B, P), "sigma"
         (B, P, 4), standard deviations of the sides in pixels."""
@@ -141,20 +121,19 @@ class EstimatingHead(Protocol):
 
 def estimate_level(
     head: EstimatingHead, x: Tensor, box_features: Tensor, class_logits: Tensor, boxes: Tensor
-) -> LevelEstimates:
-    """What the head estimates on a map (B, D, h, w) with these features of its box tower, from
-    class logits (B, A * C, h, w) and boxes (B, A * 4, h, w) before any activation."""
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """IoU, sigma and density, as in `DenseOutputs`, that the head estimates on a map (B, D, h, w)
+    with these features of its box tower, from class logits (B, A * C, h, w) and boxes
+    (B, A * 4, h, w) before any activation; None for one that is not predicted."""
     density = None
     if head.density is not None:
         anchors, (num_images, channels, height, width) = boxes.shape[1] // 4, class_logits.shape
         by_class = class_logits.reshape(num_images, anchors, channels // anchors, height, width)
         objectness = by_class.amax(dim=2)
         density = head.density(x, objectness, boxes)
-    return LevelEstimates(
-        None if head.iou is None else head.iou(box_features),
-        None if head.sigma is None else head.sigma(box_features),
-        density,
-    )
+    iou = None if head.iou is None else head.iou(box_features)
+    sigma = None if head.sigma is None else head.sigma(box_features)
+    return iou, sigma, density
 
 
 def stack_levels(levels: Sequence[tuple[Tensor | None, ...]]) -> list[tuple[Tensor, ...]]:

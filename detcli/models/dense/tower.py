@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.layers.blocks import build_block_norm_relu
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, init_normal
 from detcli.layers.dropout import Dropout
 from detcli.layers.implicit import ImplicitConv2d
 
@@ -33,7 +33,7 @@ def conv_tower(options: Head, channels: int, *, bias: bool) -> nn.Sequential:
     if options.conv == "plain":
         for module in tower.modules():
             if isinstance(module, Conv2d):
-                _init_normal(module)
+                init_normal(module)
     return with_noise(tower, options.dropout)
 
 
@@ -47,7 +47,7 @@ def with_noise(tower: nn.Sequential, options: DropoutSection | None) -> nn.Seque
 def prediction(channels: int, out_channels: int, *, implicit: bool) -> Conv2d:
     """The 3x3 convolution with bias that ends a branch; implicit: it is an `ImplicitConv2d`."""
     kind = ImplicitConv2d if implicit else Conv2d
-    return _init_normal(kind(channels, out_channels, 3))
+    return init_normal(kind(channels, out_channels, 3))
 
 
 def class_prediction(channels: int, out_channels: int, *, implicit: bool) -> Conv2d:
@@ -80,10 +80,3 @@ def _layer(options: Head, channels: int, bias: bool) -> nn.Module:
     if options.conv != "plain":
         return build_block_norm_relu(options.conv, channels, norm=options.norm, bias=bias)
     return ConvNorm(channels, channels, 3, norm=options.norm, bias=bias)
-
-
-def _init_normal(conv: Conv2d) -> Conv2d:
-    nn.init.normal_(conv.weight, std=0.01)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import UsageError
-from detcli.layers.conv import ConvNorm
+from detcli.layers.conv import ConvNorm, zero_bias
 from detcli.layers.deform import DeformConv2d
 from detcli.models.necks.deconv import STRIDES, bilinear_kernel
 
@@ -100,8 +100,7 @@ def _deform_norm(in_channels: int, out_channels: int, norm: str) -> ConvNorm:
     block = ConvNorm(in_channels, out_channels, 3, norm=norm, bias=True)
     block.conv = DeformConv2d(in_channels, out_channels, modulated=True)
     nn.init.kaiming_normal_(block.conv.weight, mode="fan_out", nonlinearity="relu")
-    assert block.conv.bias is not None
-    nn.init.zeros_(block.conv.bias)
+    zero_bias(block.conv)
     return block
 
 

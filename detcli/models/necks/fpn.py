@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detcli.layers.aspp import ASPP
 from detcli.layers.blocks import build_block
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_xavier
 from detcli.layers.upsample import UPSAMPLERS
 from detcli.models.necks.extra import BACKBONE_LEVELS, ExtraLevels
 
@@ -83,6 +83,4 @@ def start(parts: Sequence[nn.Module]) -> None:
     """Xavier's weights and no bias for plain convolutions; other kinds have drawn theirs."""
     for part in parts:
         if type(part) is Conv2d:
-            nn.init.xavier_uniform_(part.weight)
-            assert part.bias is not None
-            nn.init.zeros_(part.bias)
+            init_xavier(part)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detcli.layers.conv import Conv2d
 from detcli.layers.upsample import Carafe
+from detcli.models.necks.fpn import start
 
 if TYPE_CHECKING:
     from detcli.recipe.sections.models.two_stage import CarafeNeck
@@ -32,11 +33,7 @@ class CarafeFPN(nn.Module):
         self.lateral = nn.ModuleList(Conv2d(channels, out_channels, 1) for channels in in_channels)
         self.lateral.append(Conv2d(in_channels[-1], out_channels, 3, 2))
         self.output = nn.ModuleList(Conv2d(out_channels, out_channels, 3) for _ in LEVELS)
-        for part in (*self.lateral, *self.output):
-            assert isinstance(part, Conv2d)
-            nn.init.xavier_uniform_(part.weight)
-            assert part.bias is not None
-            nn.init.zeros_(part.bias)
+        start((*self.lateral, *self.output))
         self.upsample = nn.ModuleList(Carafe(out_channels) for _ in LEVELS[1:])
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, zero_bias
 
 if TYPE_CHECKING:
     from detcli.recipe.sections.models.two_stage import HrNeck
@@ -35,8 +35,7 @@ class HRFPN(nn.Module):
         for part in (self.reduce, *self.output):
             assert isinstance(part, Conv2d)
             nn.init.kaiming_uniform_(part.weight, a=1)  # Xavier's, by the inputs alone
-            assert part.bias is not None
-            nn.init.zeros_(part.bias)
+            zero_bias(part)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """P2 to P6 (B, D, h, w), finest first, from maps at strides 4, 8, 16 and 32."""

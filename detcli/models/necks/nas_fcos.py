@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, init_xavier
 from detcli.layers.deform import deform_conv_norm
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ class NASFCOSNeck(nn.Module):
             *(cell.conv for cell in self.cells),
             *self.extra,
         ):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+            init_xavier(part)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One map (B, D, h, w) per level, finest first, from C2 to C5."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcli.layers.conv import Conv2d, ConvNorm
+from detcli.layers.conv import Conv2d, ConvNorm, zero_bias
 from detcli.models.necks.extra import BACKBONE_LEVELS, ExtraLevels
 from detcli.models.necks.fpn import start
 
@@ -77,6 +77,5 @@ class UNetPP(nn.Module):
 def _node(count: int, channels: int, norm: str) -> ConvNorm:
     node = ConvNorm(count * channels, channels, 3, norm=norm, bias=norm == "none")
     nn.init.kaiming_normal_(node.conv.weight, nonlinearity="relu")
-    if node.conv.bias is not None:
-        nn.init.zeros_(node.conv.bias)
+    zero_bias(node.conv)
     return node

@@ -7,6 +7,7 @@ map.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from detcli.layers.deformable_attention import DeformableAttention
 from detcli.layers.positions import wave_codes
-from detcli.layers.transformer import Attention, FeedForward, residuals, run
+from detcli.layers.transformer import DecoderLayer, FeedForward, residuals, run
 from detcli.models.set_prediction.set_head import SetHead
 
 if TYPE_CHECKING:
@@ -44,12 +45,7 @@ class DeformableEncoderLayer(nn.Module):
     def __init__(self, options: deformable_detr.DeformableTransformer) -> None:
         super().__init__()
         channels, dropout = options.channels, options.dropout
-        self.attention = DeformableAttention(
-            channels,
-            num_heads=options.num_heads,
-            num_levels=options.num_levels,
-            num_points=options.num_points,
-        )
+        self.attention = _attention(options)
         self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
         self.residuals = residuals(2, channels, dropout=dropout, norm_first=False)
 
@@ -67,45 +63,13 @@ class DeformableEncoderLayer(nn.Module):
         return x
 
 
-class DeformableDecoderLayer(nn.Module):
-    """Every query looks at all queries, then at places of all maps; then the feed-forward
-    layers."""
-
-    def __init__(self, options: deformable_detr.DeformableTransformer) -> None:
-        super().__init__()
-        channels, dropout = options.channels, options.dropout
-        self.attention = Attention(channels, num_heads=options.num_heads, dropout=dropout)
-        self.cross_attention = DeformableAttention(
-            channels,
-            num_heads=options.num_heads,
-            num_levels=options.num_levels,
-            num_points=options.num_points,
-        )
-        self.feed_forward = FeedForward(channels, options.ffn_channels, dropout=dropout)
-        self.residuals = residuals(3, channels, dropout=dropout, norm_first=False)
-
-    def forward(
-        self,
-        x: Tensor,
-        codes: Tensor,
-        references: Tensor,
-        tokens: Tensor,
-        shapes: tuple[tuple[int, int], ...],
-        valid: Tensor | None,
-    ) -> Tensor:
-        """(B, Q, D) to the same shape; codes (B, Q, D); references (B, Q, L, 2 or 4)."""
-
-        def look(y: Tensor) -> Tensor:
-            placed = y + codes
-            z: Tensor = self.attention(placed, placed, y, None)
-            return z
-
-        x = self.residuals[0](x, look)
-        x = self.residuals[1](
-            x, lambda y: self.cross_attention(y + codes, references, tokens, shapes, valid)
-        )
-        x = self.residuals[2](x, self.feed_forward)
-        return x
+def _attention(options: deformable_detr.DeformableTransformer) -> DeformableAttention:
+    return DeformableAttention(
+        options.channels,
+        num_heads=options.num_heads,
+        num_levels=options.num_levels,
+        num_points=options.num_points,
+    )
 
 
 class LearnedQueries(nn.Module):
@@ -181,7 +145,8 @@ class DeformableTransformer(nn.Module):
             DeformableEncoderLayer(options) for _ in range(options.encoder_layers)
         )
         self.decoder = nn.ModuleList(
-            DeformableDecoderLayer(options) for _ in range(options.decoder_layers)
+            DecoderLayer(options, partial(_attention, options))
+            for _ in range(options.decoder_layers)
         )
 
     def forward(

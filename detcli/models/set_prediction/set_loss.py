@@ -7,8 +7,8 @@ and object.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from detcli.recipe.sections.models.detr import Detr
 
 IGNORED = -1  # label of a query that counts neither way
+
+
+class SetOutputs(NamedTuple):
+    """Raw predictions of each decoder layer, the last one last.
+
+    class_logits (B, Q, K), with a soft-max no-object last; boxes (B, Q, 4): centre x, y, width and
+    height in shares of the image; proposals: in two stages, class logits (B, N, C) and boxes
+    (B, N, 4) of the N cells of the encoder's maps, otherwise empty; sizes: (height, width) of the
+    images in pixels, which boxes are shares of.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    proposals: tuple[Tensor, ...]
+    sizes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -69,18 +84,28 @@ class SetCriterion:
                 **self.box_terms(shares, pairs, wanted, objects),
             }
 
+    def losses(self, outputs: SetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Terms "class", "l1" and "box" of the last decoder layer, with a number of those before
+        it, and with "_encoder" of the proposals, for which all objects are of one class; float32
+        scalars with their weights."""
+        logits, boxes = torch.stack(outputs.class_logits), torch.stack(outputs.boxes)
+        losses = by_layer(self(logits, boxes, targets, outputs.sizes))
+        if outputs.proposals:
+            logits, boxes = (maps[None] for maps in outputs.proposals)
+            of_one_class = [
+                replace(target, labels=torch.zeros_like(target.labels)) for target in targets
+            ]
+            terms = self(logits, boxes, of_one_class, outputs.sizes)
+            losses |= {f"{name}_encoder": value[0] for name, value in terms.items()}
+        return losses
+
     @torch.no_grad()
-    def matched_queries(
-        self,
-        logits: Tensor,
-        shares: Tensor,
-        targets: Sequence[Target],
-        sizes: Sequence[tuple[int, int]],
-    ) -> list[Tensor]:
-        """The query (N,) int64 of each object of each image in one layer, -1 for an object without;
-        logits (B, Q, K), shares (B, Q, 4)."""
-        wanted = [wanted_of(target, size) for target, size in zip(targets, sizes, strict=True)]
-        pairs = self.assigner(logits[None], shares[None], wanted)
+    def matched_queries(self, outputs: SetOutputs, targets: Sequence[Target]) -> list[Tensor]:
+        """The query (N,) int64 of each object of each image in the last layer, -1 for an object
+        without."""
+        sized = zip(targets, outputs.sizes, strict=True)
+        wanted = [wanted_of(target, size) for target, size in sized]
+        pairs = self.assigner(outputs.class_logits[-1][None], outputs.boxes[-1][None], wanted)
         counts = [len(one.labels) for one in wanted]
         queries = pairs.query.new_full((sum(counts),), -1)
         queries[pairs.object[0]] = pairs.query[0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from detcli.assign import IGNORED, NEGATIVE, Assigner, MaxIoUAssigner, ignore_inside
 from detcli.assign.sampling import RandomSampler
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_normal
 from detcli.layers.deform import TAPS, OffsetConv2d
 from detcli.losses.box import bounded_iou_terms
 from detcli.losses.classification import ClassLoss, Focal
@@ -58,9 +57,8 @@ class FeatureAdaption(nn.Module):
         return F.relu_(self.conv(x, self.offset(shape.detach())))
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """How locations and shapes of anchors are learned.
+class Guidance(nn.Module):
+    """How locations and shapes of anchors are learned on maps of these strides.
 
     options: base_scale is the side of a level's square in strides; shape_std: the network's outputs
     times this are the logarithms of the sides over the square's; location_target: cells at objects'
@@ -68,24 +66,50 @@ class Guidance:
     counts its classes from 0, takes their label 1 for background; center_ratio, ignore_ratio: share
     of an object's sides within which cells of its level are positive, or not negative;
     location_weight, shape_weight: factors of the losses; location_threshold: cells whose location
-    is less probable have no anchor in inference. assigner and sampler: which cells learn an
+    is less probable have no anchor in inference; shape_assigner and sampler: which cells learn an
     object's shape, from the anchors that would be there otherwise.
     """
 
-    options: GuidanceSection
-    assigner: MaxIoUAssigner
-    sampler: RandomSampler
+    def __init__(self, strides: Sequence[int], options: GuidanceSection) -> None:
+        super().__init__()
+        self.options = options
+        self.squares = PriorGrid(square_shapes(strides, options.base_scale), strides)
+        sizes = octave_sizes(strides, options)
+        shapes = torch.stack([anchor_shapes(level, options.ratios) for level in sizes])
+        self.approximations = PriorGrid(shapes, strides)
+        thresholds = options.shape_assigner
+        self.assigner = MaxIoUAssigner(
+            thresholds.positive_iou,
+            thresholds.negative_iou,
+            thresholds.min_positive_iou,
+            group=self.approximations.num_anchors,
+        )
+        self.sampler = RandomSampler(options.sampler.num, options.sampler.positive_share)
 
-    def location_loss(
-        self, maps: Sequence[Tensor], targets: Sequence[Target], strides: Sequence[int]
-    ) -> Tensor:
+    def losses(
+        self,
+        locations: tuple[Tensor, ...],
+        shapes: tuple[Tensor, ...],
+        targets: Sequence[Target],
+        canvas: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Terms "location" and "shape", float32 scalars with their weights, of maps (B, 1, h, w)
+        and (B, 2, h, w) of a padded batch of `canvas` pixels."""
+        squares, approximations = self.squares(shapes, canvas), self.approximations(shapes, canvas)
+        rows = flatten_levels(shapes, 2)
+        return {
+            "location": self.location_loss(locations, targets),
+            "shape": self.shape_loss(rows, approximations, squares, targets),
+        }
+
+    def location_loss(self, maps: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Focal loss of the location logits, maps (B, 1, h, w): an object is looked for on one
         level, by its size, around its centre."""
         criterion = ClassLoss(FOCAL, self.options.location_weight)
         total = maps[0].new_zeros((), dtype=torch.float32)
         for index, logits in enumerate(maps):
             size = (logits.shape[2], logits.shape[3])
-            wanted = [self._locations(target.boxes, index, strides, size) for target in targets]
+            wanted = [self._locations(target.boxes, index, size) for target in targets]
             positive = torch.stack([center for center, _ in wanted])
             if self.options.location_target == "rest":
                 positive = ~positive
@@ -97,13 +121,12 @@ class Guidance:
         cells = sum(level.numel() for level in maps)
         return total / all_rank_mean(total.new_tensor(cells / CELLS_PER_SAMPLE))
 
-    def _locations(
-        self, boxes: Tensor, level: int, strides: Sequence[int], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _locations(self, boxes: Tensor, level: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(h, w) bool whether a cell is positive, (h, w) float its weight.
 
         Where regions of several objects of this level meet, the last object decides the weight.
         """
+        strides = self.squares.strides
         smallest = self.options.base_scale * strides[0]
         own = (box_area(boxes).sqrt() / smallest).log2().add(0.5).floor()
         own = own.clamp(0, len(strides) - 1)
@@ -140,8 +163,10 @@ class Guidance:
         total = bounded_iou_terms(anchors, boxes).sum()
         return self.options.shape_weight * total / all_rank_mean(samples)
 
-    def anchors(self, maps: Sequence[Tensor], squares: Priors) -> list[Priors]:
-        """The anchors of each image, from shapes (B, 2, h, w); without a gradient."""
+    def anchors(self, maps: Sequence[Tensor], canvas: tuple[int, int]) -> list[Priors]:
+        """The anchors of each image of a padded batch of `canvas` pixels, from shapes (B, 2, h, w);
+        without a gradient."""
+        squares = self.squares(maps, canvas)
         shapes = flatten_levels(tuple(maps), 2).detach()
         return [
             Priors(
@@ -168,32 +193,11 @@ class Guidance:
         return ignore_inside(matched, squares.centers, target.ignore_boxes)
 
 
-def build_guidance(
-    strides: Sequence[int], options: GuidanceSection
-) -> tuple[PriorGrid, PriorGrid, Guidance]:
-    """Squares, approximations and rule on maps of these strides, from its section of a recipe."""
-    squares = PriorGrid(square_shapes(strides, options.base_scale), strides)
-    sizes = octave_sizes(strides, options)
-    shapes = torch.stack([anchor_shapes(level, options.ratios) for level in sizes])
-    approximations = PriorGrid(shapes, strides)
-    thresholds = options.shape_assigner
-    assigner = MaxIoUAssigner(
-        thresholds.positive_iou,
-        thresholds.negative_iou,
-        thresholds.min_positive_iou,
-        group=approximations.num_anchors,
-    )
-    sampler = RandomSampler(options.sampler.num, options.sampler.positive_share)
-    return squares, approximations, Guidance(options, assigner, sampler)
-
-
 def location_and_shape(channels: int) -> tuple[Conv2d, Conv2d]:
     """The 1x1 convolutions to a location's logit, rare in the beginning, and to a shape."""
     location, shape = Conv2d(channels, 1, 1), Conv2d(channels, 2, 1)
     nn.init.normal_(location.weight, std=0.01)
-    nn.init.normal_(shape.weight, std=0.01)
-    assert shape.bias is not None
-    nn.init.zeros_(shape.bias)
+    init_normal(shape)
     start_rare(location)
     return location, shape
 

@@ -14,16 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.assign import RandomSampler
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_normal
 from detcli.models.dense.density_branch import DensityBranch, DensityNet
-from detcli.models.dense.prior_grid import PriorGrid
 from detcli.models.dense.terms import Criterion
 from detcli.models.dense.tower import flatten_levels
 from detcli.models.two_stage.guided import (
     FeatureAdaption,
     Guidance,
     assign_guided,
-    build_guidance,
     joined_anchors,
     location_and_shape,
 )
@@ -72,8 +70,6 @@ class GuidedRPN(nn.Module):
         self,
         channels: int,
         *,
-        squares: PriorGrid,
-        approximations: PriorGrid,
         guidance: Guidance,
         criterion: Criterion,
         sampler: RandomSampler,
@@ -81,8 +77,6 @@ class GuidedRPN(nn.Module):
         density: DensityBranch | None,
     ) -> None:
         super().__init__()
-        self.squares = squares
-        self.approximations = approximations
         self.guidance = guidance
         self.criterion = criterion
         self.sampler = sampler
@@ -93,9 +87,7 @@ class GuidedRPN(nn.Module):
         self.class_logits = Conv2d(channels, 1, 1)
         self.box = Conv2d(channels, 4, 1)
         for layer in (self.conv, self.class_logits, self.box):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            init_normal(layer)
         self.density_branch = density
         self.density = None if density is None else DensityNet(channels, 1)
 
@@ -111,23 +103,16 @@ class GuidedRPN(nn.Module):
         """Terms "rpn_class", "rpn_box" and, with that branch, "rpn_density" of sampled anchors,
         "rpn_location" and "rpn_shape" of `Guidance`, float32 scalars."""
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            squares = self.squares(outputs.boxes, canvas)
-            approximations = self.approximations(outputs.boxes, canvas)
-            anchors = self.guidance.anchors(outputs.shapes, squares)
+            anchors = self.guidance.anchors(outputs.shapes, canvas)
             matched = assign_guided(self.criterion.assigner, anchors, targets)
             matches = sampled_matches(matched, targets, self.sampler)
             positive = joined_anchors(anchors).take(matches.positive)
-            shapes = flatten_levels(outputs.shapes, 2)
             more = density_terms(self.density_branch, outputs.density, matches, targets)
-            return {
-                **anchor_losses(
-                    self.criterion, self.proposals.coder, outputs, matches, positive, more=more
-                ),
-                "rpn_location": self.guidance.location_loss(
-                    outputs.locations, targets, self.squares.strides
-                ),
-                "rpn_shape": self.guidance.shape_loss(shapes, approximations, squares, targets),
-            }
+            losses = anchor_losses(
+                self.criterion, self.proposals.coder, outputs, matches, positive, more=more
+            )
+            guided = self.guidance.losses(outputs.locations, outputs.shapes, targets, canvas)
+            return losses | {f"rpn_{name}": value for name, value in guided.items()}
 
     @torch.no_grad()
     def propose(
@@ -137,8 +122,7 @@ class GuidedRPN(nn.Module):
         training or not, allows. Without a gradient."""
         limits = self.proposals.limits(training=self.training)
         with torch.autocast(outputs.boxes[0].device.type, enabled=False):
-            squares = self.squares(outputs.boxes, canvas)
-            anchors = self.guidance.anchors(outputs.shapes, squares)
+            anchors = self.guidance.anchors(outputs.shapes, canvas)
             scores, encoded = scores_and_deltas(outputs)
             there = self._cells_with_anchor(outputs.locations)
             proposals, places = [], []
@@ -182,12 +166,9 @@ def build_guided_rpn(
     density: DensityBranch | None,
 ) -> GuidedRPN:
     """The network on maps of these strides, from its section of a recipe."""
-    squares, approximations, guidance = build_guidance(strides, options.guidance)
     return GuidedRPN(
         channels,
-        squares=squares,
-        approximations=approximations,
-        guidance=guidance,
+        guidance=Guidance(strides, options.guidance),
         criterion=build_rpn_criterion(options, enlarge_small),
         sampler=RandomSampler(options.sampler.num, options.sampler.positive_share),
         proposals=ProposalRule(options.proposals, DeltaCoder(options.delta_stds)),

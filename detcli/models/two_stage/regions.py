@@ -22,8 +22,6 @@ from detcli.losses.box import deviation
 from detcli.models.dense.estimates import ALPHA_STD
 from detcli.models.dense.matching import Matches
 from detcli.models.dense.terms import Criterion, box_term, object_factors
-from detcli.models.two_stage.roi_pool import RegionPooler
-from detcli.models.two_stage.rpn import Proposals
 from detcli.ops.boxes import box_area, box_centers, clip_boxes
 from detcli.ops.coders import BoxCoder, DeltaCoder
 from detcli.ops.priors import Priors
@@ -151,27 +149,6 @@ def sample_regions(
     )
 
 
-def look_at_regions(
-    head: RegionHead,
-    pooler: RegionPooler,
-    maps: Sequence[Tensor],
-    proposals: Proposals,
-    targets: Sequence[Target] | None,
-    *,
-    assigner: Assigner,
-    sampler: RandomSampler,
-) -> RegionOutputs:
-    """What the head makes of proposals on maps (B, D, h, w), with targets of samples of them."""
-    (regions, densities), samples = proposals, None
-    if targets is not None:
-        samples = sample_regions(
-            regions, targets, assigner=assigner, sampler=sampler, num_classes=head.num_classes
-        )
-        regions, densities = samples.regions, ()
-    logits, boxes, sigma = head(pooler(maps, regions))
-    return RegionOutputs(regions, logits, boxes, sigma, densities, samples)
-
-
 def region_losses(
     criterion: Criterion, coder: BoxCoder, outputs: RegionOutputs
 ) -> tuple[Tensor, Tensor]:
@@ -191,39 +168,6 @@ def region_losses(
         starts = region_priors(torch.cat(samples.regions)[positive])
         box = box_term(criterion, coder, rows, samples.matches, starts, alpha=alpha)
         return classes / count, box / count
-
-
-def region_candidates(
-    outputs: RegionOutputs,
-    logits: Tensor,
-    coder: BoxCoder,
-    *,
-    score_threshold: float,
-    sizes: Sequence[tuple[int, int]],
-) -> list[Candidates]:
-    """Candidates of each image, best first, with the boxes of `outputs`; scores are the soft-max
-    probabilities of logits (R, C + 1)."""
-    assert outputs.samples is None, "candidates need a forward pass without targets"
-    counts = [len(regions) for regions in outputs.regions]
-    scores = torch.split(logits.float().softmax(dim=1)[:, :-1], counts)
-    deltas = torch.split(outputs.boxes.float(), counts)
-    columns: dict[str, Sequence[Tensor]] = {}
-    if outputs.sigma is not None:
-        columns["sigma"] = torch.split(outputs.sigma.float(), counts)
-    if outputs.densities:
-        columns["density"] = outputs.densities
-    return [
-        image_candidates(
-            scores[image],
-            deltas[image],
-            outputs.regions[image],
-            coder=coder,
-            score_threshold=score_threshold,
-            size=size,
-            columns={name: images[image] for name, images in columns.items()},
-        )
-        for image, size in enumerate(sizes)
-    ]
 
 
 def image_candidates(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from detcli.assign import IGNORED, Assigner, RandomSampler, build_assigner, enlarging, ignore_inside
-from detcli.layers.conv import Conv2d
+from detcli.layers.conv import Conv2d, init_normal
 from detcli.losses import ClassLoss, build_box_loss
 from detcli.losses.classification import BinaryCrossEntropy
 from detcli.models.dense.density_branch import DensityBranch, DensityNet, level_densities
@@ -133,9 +133,7 @@ class RPN(nn.Module):
         self.class_logits = Conv2d(channels, anchors.num_anchors, 1)
         self.box = Conv2d(channels, anchors.num_anchors * 4, 1)
         for layer in (self.conv, self.class_logits, self.box):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            init_normal(layer)
         self.density_branch = density
         self.density = None if density is None else DensityNet(channels, anchors.num_anchors)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from detcli.layers.deform import DeformConv2d
-from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck, NormSettings
+from detcli.models.backbones.blocks import BasicBlock, BlockSettings, Bottleneck
 from detcli.models.backbones.resnet import ResNet, build_resnet
 from detcli.recipe.sections.blocks import Deformable
 from detcli.recipe.sections.network import Backbone
@@ -124,8 +124,7 @@ def test_dilated_maps_are_those_of_a_dilated_torchvision(
 
 def seen_by_one_cell(rates: list[int]) -> Tensor:
     """Which inputs (17, 17) the middle output of bottlenecks with these dilations depends on."""
-    norm = NormSettings("bn", 1e-5)
-    blocks = [Bottleneck(4, 1, 1, BlockSettings(norm, False, rate, None, None)) for rate in rates]
+    blocks = [Bottleneck(4, 1, 1, BlockSettings("bn", False, rate, None, None)) for rate in rates]
     stage = nn.Sequential(*blocks).eval()
     for parameter in stage.parameters():
         nn.init.ones_(parameter)
@@ -155,9 +154,7 @@ def test_strides_stay_with_dilation() -> None:
 
 
 def test_the_basic_block_dilates_its_first_and_deforms_its_second_convolution() -> None:
-    settings = BlockSettings(
-        NormSettings("bn", 1e-5), False, 3, Deformable(version=2, groups=2), None
-    )
+    settings = BlockSettings("bn", False, 3, Deformable(version=2, groups=2), None)
     block = BasicBlock(64, 128, 2, settings)
     assert block.conv1.conv.dilation == block.conv1.conv.padding == (3, 3)
     assert isinstance(block.conv2.conv, DeformConv2d)
@@ -166,7 +163,7 @@ def test_the_basic_block_dilates_its_first_and_deforms_its_second_convolution() 
 
 
 def test_a_bottleneck_can_be_dilated_and_deformed_at_once() -> None:
-    settings = BlockSettings(NormSettings("bn", 1e-5), False, 2, Deformable(version=1), None)
+    settings = BlockSettings("bn", False, 2, Deformable(version=1), None)
     plain = Bottleneck(64, 16, 2, settings._replace(deform=None)).eval()
     both = Bottleneck(64, 16, 2, settings).eval()
     missing, unexpected = both.load_state_dict(plain.state_dict(), strict=False)
@@ -204,7 +201,7 @@ def test_attention_is_between_the_last_norm_and_the_sum() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * x
 
-    settings = BlockSettings(NormSettings("bn", 1e-5), False, 1, None, None)
+    settings = BlockSettings("bn", False, 1, None, None)
     for block in (BasicBlock(16, 16, 1, settings), Bottleneck(64, 16, 1, settings)):
         block.eval()
         x = torch.randn(1, 16 if isinstance(block, BasicBlock) else 64, 5, 6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from detcli.models.dense.decode import Selection, decode_image
+from detcli.models.dense.decode import Selection, decode_batch
 from detcli.models.dense.prior_grid import PriorGrid, square_shapes
 from detcli.ops.coders import DistanceCoder
 from detcli.ops.priors import Priors
@@ -37,15 +37,14 @@ def test_selection_breaks_ties_by_order() -> None:
 
 def test_factors_come_after_the_threshold() -> None:
     levels = priors().split()
-    scores = [torch.full((len(level), 1), 0.3) for level in levels]
-    found = decode_image(
-        scores,
-        [torch.ones(len(level), 4) for level in levels],
-        [torch.full((len(level),), 0.1) for level in levels],
-        priors=levels,
+    (found,) = decode_batch(
+        [torch.full((1, len(level), 1), 0.3) for level in levels],
+        [torch.ones(1, 4, 8, 12), torch.ones(1, 4, 4, 6)],
+        [(20, 30)],
+        priors=priors(),
         coder=DistanceCoder(stride_units=True),
         selection=Selection(0.2, 7),
-        size=(20, 30),
+        factors=[torch.full((1, len(level)), 0.1) for level in levels],
     )
     chosen = torch.cat([level.centers[:7] for level in levels])
     strides = torch.cat([level.strides[:7] for level in levels])

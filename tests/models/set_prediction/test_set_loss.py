@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detcli.models.set_prediction.set_loss import build_set_criterion, by_layer
+from detcli.models.set_prediction.set_loss import SetOutputs, build_set_criterion, by_layer
 from detcli.types import Target
 from tests.models.specs import section, target
 
@@ -30,6 +30,11 @@ def predictions(extra: int, images: int = 2, layers: int = 1) -> tuple[Tensor, T
     return logits, shares
 
 
+def last(logits: Tensor, shares: Tensor) -> SetOutputs:
+    """The outputs of a detector whose only layer is the last of these."""
+    return SetOutputs((logits[-1],), (shares[-1],), (), (SIZE,) * logits.shape[1])
+
+
 def targets(ignore: list[list[float]] | None = None) -> list[Target]:
     return [target([[8, 6, 24, 18], [30, 20, 70, 50]], [1, 2], SIZE, ignore), target([], [], SIZE)]
 
@@ -38,7 +43,7 @@ def test_soft_max_is_a_weighted_mean() -> None:
     judge = criterion()
     logits, shares = predictions(1)
     terms = judge(logits, shares, targets(), [SIZE] * 2)
-    queries = judge.matched_queries(logits[0], shares[0], targets(), [SIZE] * 2)
+    queries = judge.matched_queries(last(logits, shares), targets())
     labels = torch.full((2, 5), CLASSES)
     labels[0, queries[0]] = torch.tensor([1, 2])
     weight = torch.tensor([1.0] * CLASSES + [0.1])
@@ -51,7 +56,7 @@ def test_focal_is_a_sum_by_objects() -> None:
     judge = criterion("deformable_detr")
     logits, shares = predictions(0)
     terms = judge(logits, shares, targets(), [SIZE] * 2)
-    (queries, _) = judge.matched_queries(logits[0], shares[0], targets(), [SIZE] * 2)
+    (queries, _) = judge.matched_queries(last(logits, shares), targets())
     wanted = torch.zeros(2, 5, CLASSES)
     wanted[0, queries, torch.tensor([1, 2])] = 1.0
     p = logits[0].sigmoid()
@@ -91,7 +96,7 @@ def test_more_objects_than_queries() -> None:
     judge = criterion()
     terms = judge(logits, shares, crowd, [SIZE])
     assert all(value.isfinite().all() for value in terms.values())
-    (queries,) = judge.matched_queries(logits[0], shares[0], crowd, [SIZE])
+    (queries,) = judge.matched_queries(last(logits, shares), crowd)
     assert sorted(queries.tolist()) == [-1, -1, -1, 0, 1, 2, 3, 4]
 
 

@@ -84,8 +84,7 @@ def test_samples_depend_on_the_seed_alone(name: str) -> None:
         outputs = model(batch(), some_targets())
         totals.append(sum(model.loss(outputs, some_targets()).values()).item())
     assert totals[0] == totals[1] != totals[2]
-    raw = outputs.stages[0] if name == "cascade_rcnn" else outputs.second
-    assert [len(regions) for regions in raw.regions] == [12, 12]
+    assert [len(regions) for regions in outputs.stages[0].regions] == [12, 12]
 
 
 def losses_by_hand(

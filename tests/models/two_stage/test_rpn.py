@@ -83,7 +83,7 @@ def test_limits_of_training_and_evaluation() -> None:
     counts = []
     for mode in (True, False):
         outputs = model.train(mode)(batch())
-        counts.append([len(boxes) for boxes in outputs.second.regions])
+        counts.append([len(boxes) for boxes in outputs.stages[0].regions])
     assert counts == [[30, 30], [10, 10]]
 
 

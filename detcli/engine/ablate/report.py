@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from detcli.engine.ablate.outcome import METRICS, Cost, Outcome, Row
-from detcli.engine.pictures.plots import Interval, TimedAP, plot_ap_against_time, plot_differences
+from detcli.engine.pictures.plots import (
+    Interval,
+    TimedAP,
+    plot_ap_against_time,
+    plot_differences,
+    save_figures,
+)
 from detcli.evaluation.report import difference_json
 from detcli.files import write_atomically
 from detcli.recipe import diff_recipes
@@ -156,28 +162,23 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def write_plots(folder: Path, outcome: Outcome) -> list[Path]:
     """Differences with their intervals, and AP against training time, as PNG and SVG."""
-    judged = [row for row in outcome.rows if row.delta is not None]
-    timed = [row for row in outcome.rows if row.cost is not None and row.cost.train_ms > 0]
     intervals = [
         Interval(label(row), row.delta.value, row.delta.low, row.delta.high)
-        for row in judged
+        for row in outcome.rows
         if row.delta is not None
     ]
     points = [
-        TimedAP(label(row), row.cost.train_ms, row.metrics["AP"] or 0.0, None, None)
-        for row in timed
-        if row.cost is not None
+        TimedAP(label(row), row.cost.train_ms, row.metrics["AP"] or 0.0)
+        for row in outcome.rows
+        if row.cost is not None and row.cost.train_ms > 0
     ]
-    written = []
-    for suffix in (".png", ".svg"):
-        if intervals:
-            title = f"AP - AP of what it is compared with, {outcome.images} images"
-            path = folder / f"differences{suffix}"
-            written.append(plot_differences(intervals, path, title=title))
-        if points:
-            path = folder / f"ap_against_time{suffix}"
-            written.append(plot_ap_against_time(points, path, time="ms per training image"))
-    return written
+    figures = {}
+    if intervals:
+        title = f"AP - AP of what it is compared with, {outcome.images} images"
+        figures["differences"] = plot_differences(intervals, title=title)
+    if points:
+        figures["ap_against_time"] = plot_ap_against_time(points, time="ms per training image")
+    return save_figures(folder, figures)
 
 
 PAGE = """<!doctype html>

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detcli.engine.pictures.plots import Interval, plot_differences
+from detcli.engine.pictures.plots import Interval, plot_differences, save_figures
 from detcli.engine.run.log import RunLog
 from detcli.errors import DataError, UsageError
 from detcli.evaluation import (
@@ -267,7 +267,6 @@ def _point_json(point: Point) -> dict[str, Any]:
 
 def write_plots(folder: Path, compared: Compared) -> list[Path]:
     """The differences of every metric and of the AP of every class, as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = compared.differences
     rows = [
         Interval(name, delta.value, delta.low, delta.high)
@@ -276,8 +275,5 @@ def write_plots(folder: Path, compared: Compared) -> list[Path]:
             *((f"AP of {name}", delta) for name, delta in found.class_differences[1].items()),
         )
     ]
-    title = f"b - a on {compared.images} images"
-    return [
-        plot_differences(rows, folder / f"differences{suffix}", title=title)
-        for suffix in (".png", ".svg")
-    ]
+    figure = plot_differences(rows, title=f"b - a on {compared.images} images")
+    return save_figures(folder, {"differences": figure})

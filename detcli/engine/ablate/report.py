@@ -7,6 +7,7 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ def _delta_cells(row: Row) -> list[str]:
 def _cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["-"] * 4
-    evaluated = "-" if cost.eval_ms is None else f"{cost.eval_ms:.1f}"
-    minutes, seconds = divmod(round(cost.seconds), 60)
+    evaluated = "-" if cost.eval_ms_per_image is None else f"{cost.eval_ms_per_image:.1f}"
+    minutes, seconds = divmod(round(cost.train_seconds), 60)
     clock = f"{minutes}:{seconds:02d}"
-    return [f"{cost.train_ms:.1f}", evaluated, f"{cost.memory_gib:.2f} GiB", clock]
+    return [f"{cost.train_ms_per_image:.1f}", evaluated, f"{cost.memory_gib:.2f} GiB", clock]
 
 
 def _points(value: float | None) -> str:
@@ -103,7 +104,6 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    cost = row.cost
     return {
         "name": row.system.name,
         "trick": row.system.trick,
@@ -114,14 +114,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "values": list(row.values),
         "spread": row.spread,
         "delta": {"AP": difference_json(row.delta) | {"seed_margin": row.seed_margin}},
-        "cost": None
-        if cost is None
-        else {
-            "train_ms_per_image": cost.train_ms,
-            "eval_ms_per_image": cost.eval_ms,
-            "memory_gib": cost.memory_gib,
-            "train_seconds": cost.seconds,
-        },
+        "cost": None if row.cost is None else asdict(row.cost),
         "verdict": row.verdict,
         "failed": {str(seed): why for seed, why in row.failed.items()},
         "never_fired": list(row.idle),
@@ -168,9 +161,9 @@ def write_plots(folder: Path, outcome: Outcome) -> list[Path]:
         if row.delta is not None
     ]
     points = [
-        TimedAP(label(row), row.cost.train_ms, row.metrics["AP"] or 0.0)
+        TimedAP(label(row), row.cost.train_ms_per_image, row.metrics["AP"] or 0.0)
         for row in outcome.rows
-        if row.cost is not None and row.cost.train_ms > 0
+        if row.cost is not None and row.cost.train_ms_per_image > 0
     ]
     figures = {}
     if intervals:

@@ -87,19 +87,14 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "engine/ablate/test_outcome.py": ("engine/ablate/report.py",),
     "engine/detect/test_views.py": ("data/formats/plain_images.py",),
     "engine/pictures/test_plots.py": ("engine/pictures/plot_labels.py",),
-    "engine/profile/test_model.py": ("engine/profile/network.py", "engine/profile/parts.py"),
+    "engine/profile/test_model.py": ("engine/profile/network.py",),
     "engine/profile/test_report.py": ("engine/profile/session.py", "engine/profile/versus.py"),
     "engine/profile/test_step.py": (
         "engine/profile/clock.py",
-        "engine/profile/spread.py",
-        "engine/profile/trace.py",
         "engine/profile/trial.py",
         "engine/train/meter.py",
     ),
-    "engine/profile/test_variants.py": (
-        "engine/profile/autotune.py",
-        "engine/profile/largest_batch.py",
-    ),
+    "engine/profile/test_variants.py": ("engine/profile/cuda.py",),
     "engine/train/distill/test_teacher.py": (
         "engine/run/batch.py",
         "engine/train/distill/student.py",

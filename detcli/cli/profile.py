@@ -73,7 +73,7 @@ def command(
         say(note, quiet=quiet)
 
     from detcli.engine.profile import report, session, versus
-    from detcli.engine.profile.trace import check_trace
+    from detcli.engine.profile.torch_profiler import check_trace
     from detcli.engine.run import distributed
     from detcli.engine.run.log import RunLog
 

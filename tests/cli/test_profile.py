@@ -6,9 +6,8 @@ import re
 import pytest
 import torch
 
-from detcli.cli.profile import PARTS
 from detcli.engine.profile import session
-from detcli.engine.profile.spread import Spread
+from detcli.engine.profile.timing import Spread
 from tests.cli.run_cli import run
 from tests.engine.profile.made import made_loader, made_step
 from tests.recipes import write_tiny
@@ -193,7 +192,3 @@ def test_several_processes_are_refused(recipe, capsys, monkeypatch):
     done = run(capsys, "profile", recipe)
     assert done.code == 2
     assert "runs in one process" in done.err
-
-
-def test_the_parts_are_the_same_everywhere():
-    assert PARTS == session.PARTS

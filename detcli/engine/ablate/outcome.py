@@ -5,8 +5,10 @@ Letters: K seeds of a system.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +30,10 @@ class Cost:
     """What training cost, mean over seeds: milliseconds per image, of training and of the last
     evaluation (loading and metrics included), peak memory in GiB, and training time in seconds."""
 
-    train_ms: float
-    eval_ms: float | None
+    train_ms_per_image: float
+    eval_ms_per_image: float | None
     memory_gib: float
-    seconds: float
+    train_seconds: float
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,10 @@ def read_cost(trial: Trial, images: int) -> Cost:
     seconds = sum(record["seconds"] for record in epochs)
     evaluations = [record["seconds"] for record in records if record["kind"] == "eval"]
     return Cost(
-        train_ms=1000 * seconds / max(1, sum(record["images"] for record in epochs)),
-        eval_ms=1000 * evaluations[-1] / images if evaluations and images else None,
+        train_ms_per_image=1000 * seconds / max(1, sum(record["images"] for record in epochs)),
+        eval_ms_per_image=1000 * evaluations[-1] / images if evaluations and images else None,
         memory_gib=max((record["memory_gib"] for record in epochs), default=0.0),
-        seconds=seconds,
+        train_seconds=seconds,
     )
 
 
@@ -219,24 +221,21 @@ def mean_cost(costs: Sequence[Cost]) -> Cost | None:
     """Of the seeds of a system; the peak of memory is the highest."""
     if not costs:
         return None
-    evaluated = [cost.eval_ms for cost in costs if cost.eval_ms is not None]
     return Cost(
-        train_ms=float(np.mean([cost.train_ms for cost in costs])),
-        eval_ms=float(np.mean(evaluated)) if evaluated else None,
+        train_ms_per_image=float(np.mean([cost.train_ms_per_image for cost in costs])),
+        eval_ms_per_image=_mean([cost.eval_ms_per_image for cost in costs]),
         memory_gib=max(cost.memory_gib for cost in costs),
-        seconds=float(np.mean([cost.seconds for cost in costs])),
+        train_seconds=float(np.mean([cost.train_seconds for cost in costs])),
     )
 
 
 def never_fired(trials: Sequence[Trial]) -> tuple[str, ...]:
     """Augmentations that acted in no epoch of any of the trials."""
-    totals: dict[str, int] = {}
-    for trial in trials:
-        for record in _records(trial):
-            if record["kind"] == "fired":
-                for name, count in record.items():
-                    if name not in ("kind", "epoch"):
-                        totals[name] = totals.get(name, 0) + count
+    totals: Counter[str] = Counter()
+    for record in itertools.chain.from_iterable(map(_records, trials)):
+        if record.pop("kind") == "fired":
+            del record["epoch"]
+            totals.update(record)
     return tuple(name for name, count in totals.items() if count == 0)
 
 

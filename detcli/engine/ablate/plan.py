@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -143,5 +143,4 @@ def _shortened(system: System, budget: float) -> System:
             changes.append(f"schedule.milestones={sorted(d for d in drops if 0 < d < epochs)}")
         if ema is not None:
             changes.append(f"train.ema.warmup_steps={max(1, round(ema.warmup_steps * budget))}")
-    trained = override_recipe(recipe, changes, system.name)
-    return System(system.name, system.tricks, trained, system.trick, system.against, system.removes)
+    return replace(system, recipe=override_recipe(recipe, changes, system.name))

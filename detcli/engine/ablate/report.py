@@ -7,11 +7,18 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from detcli.engine.ablate.outcome import METRICS, Cost, Outcome, Row
-from detcli.engine.pictures.plots import Interval, TimedAP, plot_ap_against_time, plot_differences
+from detcli.engine.pictures.plots import (
+    Interval,
+    TimedAP,
+    plot_ap_against_time,
+    plot_differences,
+    save_figures,
+)
 from detcli.evaluation.report import difference_json
 from detcli.files import write_atomically
 from detcli.recipe import diff_recipes
@@ -74,10 +81,10 @@ def _delta_cells(row: Row) -> list[str]:
 def _cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["-"] * 4
-    evaluated = "-" if cost.eval_ms is None else f"{cost.eval_ms:.1f}"
-    minutes, seconds = divmod(round(cost.seconds), 60)
+    evaluated = "-" if cost.eval_ms_per_image is None else f"{cost.eval_ms_per_image:.1f}"
+    minutes, seconds = divmod(round(cost.train_seconds), 60)
     clock = f"{minutes}:{seconds:02d}"
-    return [f"{cost.train_ms:.1f}", evaluated, f"{cost.memory_gib:.2f} GiB", clock]
+    return [f"{cost.train_ms_per_image:.1f}", evaluated, f"{cost.memory_gib:.2f} GiB", clock]
 
 
 def _points(value: float | None) -> str:
@@ -97,7 +104,6 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    cost = row.cost
     return {
         "name": row.system.name,
         "trick": row.system.trick,
@@ -108,14 +114,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "values": list(row.values),
         "spread": row.spread,
         "delta": {"AP": difference_json(row.delta) | {"seed_margin": row.seed_margin}},
-        "cost": None
-        if cost is None
-        else {
-            "train_ms_per_image": cost.train_ms,
-            "eval_ms_per_image": cost.eval_ms,
-            "memory_gib": cost.memory_gib,
-            "train_seconds": cost.seconds,
-        },
+        "cost": None if row.cost is None else asdict(row.cost),
         "verdict": row.verdict,
         "failed": {str(seed): why for seed, why in row.failed.items()},
         "never_fired": list(row.idle),
@@ -156,28 +155,23 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def write_plots(folder: Path, outcome: Outcome) -> list[Path]:
     """Differences with their intervals, and AP against training time, as PNG and SVG."""
-    judged = [row for row in outcome.rows if row.delta is not None]
-    timed = [row for row in outcome.rows if row.cost is not None and row.cost.train_ms > 0]
     intervals = [
         Interval(label(row), row.delta.value, row.delta.low, row.delta.high)
-        for row in judged
+        for row in outcome.rows
         if row.delta is not None
     ]
     points = [
-        TimedAP(label(row), row.cost.train_ms, row.metrics["AP"] or 0.0, None, None)
-        for row in timed
-        if row.cost is not None
+        TimedAP(label(row), row.cost.train_ms_per_image, row.metrics["AP"] or 0.0)
+        for row in outcome.rows
+        if row.cost is not None and row.cost.train_ms_per_image > 0
     ]
-    written = []
-    for suffix in (".png", ".svg"):
-        if intervals:
-            title = f"AP - AP of what it is compared with, {outcome.images} images"
-            path = folder / f"differences{suffix}"
-            written.append(plot_differences(intervals, path, title=title))
-        if points:
-            path = folder / f"ap_against_time{suffix}"
-            written.append(plot_ap_against_time(points, path, time="ms per training image"))
-    return written
+    figures = {}
+    if intervals:
+        title = f"AP - AP of what it is compared with, {outcome.images} images"
+        figures["differences"] = plot_differences(intervals, title=title)
+    if points:
+        figures["ap_against_time"] = plot_ap_against_time(points, time="ms per training image")
+    return save_figures(folder, figures)
 
 
 PAGE = """<!doctype html>

@@ -3,7 +3,6 @@ torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +77,10 @@ def to_json(found: Analysis) -> dict[str, Any]:
 
 def write_plots(folder: Path, found: Analysis) -> list[Path]:
     """Every part as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn: list[tuple[str, Callable[[Any, Path], Path], Any]] = [
-        ("precision_recall", plots.plot_precision_recall, found.curves),
-        ("errors", plots.plot_errors, {"all classes": found.errors}),
-        ("confusion", plots.plot_confusion, found.confusion),
-        ("calibration", plots.plot_reliability, found.calibration),
-    ]
-    return [
-        plot(content, folder / f"{name}{suffix}")
-        for name, plot, content in drawn
-        for suffix in (".png", ".svg")
-    ]
+    figures = {
+        "precision_recall": plots.plot_precision_recall(found.curves),
+        "errors": plots.plot_errors({"all classes": found.errors}),
+        "confusion": plots.plot_confusion(found.confusion),
+        "calibration": plots.plot_reliability(found.calibration),
+    }
+    return plots.save_figures(folder, figures)

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detcli.engine.pictures.plots import Interval, plot_differences
+from detcli.engine.pictures.plots import Interval, plot_differences, save_figures
 from detcli.engine.run.log import RunLog
 from detcli.errors import DataError, UsageError
 from detcli.evaluation import (
     OPERATING_METRICS,
     Bootstrap,
     CocoMetrics,
+    Difference,
     MatchTable,
     best_score,
     bootstrap,
@@ -116,10 +118,7 @@ def compare(
     )
     truth = files.ground_truth
     tables = [match(truth, table) for table in files.tables]
-    first, second = (
-        coco_metrics(truth, detections, table)
-        for detections, table in zip(files.tables, tables, strict=True)
-    )
+    first, second = map(partial(coco_metrics, truth), files.tables, tables)
     with log.bar("bootstrap", resamples, unit="resamples") as advance:
         differences = bootstrap(
             truth,
@@ -130,17 +129,13 @@ def compare(
             seed=seed,
             progress=advance,
         )
-    cuts = _cuts(tables, at_scores, at_recalls)
+    measure = partial(operating_points, truth, tables, resamples=resamples, seed=seed)
     points = tuple(
-        Point(
-            scores,
-            recall,
-            operating_points(truth, tables, scores=scores, resamples=resamples, seed=seed),
-        )
-        for scores, recall in cuts
+        Point(scores, recall, measure(scores=scores))
+        for scores, recall in _cuts(tables, at_scores, at_recalls)
     )
-    found = (first, second), differences, points
-    return Compared(a, b, *found, _recipe_diff(a, b), truth.num_images)
+    changed = _recipe_diff(a, b)
+    return Compared(a, b, (first, second), differences, points, changed, truth.num_images)
 
 
 def _cuts(
@@ -169,25 +164,18 @@ def metric_rows(compared: Compared) -> list[list[str]]:
     """One row of text per metric, columns as in METRIC_HEADER."""
     first, second = (metrics.metrics for metrics in compared.metrics)
     found = compared.differences.differences[1]
-    return [
-        [
-            name,
-            format_value(first[name]),
-            format_value(second[name]),
-            *difference_cells(found[name]),
-        ]
-        for name in METRICS
-    ]
+    return [_row(name, first[name], second[name], found[name]) for name in METRICS]
 
 
 def point_rows(compared: Compared) -> list[list[str]]:
     """One row of text per score and figure, columns as in METRIC_HEADER."""
     return [
-        [
+        _row(
             f"{name.replace('_', ' ')} at {point.label}",
-            *(format_value(side[name].value) for side in point.found.systems),
-            *difference_cells(point.found.differences[1][name]),
-        ]
+            point.found.systems[0][name].value,
+            point.found.systems[1][name].value,
+            point.found.differences[1][name],
+        )
         for point in compared.points
         for name in OPERATING_METRICS
     ]
@@ -197,14 +185,13 @@ def class_rows(compared: Compared) -> list[list[str]]:
     """AP of each class, columns as in METRIC_HEADER."""
     first, second = (metrics.per_class for metrics in compared.metrics)
     return [
-        [
-            name,
-            format_value(first[name]["AP"]),
-            format_value(second[name]["AP"]),
-            *difference_cells(delta),
-        ]
+        _row(name, first[name]["AP"], second[name]["AP"], delta)
         for name, delta in compared.differences.class_differences[1].items()
     ]
+
+
+def _row(name: str, a: float | None, b: float | None, delta: Difference) -> list[str]:
+    return [name, format_value(a), format_value(b), *difference_cells(delta)]
 
 
 def verdict(compared: Compared) -> str:
@@ -267,7 +254,6 @@ def _point_json(point: Point) -> dict[str, Any]:
 
 def write_plots(folder: Path, compared: Compared) -> list[Path]:
     """The differences of every metric and of the AP of every class, as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = compared.differences
     rows = [
         Interval(name, delta.value, delta.low, delta.high)
@@ -276,8 +262,5 @@ def write_plots(folder: Path, compared: Compared) -> list[Path]:
             *((f"AP of {name}", delta) for name, delta in found.class_differences[1].items()),
         )
     ]
-    title = f"b - a on {compared.images} images"
-    return [
-        plot_differences(rows, folder / f"differences{suffix}", title=title)
-        for suffix in (".png", ".svg")
-    ]
+    figure = plot_differences(rows, title=f"b - a on {compared.images} images")
+    return save_figures(folder, {"differences": figure})

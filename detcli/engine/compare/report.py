@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +133,8 @@ def _plots(folder: Path, comparison: Comparison) -> list[Path]:
         for row in comparison.rows
         if row.table is not None
     }
-    return [
-        draw(folder / f"{name}{suffix}")
-        for name, draw in (
-            ("ap_against_time", partial(plots.plot_ap_against_time, rows)),
-            ("precision_recall", partial(plots.plot_mean_curves, curves)),
-        )
-        for suffix in (".png", ".svg")
-    ]
+    figures = {
+        "ap_against_time": plots.plot_ap_against_time(rows),
+        "precision_recall": plots.plot_mean_curves(curves),
+    }
+    return plots.save_figures(folder, figures)

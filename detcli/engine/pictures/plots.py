@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, as PNG or SVG after the suffix of the path.
+"""Pictures of an evaluation, and `save_figures`, which writes them as PNG and SVG.
 
 Readable in black and white: line styles, markers, hatching and labels carry what colours carry.
 matplotlib is imported when something is drawn, and only its object interface, so that no window
@@ -17,12 +17,13 @@ from detcli.engine.pictures.plot_labels import place_labels
 from detcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from detcli.evaluation.calibration import Calibration
     from detcli.evaluation.confusion import ConfusionMatrix
     from detcli.evaluation.curves import Curves
     from detcli.evaluation.errors import ErrorReport
 
-_SUFFIXES = (".png", ".svg")
 # Six of each. Colours after Okabe and Ito: distinct to colour-blind eyes, dark enough on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56799E", "#8C6D00")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -51,13 +52,13 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def plot_precision_recall(curves: Curves, path: str | Path) -> Path:
+def plot_precision_recall(curves: Curves) -> Figure:
     """Mean curve at each IoU threshold, and the classes at the first of them.
 
     A marker shows where F1 is largest. Of more than six classes the three best and three worst
-    stand out among the others in grey. Returns the path; raises UsageError on another suffix.
+    stand out among the others in grey.
     """
-    figure = _figure(path, 9.0, 5.0)
+    figure = _figure(9.0, 5.0)
     mean, classes = figure.subplots(1, 2, sharey=True)
     for t, threshold in enumerate(curves.iou_thresholds):
         if not np.isnan(curves.mean_precision[t]).any():
@@ -82,16 +83,16 @@ def plot_precision_recall(curves: Curves, path: str | Path) -> Path:
     for axis in (mean, classes):
         _dress(axis)
     mean.set_ylabel("precision")
-    return _save(figure, path)
+    return figure
 
 
-def plot_mean_curves(curves: Mapping[str, Curves], path: str | Path) -> Path:
+def plot_mean_curves(curves: Mapping[str, Curves]) -> Figure:
     """Mean curve of several systems over each other, a panel for each IoU threshold.
 
-    All systems have the same thresholds. Returns the path; raises UsageError on another suffix.
+    All systems have the same thresholds.
     """
     thresholds = next(iter(curves.values())).iou_thresholds if curves else (0.5,)
-    figure = _figure(path, 4.6 * len(thresholds), 5.0)
+    figure = _figure(4.6 * len(thresholds), 5.0)
     panels = figure.subplots(1, len(thresholds), sharey=True, squeeze=False)[0]
     for t, (axis, threshold) in enumerate(zip(panels, thresholds, strict=True)):
         for n, (name, system) in enumerate(curves.items()):
@@ -103,7 +104,7 @@ def plot_mean_curves(curves: Mapping[str, Curves], path: str | Path) -> Path:
         axis.set_title(f"IoU {threshold:.2f}, mean over classes", size=10)
         _dress(axis)
     panels[0].set_ylabel("precision")
-    return _save(figure, path)
+    return figure
 
 
 def _dress(axis: Any) -> None:
@@ -121,20 +122,18 @@ def _dress(axis: Any) -> None:
         )
 
 
-def plot_ap_against_time(
-    rows: Sequence[TimedAP], path: str | Path, *, time: str = "ms per image"
-) -> Path:
+def plot_ap_against_time(rows: Sequence[TimedAP], *, time: str = "ms per image") -> Figure:
     """AP of each method against its time per image, with intervals where they are known.
 
     time: what the axis of time says.
 
-    The time axis is logarithmic where times differ more than tenfold. Returns the path; raises
-    UsageError on another suffix, or on a time that is not above 0.
+    The time axis is logarithmic where times differ more than tenfold. Raises UsageError on a time
+    that is not above 0.
     """
     for row in rows:
         if not row.ms_per_image > 0:
             raise UsageError(f"{row.method}: expected a time above 0 ms, got {row.ms_per_image}")
-    figure = _figure(path, 7.2, 4.6)
+    figure = _figure(7.2, 4.6)
     axis = figure.subplots()
     for n, row in enumerate(rows):
         # The markers move on by one after each round of colours.
@@ -160,14 +159,13 @@ def plot_ap_against_time(
     axis.grid(alpha=0.3)
     points = [(row.ms_per_image, row.AP) for row in rows]
     place_labels(figure, axis, points, [row.method for row in rows])
-    return _save(figure, path)
+    return figure
 
 
-def plot_confusion(matrix: ConfusionMatrix, path: str | Path) -> Path:
+def plot_confusion(matrix: ConfusionMatrix) -> Figure:
     """Counts by class of the object (rows) and of the detection (columns), shaded by row.
 
-    Of more than 25 classes, those with the most pairs of different classes are shown. Returns
-    the path; raises UsageError on another suffix.
+    Of more than 25 classes, those with the most pairs of different classes are shown.
     """
     num_classes = len(matrix.class_names)
     pairs = matrix.counts[:-1, :-1]
@@ -178,7 +176,7 @@ def plot_confusion(matrix: ConfusionMatrix, path: str | Path) -> Path:
     counts, share = matrix.counts[np.ix_(kept, kept)], share[np.ix_(kept, kept)]
     names = [_shortened(matrix.class_names[label]) for label in chosen]
     side = max(3.2, 0.42 * len(kept))
-    figure = _figure(path, side + 2.0, side + 1.4)
+    figure = _figure(side + 2.0, side + 1.4)
     axis = figure.subplots()
     image = axis.imshow(share, cmap="Greys", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -196,18 +194,15 @@ def plot_confusion(matrix: ConfusionMatrix, path: str | Path) -> Path:
     axis.set(xlabel="predicted class", ylabel="ground-truth class")
     axis.set_title(title, size=9)
     figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02, label="fraction of the row")
-    return _save(figure, path)
+    return figure
 
 
-def plot_errors(reports: Mapping[str, ErrorReport], path: str | Path) -> Path:
-    """AP50 that each kind of error costs, for one system or several side by side.
-
-    Returns the path; raises UsageError on another suffix.
-    """
+def plot_errors(reports: Mapping[str, ErrorReport]) -> Figure:
+    """AP50 that each kind of error costs, for one system or several side by side."""
     systems = list(reports.items())
     kinds = [*systems[0][1].cost, *systems[0][1].special] if systems else []
     height = 0.8 / max(len(systems), 1)
-    figure = _figure(path, 7.2, 1.4 + len(kinds) * max(0.36, 0.24 * len(systems)))
+    figure = _figure(7.2, 1.4 + len(kinds) * max(0.36, 0.24 * len(systems)))
     axis = figure.subplots()
     for n, (name, report) in enumerate(systems):
         gains = {**report.cost, **report.special}
@@ -240,15 +235,12 @@ def plot_errors(reports: Mapping[str, ErrorReport], path: str | Path) -> Path:
         axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
     elif systems and systems[0][1].AP50 is not None:
         axis.set_title(f"{systems[0][0]}: AP50 {systems[0][1].AP50:.3f}", size=10)
-    return _save(figure, path)
+    return figure
 
 
-def plot_reliability(calibration: Calibration, path: str | Path) -> Path:
-    """Precision of each bin of score beside the diagonal, and how many detections it holds.
-
-    Returns the path; raises UsageError on another suffix.
-    """
-    figure = _figure(path, 5.0, 5.4)
+def plot_reliability(calibration: Calibration) -> Figure:
+    """Precision of each bin of score beside the diagonal, and how many detections it holds."""
+    figure = _figure(5.0, 5.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges, width = calibration.edges[:-1], np.diff(calibration.edges)
     filled = calibration.count > 0
@@ -295,17 +287,12 @@ def plot_reliability(calibration: Calibration, path: str | Path) -> Path:
     for axis in (above, below):
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)
-    return _save(figure, path)
+    return figure
 
 
-def plot_differences(
-    rows: Sequence[Interval], path: str | Path, *, title: str = "AP - AP of the baseline"
-) -> Path:
-    """Differences with their intervals, one per line; filled where the interval is clear of 0.
-
-    Returns the path; raises UsageError on another suffix.
-    """
-    figure = _figure(path, 7.2, 1.3 + 0.32 * max(len(rows), 1))
+def plot_differences(rows: Sequence[Interval], *, title: str = "AP - AP of the baseline") -> Figure:
+    """Differences with their intervals, one per line; filled where the interval is clear of 0."""
+    figure = _figure(7.2, 1.3 + 0.32 * max(len(rows), 1))
     axis = figure.subplots()
     axis.axvline(0.0, color="0.4", linewidth=1, linestyle="--")
     for y, row in enumerate(rows):
@@ -339,27 +326,30 @@ def plot_differences(
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    return _save(figure, path)
+    return figure
 
 
-def _figure(path: str | Path, width: float, height: float) -> Any:
-    """An empty figure, inches; refuses a path that it could not be saved under."""
-    if Path(path).suffix not in _SUFFIXES:
-        raise UsageError(f"{path}: plots are written as .png or .svg, not {Path(path).suffix!r}")
+def save_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+    """Write each figure under its name, as PNG and SVG."""
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures.items():
+        # No date and no random ids: the same figures give the same file.
+        for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
+            written.append(folder / f"{name}{suffix}")
+            with rc_context({"svg.hashsalt": "detcli"}):
+                figure.savefig(written[-1], metadata=metadata, bbox_inches="tight")
+            figure.set_layout_engine("none")  # as laid out for the first file
+    return written
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
-
-
-def _save(figure: Any, path: str | Path) -> Path:
-    from matplotlib import rc_context
-
-    path = Path(path)
-    # No date and no random ids: the same figures give the same file.
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with rc_context({"svg.hashsalt": "detcli"}):
-        figure.savefig(path, metadata=metadata, bbox_inches="tight")
-    return path
 
 
 def _line(colour: int, style: int | None = None) -> dict[str, Any]:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detcli.data.dataset import DetectionDataset
 from detcli.data.plan import training_plan
 from detcli.data.records import Records
 from detcli.data.transforms import Sample, build_transforms, check_augmentations
-from detcli.engine.pictures.draw import class_color
-from detcli.errors import UsageError
+from detcli.engine.pictures.draw import class_color, draw_box, font_of, in_cell, save_picture
 from detcli.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -112,44 +111,25 @@ def contact_sheet(shown: Preview, columns: int | None = None) -> Pixels:
         acted = ", ".join(each.sample.fired) or "no augmentation"
         lines = (_shortened(Path(each.path).name), _shortened(acted))
         pen.multiline_text(
-            (left, top + cell_height + 2), "\n".join(lines), "black", _font(), spacing=2
+            (left, top + cell_height + 2), "\n".join(lines), "black", font_of(10), spacing=2
         )
     return np.asarray(sheet)
 
 
 def write_sheet(shown: Preview, path: Path, columns: int | None = None) -> None:
     """The contact sheet as a PNG file. Raises UsageError where it cannot be written."""
-    sheet = Image.fromarray(contact_sheet(shown, columns))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
-    except OSError as error:
-        raise UsageError(f"--out {path}: cannot be written: {error.strerror}") from error
+    save_picture(Image.fromarray(contact_sheet(shown, columns)), path, f"--out {path}")
 
 
 def _picture(sample: Sample, names: Sequence[str]) -> Image.Image:
     """The image with its boxes, as large as a cell allows."""
-    height, width = sample.size
-    factor = CELL_PX / max(height, width)
-    sides = max(1, round(width * factor)), max(1, round(height * factor))
-    picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(sides)
-    pen = ImageDraw.Draw(picture)
+    picture, factor = in_cell(sample.image.permute(1, 2, 0).numpy(), CELL_PX)
+    pen, font = ImageDraw.Draw(picture), font_of(10)
     columns = (sample.boxes * factor, sample.labels, sample.ignore)
     for box, label, ignored in zip(*(column.tolist() for column in columns), strict=True):
         color = _IGNORED if ignored else class_color(label)
-        pen.rectangle(box, outline=color, width=2)
-        text = "ignored" if ignored else names[label]
-        # Above the box where there is room for it.
-        corner = box[0], max(0, box[1] - 11)
-        pen.rectangle(pen.textbbox(corner, text, _font()), fill=color)
-        pen.text(corner, text, "black", _font())
+        draw_box(pen, box, "ignored" if ignored else names[label], color, font)
     return picture
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 10)
 
 
 def _shortened(text: str) -> str:

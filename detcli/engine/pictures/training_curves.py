@@ -23,12 +23,10 @@ def plot_curves(folder: Path) -> Path | None:
     )
     if not training and not measured:
         return None
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (losses, rate, quality) = plt.subplots(1, 3, figsize=(15, 4.2))
+    figure = Figure(figsize=(15, 4.2))
+    losses, rate, quality = figure.subplots(1, 3)
     for axis in (losses, quality):  # to be told apart without colour, too
         axis.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     _draw_losses(losses, training, validated)
@@ -49,7 +47,6 @@ def plot_curves(folder: Path) -> Path | None:
     figure.tight_layout()
     path = folder / "curves.png"
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path
 
 

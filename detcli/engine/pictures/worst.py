@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detcli.data.images import read_image
-from detcli.engine.pictures.draw import class_color
-from detcli.errors import UsageError
+from detcli.engine.pictures.draw import (
+    class_color,
+    corners_of,
+    draw_box,
+    font_of,
+    in_cell,
+    save_picture,
+)
 from detcli.evaluation import ERROR_KINDS, match, wrong_detections
 
 if TYPE_CHECKING:
@@ -49,12 +55,7 @@ def write_worst(
             strips.append((f"{MEANING[kind]} ({len(of_kind)} in all)", cells))
     if not strips:
         return False
-    sheet = _sheet(strips, count)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    save_picture(_sheet(strips, count), path, str(path))
     return True
 
 
@@ -65,7 +66,7 @@ def _sheet(strips: list[tuple[str, list[Image.Image]]], columns: int) -> Image.I
     sheet = Image.new("RGB", (width, height), _WHITE)
     pen, top = ImageDraw.Draw(sheet), 0
     for (title, cells), tallest in zip(strips, heights, strict=True):
-        pen.text((_GAP_PX, top + _GAP_PX), title, "black", _font(12))
+        pen.text((_GAP_PX, top + _GAP_PX), title, "black", font_of(12))
         top += _TITLE_PX + _GAP_PX
         for index, cell in enumerate(cells):
             sheet.paste(cell, (_GAP_PX + index * (CELL_PX + _GAP_PX), top))
@@ -76,29 +77,12 @@ def _sheet(strips: list[tuple[str, list[Image.Image]]], columns: int) -> Image.I
 def _cell(records: Records, truth: GroundTruth, detections: Detections, row: int) -> Image.Image:
     """The image of a detection, with its box and the objects, as large as a cell allows."""
     index = int(np.searchsorted(detections.offsets, row, side="right")) - 1
-    image = read_image(records.path(index))
-    factor = CELL_PX / max(image.shape[:2])
-    sides = [max(1, round(side * factor)) for side in (image.shape[1], image.shape[0])]
-    picture = Image.fromarray(image).resize((sides[0], sides[1]))
+    picture, factor = in_cell(read_image(records.path(index)), CELL_PX)
     pen = ImageDraw.Draw(picture)
     for box in truth.boxes_xywh[truth.offsets[index] : truth.offsets[index + 1]]:
-        pen.rectangle(_corners(box, factor), outline=_WHITE)
+        pen.rectangle(corners_of(box, factor), outline=_WHITE)
     label = int(detections.labels[row])
-    color, corners = class_color(label), _corners(detections.boxes_xywh[row], factor)
-    pen.rectangle(corners, outline=color, width=2)
+    corners = corners_of(detections.boxes_xywh[row], factor)
     text = f"{truth.class_names[label]} {detections.scores[row]:.2f}"
-    corner = corners[0], max(0.0, corners[1] - 12)
-    pen.rectangle(pen.textbbox(corner, text, _font(11)), fill=color)
-    pen.text(corner, text, "black", _font(11))
+    draw_box(pen, corners, text, class_color(label), font_of(11))
     return picture
-
-
-def _corners(box: np.ndarray, factor: float) -> tuple[float, float, float, float]:
-    left, top, width, height = (float(value) * factor for value in box)
-    return left, top, left + width, top + height
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from detcli.engine.profile.settings import (
     other_settings,
     worker_settings,
 )
-from detcli.engine.profile.spread import Spread, paired_ratios
+from detcli.engine.profile.timing import Spread, paired_ratios
 from detcli.engine.profile.trial import evenly
 from detcli.engine.run.build import build_train_loader, read_split
 from detcli.engine.run.distributed import Ranks
@@ -141,13 +142,10 @@ def compare_loaders(
     first: Recipe, second: Recipe, ranks: Ranks, log: RunLog, *, seconds: float
 ) -> Spread:
     """Images per second of the second recipe's loader over those of the first's, in turns."""
-    sources = [Source(recipe, ranks) for recipe in (first, second)]
-    settings = [Setting.of(recipe) for recipe in (first, second)]
-    found: list[list[float]] = [[], []]
-    for _ in log.track(range(PAIRS), "loaders", PAIRS, unit="rounds"):
-        for rates_of, source, setting in zip(found, sources, settings, strict=True):
-            rates_of.append(images_per_s(source.loader(setting), seconds=seconds / PAIRS))
-    return paired_ratios(*found)
+    makers = [
+        partial(Source(recipe, ranks).loader, Setting.of(recipe)) for recipe in (first, second)
+    ]
+    return paired_ratios(*_in_turns(makers, PAIRS, log, seconds=seconds))
 
 
 def pair_of(current: Setting, setting: Setting) -> list[tuple[str, Setting]]:
@@ -159,17 +157,25 @@ def rates(
     source: Source, settings: Sequence[tuple[str, Setting]], log: RunLog, *, seconds: float
 ) -> list[Measured]:
     """What each setting delivers, in rounds over all of them."""
-    found: list[list[float]] = [[] for _ in settings]
-    with log.bar("loader", ROUNDS * len(settings), unit="settings") as advance:
-        for _ in range(ROUNDS):
-            for rates_of, (_, setting) in zip(found, settings, strict=True):
-                loader = source.loader(setting)
-                rates_of.append(images_per_s(loader, seconds=seconds / ROUNDS))
-                advance(1)
+    makers = [partial(source.loader, setting) for _, setting in settings]
+    found = _in_turns(makers, ROUNDS, log, seconds=seconds)
     return [
         Measured(factor, setting, statistics.mean(rates_of), min(rates_of), max(rates_of))
         for (factor, setting), rates_of in zip(settings, found, strict=True)
     ]
+
+
+def _in_turns(
+    makers: Sequence[Callable[[], Loader]], rounds: int, log: RunLog, *, seconds: float
+) -> list[list[float]]:
+    """Images per second of each loader in each round over all of them; seconds: of each loader."""
+    found: list[list[float]] = [[] for _ in makers]
+    with log.bar("loader", rounds * len(makers), unit="settings") as advance:
+        for _ in range(rounds):
+            for rates_of, maker in zip(found, makers, strict=True):
+                rates_of.append(images_per_s(maker(), seconds=seconds / rounds))
+                advance(1)
+    return found
 
 
 def images_per_s(loader: Loader, *, seconds: float) -> float:
@@ -247,31 +253,3 @@ def may_cache(source: Source) -> tuple[bool, list[str]]:
         f"data.cache was not tried: all training images take {needed / GIB:.1f} GiB decoded, and "
         f"{free / GIB:.1f} GiB are free"
     ]
-
-
-SETTING_HEADER = ("", "workers", "pinned", "prefetch", "cache", "images/s", "rounds", "/ recipe")
-SAMPLE_HEADER = ("part of a sample", "ms per image", "share")
-
-
-def setting_rows(profile: LoaderProfile) -> list[tuple[str, ...]]:
-    """Rows of a table: each setting, what it delivers, and that over the recipe's."""
-    return [
-        (
-            each.factor,
-            str(each.setting.workers),
-            "yes" if each.setting.pin_memory else "no",
-            str(each.setting.prefetch_factor) if each.setting.workers else "-",
-            each.setting.cache,
-            f"{each.images_per_s:.1f}",
-            f"{each.low:.1f}-{each.high:.1f}",
-            f"{each.images_per_s / profile.current.images_per_s:.2f}",
-        )
-        for each in profile.settings
-    ]
-
-
-def sample_rows(profile: LoaderProfile) -> list[tuple[str, ...]]:
-    """Rows of a table: the parts of a sample, and what they add up to."""
-    total = sum(profile.sample_ms.values())
-    rows = profile.sample_ms | {"sample": total}
-    return [(name, f"{ms:.3f}", f"{ms / total:.1%}") for name, ms in rows.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +12,16 @@ from torch import nn
 
 from detcli.engine.profile.activations import kept_bytes
 from detcli.engine.profile.macs import Macs, count_macs
-from detcli.engine.profile.memory import allocated_peak_gib
 from detcli.engine.profile.network import Network, within_memory
-from detcli.engine.profile.parts import Part, count_parameters, parts_of
 from detcli.engine.profile.timing import time_alternately
+from detcli.engine.profile.torch_profiler import allocated_peak_gib
 from detcli.engine.run.batch import autocast
 from detcli.engine.run.log import RunLog
 from detcli.models.detector import Detector
 from detcli.recipe import Recipe
 
 PERCENTILES = (50, 90, 99)
+DEPTH = 2  # a network's children, and theirs
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A module with its children included.
+
+    depth: 1 for a child of the network, 2 for a child's child; macs: of one image's forward pass;
+    kept: bytes that this pass keeps for the backward pass.
+    """
+
+    name: str
+    depth: int
+    parameters: int
+    trainable: int
+    macs: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class ModelProfile:
     """The network of a recipe at its input of (height, width) `image`.
 
@@ -75,17 +91,12 @@ class ModelProfile:
 
 
 def measure_models(
-    networks: Sequence[Network],
-    num_classes: Sequence[int],
-    log: RunLog,
-    *,
-    batches: Sequence[int],
-    seconds: float,
+    networks: Sequence[Network], log: RunLog, *, batches: Sequence[int], seconds: float
 ) -> list[ModelProfile]:
     """Measure the networks of recipes, in turn where times are taken.
 
-    num_classes: that each was built for; batches: images per pass; seconds: for the passes of
-    one network at one batch size. Raises UsageError where a batch does not fit into memory.
+    batches: images per pass; seconds: for the passes of one network at one batch size. Raises
+    UsageError where a batch does not fit into memory.
     """
     variants = [(network, *network.fused()) for network in networks]
     everything = []
@@ -94,13 +105,13 @@ def measure_models(
     by_batch = [_latencies(everything, batch, log, seconds) for batch in batches]
     rows = zip(*by_batch, strict=True)  # one for each of `everything`
     profiles = []
-    for (plain, fused, names), count in zip(variants, num_classes, strict=True):
+    for plain, fused, names in variants:
         cost = _cost(plain, next(rows))
         kept, kept_by_module = _kept_per_image(plain)
         profiles.append(
             ModelProfile(
                 image=plain.shape,
-                num_classes=count,
+                num_classes=plain.num_classes,
                 precision=plain.precision,
                 cost=cost,
                 parts=tuple(parts_of(plain.detector, cost.macs.by_module, kept_by_module)),
@@ -129,6 +140,33 @@ def _cost(network: Network, latencies: Sequence[Latency]) -> Cost:
     total, trainable = count_parameters(network.detector)
     macs = count_macs(network.detector, network.noise(1))
     return Cost(total, trainable, macs, tuple(latencies))
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """How many parameters there are, and how many of them learn."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
+
+
+def parts_of(detector: Detector, macs: Mapping[str, int], kept: Mapping[str, int]) -> list[Part]:
+    """The modules of the first levels, each followed by its children; `macs` and `kept` go by
+    name and lack what took no part."""
+    return [
+        Part(name, depth, *count_parameters(module), macs.get(name, 0), kept.get(name, 0))
+        for name, depth, module in _modules(detector, "", 1)
+    ]
+
+
+def _modules(module: nn.Module, prefix: str, depth: int) -> Iterator[tuple[str, int, nn.Module]]:
+    """Name, depth and module; a list of modules is no level of its own: nobody calls it."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, nn.ModuleList):
+            yield from _modules(child, f"{path}.", depth)
+            continue
+        yield path, depth, child
+        if depth < DEPTH:
+            yield from _modules(child, f"{path}.", depth + 1)
 
 
 def _kept_per_image(network: Network) -> tuple[int, dict[str, int]]:

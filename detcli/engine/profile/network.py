@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ class Network:
     detector: Detector
     shape: tuple[int, int]
     device: torch.device
+    num_classes: int
 
     @property
     def precision(self) -> str:
@@ -69,7 +70,7 @@ class Network:
         `detcli.models.fuse`), and what was replaced."""
         detector = copy.deepcopy(self.detector)
         names = fuse(detector)
-        return Network(self.recipe, detector, self.shape, self.device), names
+        return replace(self, detector=detector), names
 
 
 def build_network(case: Case, size: tuple[int, int] | None, ranks: Ranks, log: RunLog) -> Network:
@@ -80,7 +81,8 @@ def build_network(case: Case, size: tuple[int, int] | None, ranks: Ranks, log: R
     """
     shape = input_shape(case.recipe, size)
     detector = detector_of(case.recipe, case.class_names, None, case.weights, log, pretrained=False)
-    return Network(case.recipe, detector.to(ranks.device).eval(), shape, ranks.device)
+    detector = detector.to(ranks.device).eval()
+    return Network(case.recipe, detector, shape, ranks.device, len(case.class_names))
 
 
 def input_shape(recipe: Recipe, size: tuple[int, int] | None) -> tuple[int, int]:

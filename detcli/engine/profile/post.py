@@ -13,7 +13,7 @@ import numpy as np
 from detcli.engine.compare.nms_compare import NMS, MethodResult, run_methods
 from detcli.engine.detect.evaluate import to_original
 from detcli.engine.profile.network import Case, Network, build_network
-from detcli.engine.profile.timing import synchronize
+from detcli.engine.profile.timing import timed
 from detcli.engine.run.batch import network_input
 from detcli.engine.run.build import build_eval_loader, read_split
 from detcli.engine.run.distributed import Ranks
@@ -114,11 +114,11 @@ def _candidates(case: Case, ranks: Ranks, log: RunLog, seconds: float) -> _Start
 def _decoded(network: Network, images: Any, size: tuple[int, int]) -> tuple[Any, float]:
     """The candidates of one image, and the milliseconds from the outputs to them."""
     outputs = network.forward(images, [size])
-    synchronize(network.device)
-    started = time.perf_counter()
-    (candidates,) = network.detector.decode(outputs, [size])
-    synchronize(network.device)
-    return candidates, (time.perf_counter() - started) * 1000
+    decoded: list[Any] = []
+    milliseconds = timed(
+        lambda: decoded.extend(network.detector.decode(outputs, [size])), network.device
+    )
+    return decoded[0], milliseconds
 
 
 def _specs(start: _Start, recipe: Recipe) -> dict[str, MethodSpec]:

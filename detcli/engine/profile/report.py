@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from detcli.engine.profile import loader as loading
-from detcli.engine.profile import step as stepping
-from detcli.engine.profile.model import Cost, ModelProfile
-from detcli.engine.profile.parts import Part
+from detcli.engine.profile.loader import LoaderProfile
+from detcli.engine.profile.model import Cost, ModelProfile, Part
 from detcli.engine.profile.post import PostProfile
 from detcli.engine.profile.session import Profile
-from detcli.engine.profile.spread import paired_ratios
+from detcli.engine.profile.step import StepProfile
+from detcli.engine.profile.timing import paired_ratios
 from detcli.engine.profile.verdict import verdict
 
 MIB = 2**20
@@ -36,6 +36,8 @@ LATENCY_HEADER = (
     "memory of a pass (MiB)",
     "time / plain",
 )
+SETTING_HEADER = ("", "workers", "pinned", "prefetch", "cache", "images/s", "rounds", "/ recipe")
+VARIANT_HEADER = ("setting", "time of a step / base", "memory of a step", "")
 POST_HEADER = ("method", "ms/image", "x nms", "boxes/image")
 NOTED_HEADER = ("", "Mem (MB)", "task/s", "training memory (MiB)")
 
@@ -75,7 +77,7 @@ def to_json(found: Profile, device: str) -> dict[str, Any]:
         "device": device,
         "model": None if found.model is None else _model_json(found.model),
         "loader": None if found.loader is None else found.loader.as_json(),
-        "step": None if found.step is None else found.step.as_json(),
+        "step": None if found.step is None else asdict(found.step),
         "post": None if found.post is None else _post_json(found.post),
         "verdict": "\n".join(verdict(found)),
         "notes": list(found.notes),
@@ -189,7 +191,7 @@ def _latencies_json(cost: Cost) -> list[dict[str, Any]]:
 
 def _fused_json(model: ModelProfile, fused: Cost) -> dict[str, Any]:
     ratios = [
-        paired_ratios(plain.times_ms, latency.times_ms).as_json()
+        asdict(paired_ratios(plain.times_ms, latency.times_ms))
         for plain, latency in zip(model.cost.latencies, fused.latencies, strict=True)
     ]
     return {
@@ -218,24 +220,49 @@ def _noted_row(found: Profile) -> list[str]:
     return ["here", *cells]
 
 
-def _loader_tables(profile: loading.LoaderProfile) -> Iterator[Table]:
-    yield Table("loading", loading.SETTING_HEADER, loading.setting_rows(profile))
-    yield Table(
-        "one image in the main process", loading.SAMPLE_HEADER, loading.sample_rows(profile)
-    )
+def _loader_tables(profile: LoaderProfile) -> Iterator[Table]:
+    rows = [
+        (
+            each.factor,
+            str(each.setting.workers),
+            "yes" if each.setting.pin_memory else "no",
+            str(each.setting.prefetch_factor) if each.setting.workers else "-",
+            each.setting.cache,
+            f"{each.images_per_s:.1f}",
+            f"{each.low:.1f}-{each.high:.1f}",
+            f"{each.images_per_s / profile.current.images_per_s:.2f}",
+        )
+        for each in profile.settings
+    ]
+    yield Table("loading", SETTING_HEADER, rows)
+    header = ("part of a sample", "ms per image", "share")
+    shares = _share_rows(profile.sample_ms, "sample", 3)
+    yield Table("one image in the main process", header, shares)
 
 
-def _step_tables(profile: stepping.StepProfile) -> Iterator[Table]:
+def _step_tables(profile: StepProfile) -> Iterator[Table]:
     what = (
         f"step: batch {profile.batch}, {profile.steps} steps of {profile.step_ms.text(1)} ms, "
         f"{rate(profile.images_per_s)} images/s, peak memory {profile.peak_memory_gib:.2f} GiB"
     )
-    yield Table(what, stepping.PHASE_HEADER, stepping.phase_rows(profile))
-    yield Table(
-        "the same batches with other settings, interleaved",
-        stepping.VARIANT_HEADER,
-        stepping.variant_rows(profile),
-    )
+    yield Table(what, ("phase", "ms", "share"), _share_rows(profile.phases_ms, "step", 2))
+    rows = [
+        (
+            row.name,
+            "-" if row.ratio is None else row.ratio.text(2),
+            "-" if row.step_memory_gib is None else f"{row.step_memory_gib:.3f} GiB",
+            row.note or "",
+        )
+        for row in profile.variants
+    ]
+    yield Table("the same batches with other settings, interleaved", VARIANT_HEADER, rows)
+
+
+def _share_rows(parts_ms: Mapping[str, float], whole: str, decimals: int) -> list[tuple[str, ...]]:
+    """Each part with its share, and the whole that they add up to."""
+    total = sum(parts_ms.values())
+    rows = [*parts_ms.items(), (whole, total)]
+    return [(name, f"{ms:.{decimals}f}", f"{ms / total:.1%}") for name, ms in rows]
 
 
 def _post_table(post: PostProfile) -> Table:

@@ -15,21 +15,20 @@ from detcli.engine.profile.made_data import num_classes, with_data
 from detcli.engine.profile.model import ModelProfile, measure_models
 from detcli.engine.profile.network import Case, build_network
 from detcli.engine.profile.post import PostProfile, measure_posts
-from detcli.engine.profile.spread import Spread
 from detcli.engine.profile.step import StepProfile, compare_steps, measure_step
+from detcli.engine.profile.timing import Spread
 from detcli.engine.run.build import read_split
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
 from detcli.errors import DataError
 from detcli.recipe import Recipe
 
-PARTS = ("model", "loader", "step", "post")
-
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure. parts: of PARTS; batches, size: see `measure_models`; seconds: for each
-    setting that is timed; compile_too, trace: see `measure_step`; weights: see `Case`."""
+    """What to measure. parts: of model, loader, step and post; batches: see `measure_models`; size:
+    see `build_network`; seconds: for each setting that is timed; compile_too, trace: see
+    `measure_step`; weights: see `Case`."""
 
     parts: tuple[str, ...]
     batches: tuple[int, ...]
@@ -96,7 +95,10 @@ def _profiles(
         for index, (recipe, tell) in enumerate(zip(recipes, tells, strict=True))
     ]
     asked, seconds, nothing = request.parts, request.seconds, [None] * len(cases)
-    models = _models(cases, request, ranks, log) if "model" in asked else nothing
+    networks = [build_network(case, request.size, ranks, log) for case in cases if "model" in asked]
+    models: Sequence[ModelProfile | None] = nothing
+    if networks:
+        models = measure_models(networks, log, batches=request.batches, seconds=seconds)
     posts = measure_posts(cases, ranks, log, seconds=seconds) if "post" in asked else nothing
     loaders = [
         measure_loader(case.recipe, ranks, log, seconds=seconds) if "loader" in asked else None
@@ -136,19 +138,6 @@ def _case(recipe: Recipe, request: Request, scratch: Path, say: Callable[[str], 
         say(f"{str(error).splitlines()[0]}; without it the network is built for {count} classes")
         names = tuple(f"class {index}" for index in range(count))
     return Case(recipe, names, request.weights)
-
-
-def _models(
-    cases: Sequence[Case], request: Request, ranks: Ranks, log: RunLog
-) -> list[ModelProfile]:
-    networks = [build_network(case, request.size, ranks, log) for case in cases]
-    return measure_models(
-        networks,
-        [len(case.class_names) for case in cases],
-        log,
-        batches=request.batches,
-        seconds=request.seconds,
-    )
 
 
 def _step(case: Case, request: Request, ranks: Ranks, log: RunLog) -> StepProfile:

@@ -7,23 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from detcli.engine.profile.autotune import Autotune, measure_autotune, shape_warnings
 from detcli.engine.profile.clock import OTHER, Clock
-from detcli.engine.profile.largest_batch import largest_batch
-from detcli.engine.profile.memory import forget_peak
-from detcli.engine.profile.spread import Spread, paired_ratios, spread
-from detcli.engine.profile.trace import write_trace
+from detcli.engine.profile.cuda import Autotune, largest_batch, measure_autotune, shape_warnings
+from detcli.engine.profile.timing import Spread, paired_ratios, spread
+from detcli.engine.profile.torch_profiler import forget_peak, write_trace
 from detcli.engine.profile.trial import build_trial
 from detcli.engine.profile.variants import (
     Subject,
     VariantRow,
-    alternate,
+    in_turns,
     measure_variants,
     variants_of,
 )
@@ -79,15 +77,6 @@ class StepProfile:
     largest_batch: int | None
     cudnn_benchmark: Autotune | None
     warnings: list[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        tuned = self.cudnn_benchmark
-        return vars(self) | {
-            "step_ms": self.step_ms.as_json(),
-            "variants": [row.as_json() for row in self.variants],
-            "cudnn_benchmark": None if tuned is None else tuned.as_json(),
-        }
 
 
 def measure_step(
@@ -149,8 +138,7 @@ def compare_steps(
             held = list(islice(endless_batches(trainer), HELD))
             subjects.append(Subject(name, trainer, held, torch.backends.cudnn.benchmark))
             subjects[-1].warm_up()
-        times = alternate(subjects, log, seconds=seconds)
-    return paired_ratios(times["first"], times["second"])
+        return paired_ratios(*in_turns(subjects, log, seconds=seconds))
 
 
 def timed_steps(
@@ -168,20 +156,15 @@ def timed_steps(
     planned = min(max(FEWEST, round(seconds / warm.step_seconds[-1])), MOST)
     forget_peak(device)
     with log.bar("steps", planned, unit="steps") as advance:
+        take = partial(
+            take_steps, trainer, batches, least=FEWEST, most=planned, seconds=2 * seconds
+        )
         free = Clock(device, waits=False)
         if device.type == "cuda":
-            take_steps(trainer, batches, free, least=FEWEST, most=planned, seconds=2 * seconds)
+            take(free)
         clock = Clock(device, waits=True)
         with listening(clock):
-            take_steps(
-                trainer,
-                batches,
-                clock,
-                least=FEWEST,
-                most=planned,
-                seconds=2 * seconds,
-                advance=advance,
-            )
+            take(clock, advance=advance)
     return clock, free.step_seconds or clock.step_seconds
 
 
@@ -241,27 +224,3 @@ def cudnn_restored() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
-
-
-PHASE_HEADER = ("phase", "ms", "share")
-VARIANT_HEADER = ("setting", "time of a step / base", "memory of a step", "")
-
-
-def phase_rows(profile: StepProfile) -> list[tuple[str, ...]]:
-    """Rows of a table: each phase, and the step that they add up to."""
-    total = sum(profile.phases_ms.values())
-    rows = profile.phases_ms | {"step": total}
-    return [(name, f"{ms:.2f}", f"{ms / total:.1%}") for name, ms in rows.items()]
-
-
-def variant_rows(profile: StepProfile) -> list[tuple[str, ...]]:
-    """Rows of a table: ratios with their quartiles, memory in GiB."""
-    return [
-        (
-            row.name,
-            "-" if row.ratio is None else row.ratio.text(2),
-            "-" if row.step_memory_gib is None else f"{row.step_memory_gib:.3f} GiB",
-            row.note or "",
-        )
-        for row in profile.variants
-    ]

@@ -1,10 +1,13 @@
-"""Time passes against one another: in turn, so that a machine that slows down slows all alike."""
+"""Time passes against one another: in turn, so that a machine that slows down slows all alike; and
+medians with quartiles of times, and of ratios between what was measured in turns."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from detcli.engine.run.log import RunLog
@@ -56,3 +59,28 @@ def synchronize(device: torch.device) -> None:
     """Wait for a CUDA device; the CPU never runs ahead."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median and both quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    def text(self, decimals: int) -> str:
+        """The median with the quartiles behind it."""
+        return f"{self.median:.{decimals}f} ({self.low:.{decimals}f}-{self.high:.{decimals}f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of at least one value."""
+    low, median, high = np.quantile(np.asarray(values, np.float64), (0.25, 0.5, 0.75)).tolist()
+    return Spread(median, low, high)
+
+
+def paired_ratios(base: Sequence[float], other: Sequence[float]) -> Spread:
+    """Spread of other / base, turn by turn: what slows the machine down for a while slows both
+    sides of a pair."""
+    return spread([after / before for before, after in zip(base, other, strict=True)])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from detcli.engine.profile.memory import allocated_peak_gib
-from detcli.engine.profile.spread import Spread, paired_ratios
+from detcli.engine.profile.timing import Spread, paired_ratios, time_alternately
+from detcli.engine.profile.torch_profiler import allocated_peak_gib
 from detcli.engine.profile.trial import like, repeated
 from detcli.engine.run.log import RunLog
 from detcli.engine.train.loop import train_batch
@@ -19,7 +18,6 @@ from detcli.errors import DetcliError, DivergedError
 from detcli.recipe import Recipe, override_recipe
 from detcli.types import Batch
 
-FEWEST, MOST = 3, 100  # turns
 FAR_SLOWER = 5.0  # times float32
 
 
@@ -45,10 +43,6 @@ class VariantRow:
     ratio: Spread | None
     step_memory_gib: float | None
     note: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return vars(self) | {"ratio": None if self.ratio is None else self.ratio.as_json()}
 
 
 def variants_of(
@@ -89,11 +83,9 @@ class Subject:
         self.batches = repeated(self.trainer, self.held)
 
     def step(self) -> None:
-        """One batch, finished when this returns."""
+        """One batch; a CUDA device may still be at work on it afterwards."""
         torch.backends.cudnn.benchmark = self.benchmark
         train_batch(self.trainer, next(self.batches))
-        if self.trainer.run.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.trainer.run.ranks.device)
 
     def warm_up(self) -> None:
         """Steps that are not timed: one on the CPU; on CUDA one of each shape and one more, so that
@@ -122,33 +114,18 @@ def measure_variants(
             subjects[variant.name] = found
         else:
             rows[variant.name] = found
-    times = alternate(list(subjects.values()), log, seconds=seconds)
-    for name, subject in subjects.items():
-        ratio = paired_ratios(times[base.name], times[name])
-        rows[name] = VariantRow(name, ratio, subject.memory_gib())
+    times = in_turns(list(subjects.values()), log, seconds=seconds)
+    for subject, its_times in zip(subjects.values(), times, strict=True):
+        ratio = paired_ratios(times[0], its_times)
+        rows[subject.name] = VariantRow(subject.name, ratio, subject.memory_gib())
     return [rows[name] for name in (base.name, *(variant.name for variant in variants))]
 
 
-def alternate(
-    subjects: Sequence[Subject], log: RunLog, *, seconds: float
-) -> dict[str, list[float]]:
-    """The seconds of the steps of each subject, taken in turns, by name. They have warmed up;
-    seconds: about how long each of them steps."""
-    times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
-    began = time.perf_counter()
-    _turn(subjects, times)
-    turns = round(seconds * len(subjects) / (time.perf_counter() - began))
-    turns = min(max(turns, FEWEST), MOST)
-    for _ in log.track(range(1, turns), "side by side", turns, 1, unit="turns"):
-        _turn(subjects, times)
-    return times
-
-
-def _turn(subjects: Sequence[Subject], times: dict[str, list[float]]) -> None:
-    for subject in subjects:
-        began = time.perf_counter()
-        subject.step()
-        times[subject.name].append(time.perf_counter() - began)
+def in_turns(subjects: Sequence[Subject], log: RunLog, *, seconds: float) -> list[list[float]]:
+    """Milliseconds of the steps of each subject; see `time_alternately`."""
+    device = subjects[0].trainer.run.ranks.device
+    steps = [subject.step for subject in subjects]
+    return time_alternately(steps, device, log, "side by side", seconds=seconds)
 
 
 def _subject_of(variant: Variant, base: Subject) -> Subject | VariantRow:

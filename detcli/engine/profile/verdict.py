@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from detcli.engine.profile.loader import LoaderProfile
-from detcli.engine.profile.model import ModelProfile
+from detcli.engine.profile.model import Cost, ModelProfile
 from detcli.engine.profile.post import PostProfile
 from detcli.engine.profile.session import Profile
 from detcli.engine.profile.step import DATA_WAIT, StepProfile
-from detcli.engine.profile.variants import VariantRow
 
 WAITING = 0.2  # fraction of a step from which on waiting for images is what limits it
 WORTH = 1.05  # times faster from which on a change is worth a word
@@ -77,21 +76,20 @@ def _remedy(step: StepProfile, loader: LoaderProfile) -> str:
 
 def _faster(step: StepProfile) -> Iterator[str]:
     """The settings whose steps were faster in three turns of four."""
-
-    def speed_up(row: VariantRow) -> float:
-        return 1.0 if row.ratio is None else 1 / row.ratio.median
-
-    clear = [
-        row for row in step.variants[1:] if row.ratio is not None and row.ratio.high < 1 / WORTH
-    ]
-    for row in sorted(clear, key=speed_up, reverse=True):
-        yield f"{row.name} would make the step {speed_up(row):.2f} times as fast"
+    gains = {
+        row.name: 1 / row.ratio.median
+        for row in step.variants[1:]
+        if row.ratio is not None and row.ratio.high < 1 / WORTH
+    }
+    for name, gain in sorted(gains.items(), key=lambda item: item[1], reverse=True):
+        yield f"{name} would make the step {gain:.2f} times as fast"
 
 
 def _inference(model: ModelProfile | None, post: PostProfile | None) -> Iterator[str]:
     if model is not None:
         yield _heaviest(model)
-        yield from _fusion(model)
+        if model.fused is not None:
+            yield _fusion(model, model.fused)
     if post is None:
         return
     used, share, why = post.results[0], "", ""
@@ -113,13 +111,11 @@ def _heaviest(model: ModelProfile) -> str:
     return f"network: {most.macs / total:.0%} of {total / 1e9:.3g} GMACs are in the {most.name}"
 
 
-def _fusion(model: ModelProfile) -> Iterator[str]:
-    """What fusing its convolutions is worth, where there are any to fuse."""
-    if model.fused is None:
-        return
-    before, after = model.cost.latencies[0], model.fused.latencies[0]
+def _fusion(model: ModelProfile, fused: Cost) -> str:
+    """What fusing its convolutions is worth."""
+    before, after = model.cost.latencies[0], fused.latencies[0]
     gain = after.images_per_s / before.images_per_s
-    yield (
+    return (
         f"fused (`detcli export`), the network is {gain:.2f} times as fast: "
         f"{len(model.fused_names)} parts become plain convolutions"
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from detcli.engine.profile.report import MIB, Table
 from detcli.engine.profile.session import Comparison, Profile
-from detcli.engine.profile.spread import Spread, paired_ratios
+from detcli.engine.profile.timing import Spread, paired_ratios
 
 COLUMNS = ("figure", "A", "B", "B / A")
 LOADING, STEP_TIME = "loading (images/s)", "step without data wait (ms)"
@@ -58,69 +58,47 @@ def versus_table(found: Comparison) -> Table:
 def ratios_json(found: Comparison) -> dict[str, Any]:
     """B / A of every figure by its label, with quartiles where both were measured in turn."""
     return {
-        each.label: each.ratio if each.paired is None else each.paired.as_json()
+        each.label: each.ratio if each.paired is None else asdict(each.paired)
         for each in figures(found)
     }
 
 
 def _values(found: Profile) -> dict[str, float]:
-    return dict(
-        [*_model_values(found), *_loader_values(found), *_step_values(found), *_post_values(found)]
-    )
-
-
-def _model_values(found: Profile) -> Iterator[tuple[str, float]]:
-    model = found.model
-    if model is None:
-        return
-    yield "parameters (M)", model.cost.parameters / 1e6
-    yield "trainable (M)", model.cost.trainable / 1e6
-    yield "GMACs", model.cost.macs.total / 1e9
-    yield "kept for backward (MiB/image)", model.kept / MIB
-    yield "state (MB)", model.state_bytes / 1e6
-    for latency in model.cost.latencies:
-        yield _latency_label(latency.batch), statistics.median(latency.times_ms)
+    values: dict[str, float] = {}
+    if (model := found.model) is not None:
+        values |= {
+            "parameters (M)": model.cost.parameters / 1e6,
+            "trainable (M)": model.cost.trainable / 1e6,
+            "GMACs": model.cost.macs.total / 1e9,
+            "kept for backward (MiB/image)": model.kept / MIB,
+            "state (MB)": model.state_bytes / 1e6,
+        }
+        for latency in model.cost.latencies:
+            values[_latency_label(latency.batch)] = statistics.median(latency.times_ms)
+    if (loader := found.loader) is not None:
+        values[LOADING] = loader.current.images_per_s
+        values["loading as recommended (images/s)"] = loader.recommended.images_per_s
+    if (step := found.step) is not None:
+        values["training (images/s)"] = step.images_per_s
+        values[STEP_TIME] = sum(step.phases_ms.values()) * (1 - step.data_wait_share)
+        values |= {f"step: {name} (ms)": value for name, value in step.phases_ms.items()}
+        values["step: memory (GiB)"] = step.step_memory_gib
+    if (post := found.post) is not None:
+        values["candidates per image"] = statistics.mean(post.candidates)
+        values["decoding (ms)"] = statistics.median(post.decode_ms)
+        values |= {f"{row.spec.name} (ms/image)": row.ms_per_image for row in post.results}
+    return values
 
 
 def _latency_label(batch: int) -> str:
     return f"forward pass, batch {batch} (ms)"
 
 
-def _loader_values(found: Profile) -> Iterator[tuple[str, float]]:
-    if found.loader is not None:
-        yield LOADING, found.loader.current.images_per_s
-        yield "loading as recommended (images/s)", found.loader.recommended.images_per_s
-
-
-def _step_values(found: Profile) -> Iterator[tuple[str, float]]:
-    step = found.step
-    if step is None:
-        return
-    yield "training (images/s)", step.images_per_s
-    total = sum(step.phases_ms.values())
-    yield STEP_TIME, total * (1 - step.data_wait_share)
-    for name, milliseconds in step.phases_ms.items():
-        yield f"step: {name} (ms)", milliseconds
-    yield "step: memory (GiB)", step.step_memory_gib
-
-
-def _post_values(found: Profile) -> Iterator[tuple[str, float]]:
-    post = found.post
-    if post is None:
-        return
-    yield "candidates per image", statistics.mean(post.candidates)
-    yield "decoding (ms)", statistics.median(post.decode_ms)
-    for result in post.results:
-        yield f"{result.spec.name} (ms/image)", result.ms_per_image
-
-
 def _paired(found: Comparison) -> Mapping[str, Spread]:
     paired = {}
-    if found.first.model is not None and found.second.model is not None:
-        pairs = zip(
-            found.first.model.cost.latencies, found.second.model.cost.latencies, strict=True
-        )
-        for first, second in pairs:
+    one, other = found.first.model, found.second.model
+    if one is not None and other is not None:
+        for first, second in zip(one.cost.latencies, other.cost.latencies, strict=True):
             ratio = paired_ratios(first.times_ms, second.times_ms)
             paired[_latency_label(first.batch)] = ratio
     if found.loader is not None:

@@ -99,14 +99,14 @@ def test_one_seed_has_no_spread_and_says_so(tmp_path):
 
 def test_costs_are_those_of_the_run(measured):
     cost = measured[2].row("ema").cost
-    assert cost.train_ms == pytest.approx(1000 * 6 / 16)
-    assert cost.eval_ms == pytest.approx(1000 * 0.4 / 40)
-    assert (cost.memory_gib, cost.seconds) == (2.0, 6.0)
+    assert cost.train_ms_per_image == pytest.approx(1000 * 6 / 16)
+    assert cost.eval_ms_per_image == pytest.approx(1000 * 0.4 / 40)
+    assert (cost.memory_gib, cost.train_seconds) == (2.0, 6.0)
 
 
 def test_times_are_minutes_and_seconds(measured):
     row = measured[2].row("ema")
-    slow = replace(row, cost=replace(row.cost, seconds=179.7))
+    slow = replace(row, cost=replace(row.cost, train_seconds=179.7))
     outcome = replace(measured[2], rows=(slow,))
     assert "3:00" in report.table_rows(outcome)[0]
 

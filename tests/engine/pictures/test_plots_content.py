@@ -18,24 +18,10 @@ def evaluated():
     return truth, found, match(truth, found)
 
 
-@pytest.fixture
-def axes_of(monkeypatch, tmp_path):
-    """The panels of a picture, before it is a file."""
-    figures = []
-    empty = plots._figure
-    monkeypatch.setattr(plots, "_figure", lambda *size: figures.append(empty(*size)) or figures[-1])
-
-    def drawn(plot, result):
-        plot(result, tmp_path / "plot.svg")
-        return figures.pop().axes
-
-    return drawn
-
-
-def test_curves_of_every_threshold_and_of_every_class_with_objects(evaluated, axes_of):
+def test_curves_of_every_threshold_and_of_every_class_with_objects(evaluated):
     truth, _, table = evaluated
     curves = precision_recall(truth, table)
-    mean, classes = axes_of(plots.plot_precision_recall, curves)
+    mean, classes = plots.plot_precision_recall(curves).axes
     assert len(mean.lines) == len(curves.iou_thresholds)
     for line, precision in zip(mean.lines, curves.mean_precision, strict=True):
         assert np.array_equal(line.get_ydata(), precision)
@@ -44,10 +30,10 @@ def test_curves_of_every_threshold_and_of_every_class_with_objects(evaluated, ax
     assert (mean.get_xlim(), mean.get_ylim()[0]) == ((0, 1), 0)
 
 
-def test_a_confusion_matrix_shows_each_count_in_its_cell(evaluated, axes_of):
+def test_a_confusion_matrix_shows_each_count_in_its_cell(evaluated):
     truth, found, _ = evaluated
     matrix = confusion_matrix(truth, found)
-    axis = axes_of(plots.plot_confusion, matrix)[0]
+    axis = plots.plot_confusion(matrix).axes[0]
     cells = {
         (int(y), int(x)): int(text.get_text())
         for text in axis.texts
@@ -58,40 +44,40 @@ def test_a_confusion_matrix_shows_each_count_in_its_cell(evaluated, axes_of):
     assert len(axis.get_xticks()) == len(axis.get_yticks()) == CLASSES + 1
 
 
-def test_bars_of_errors_are_as_long_as_what_they_cost(evaluated, axes_of):
+def test_bars_of_errors_are_as_long_as_what_they_cost(evaluated):
     report = error_report(*evaluated)
-    (axis,) = axes_of(plots.plot_errors, {"a": report, "b": report})
+    (axis,) = plots.plot_errors({"a": report, "b": report}).axes
     gains = {**report.cost, **report.special}
     assert [label.get_text() for label in axis.get_yticklabels()] == list(gains)
     widths = [bar.get_width() for bar in axis.patches]
     assert widths == [gain or 0.0 for gain in gains.values()] * 2
 
 
-def test_bins_of_a_reliability_diagram_hold_all_detections(evaluated, axes_of):
+def test_bins_of_a_reliability_diagram_hold_all_detections(evaluated):
     truth, _, table = evaluated
     result = calibration(truth, table)
-    above, below = axes_of(plots.plot_reliability, result)
+    above, below = plots.plot_reliability(result).axes
     filled = result.count > 0
     assert [bar.get_height() for bar in above.patches] == result.precision[filled].tolist()
     assert [bar.get_height() for bar in below.patches] == result.count.tolist()
 
 
-def test_methods_stand_at_their_time_and_ap_with_the_intervals_that_are_known(axes_of):
+def test_methods_stand_at_their_time_and_ap_with_the_intervals_that_are_known():
     rows = [plots.TimedAP("nms", 0.12, 0.40, 0.38, 0.42), plots.TimedAP("soft", 59.0, 0.41)]
-    (axis,) = axes_of(plots.plot_ap_against_time, rows)
+    (axis,) = plots.plot_ap_against_time(rows).axes
     assert [line.get_xydata().tolist() for line in axis.lines] == [[[0.12, 0.40]], [[59.0, 0.41]]]
     assert len(axis.collections) == 1
     assert axis.get_xscale() == "log"
     assert {text.get_text() for text in axis.texts} >= {"nms", "soft"}
 
 
-def test_only_a_difference_clear_of_zero_is_filled(axes_of):
+def test_only_a_difference_clear_of_zero_is_filled():
     rows = [
         plots.Interval("better", 0.02, 0.01, 0.03),
         plots.Interval("unclear", 0.0, -0.01, 0.01),
         plots.Interval("no objects", None, None, None),
     ]
-    (axis,) = axes_of(plots.plot_differences, rows)
+    (axis,) = plots.plot_differences(rows).axes
     _zero, _, better, _, unclear = axis.lines
     assert (better.get_markerfacecolor(), unclear.get_markerfacecolor()) == ("black", "white")
     assert [line.get_ydata()[0] for line in (better, unclear)] == [0, 1]

@@ -9,13 +9,12 @@ import numpy as np
 from detcli.engine.compare.nms_compare import MethodResult
 from detcli.engine.profile.loader import LoaderProfile
 from detcli.engine.profile.macs import Macs
-from detcli.engine.profile.model import Cost, Latency, ModelProfile
-from detcli.engine.profile.parts import Part
+from detcli.engine.profile.model import Cost, Latency, ModelProfile, Part
 from detcli.engine.profile.post import PostProfile
 from detcli.engine.profile.session import Profile
 from detcli.engine.profile.settings import Measured, Setting
-from detcli.engine.profile.spread import Spread
 from detcli.engine.profile.step import StepProfile
+from detcli.engine.profile.timing import Spread
 from detcli.engine.profile.variants import VariantRow
 from detcli.engine.run.methods import MethodSpec
 from detcli.recipe import recipe_from_dict

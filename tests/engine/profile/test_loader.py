@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from detcli.engine.profile import loader as module
+from detcli.engine.profile import report
 from detcli.engine.profile import settings as settings_module
 from detcli.engine.profile.loader import (
-    SAMPLE_HEADER,
-    SETTING_HEADER,
     LoaderProfile,
     Source,
     chosen_images,
@@ -21,12 +20,11 @@ from detcli.engine.profile.loader import (
     may_cache,
     measure_loader,
     restart_ms,
-    sample_rows,
-    setting_rows,
     worker_notes,
 )
 from detcli.engine.profile.settings import Setting
 from detcli.recipe import override_recipe
+from tests.engine.profile.made import made
 from tests.engine.profile.trials import CPU, QUIET, tiny
 from tests.ticks import TICK_SECONDS, Ticks
 
@@ -83,10 +81,12 @@ def check_document(found: LoaderProfile) -> None:
         "recommended",
     }
     assert document["images"] == 8
-    assert {len(row) for row in setting_rows(found)} == {len(SETTING_HEADER)}
-    assert setting_rows(found)[0][-1] == "1.00"
-    assert {len(row) for row in sample_rows(found)} == {len(SAMPLE_HEADER)}
-    assert sample_rows(found)[-1][0] == "sample"
+    settings, sample = report.tables(made(loader=found), "cpu")
+    assert {len(row) for row in settings.rows} == {len(settings.columns)}
+    assert settings.rows[0][-1] == "1.00"
+    assert {len(row) for row in sample.rows} == {len(sample.columns)}
+    assert sample.rows[-1][0] == "sample"
+    assert sample.rows[-1][2] == "100.0%"
 
 
 def test_images_are_all_where_a_share_has_nothing_to_augment(

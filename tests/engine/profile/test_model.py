@@ -10,9 +10,8 @@ from torch import nn
 
 from detcli.engine.detect.export import plain_recipe
 from detcli.engine.profile.macs import count_macs
-from detcli.engine.profile.model import Latency, measure_models, state_bytes
+from detcli.engine.profile.model import Latency, measure_models, parts_of, state_bytes
 from detcli.engine.profile.network import Case, build_network, input_shape, within_memory
-from detcli.engine.profile.parts import parts_of
 from detcli.engine.run.build import build_model
 from detcli.engine.run.distributed import Ranks
 from detcli.engine.run.log import RunLog
@@ -82,7 +81,7 @@ def test_state_is_what_a_checkpoint_holds(optim):
 
 def test_a_plain_network_is_measured_at_every_batch_size():
     made = network(tiny())
-    (found,) = measure_models([made], [2], QUIET, batches=[2, 1], seconds=0.01)
+    (found,) = measure_models([made], QUIET, batches=[2, 1], seconds=0.01)
     assert found.image == (64, 96)
     assert found.fused is None
     assert found.fused_names == ()
@@ -99,7 +98,7 @@ def test_a_plain_network_is_measured_at_every_batch_size():
 def test_fusing_is_measured_and_gives_the_plain_network():
     recipe = tiny(model=REP)
     made = network(recipe)
-    (found,) = measure_models([made], [2], QUIET, batches=[1], seconds=0.01)
+    (found,) = measure_models([made], QUIET, batches=[1], seconds=0.01)
     plain = build_model(plain_recipe(recipe, "test"), 2)
     assert found.fused.parameters == sum(one.numel() for one in plain.parameters())
     assert found.fused.parameters < found.cost.parameters
@@ -111,7 +110,7 @@ def test_fusing_is_measured_and_gives_the_plain_network():
 
 def test_two_networks_have_figures_of_their_own():
     networks = [network(tiny(model=REP)), network(tiny(), classes=COCO)]
-    first, second = measure_models(networks, [2, 80], QUIET, batches=[1, 2], seconds=0.01)
+    first, second = measure_models(networks, QUIET, batches=[1, 2], seconds=0.01)
     assert (first.fused is not None, second.fused is not None) == (True, False)
     assert (first.num_classes, second.num_classes) == (2, 80)
     assert second.cost.parameters == sum(p.numel() for p in networks[1].detector.parameters())
@@ -176,7 +175,7 @@ def test_precision_is_the_recipes(monkeypatch):
     seen = []
     made = network(tiny(train={"amp": "bf16"}))
 
-    def look(images):
+    def look(images, sizes):
         seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
 
     monkeypatch.setattr(made.detector, "forward", look)

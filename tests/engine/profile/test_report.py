@@ -4,7 +4,7 @@ import json
 
 from detcli.engine.profile import report, versus
 from detcli.engine.profile.session import Comparison
-from detcli.engine.profile.spread import Spread
+from detcli.engine.profile.timing import Spread
 from tests.engine.profile.made import made, made_loader, made_model, made_post, made_step
 
 MODEL_KEYS = {"params_total", "params_trainable", "gmacs", "latency_ms", "images_per_s"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,18 @@ import pytest
 import torch
 
 from detcli.engine.profile import clock as clock_module
+from detcli.engine.profile import report
 from detcli.engine.profile.clock import Clock
-from detcli.engine.profile.spread import Spread
 from detcli.engine.profile.step import (
     DATA_WAIT,
-    PHASE_HEADER,
-    VARIANT_HEADER,
     compare_steps,
     in_order,
     measure_step,
-    phase_rows,
     queue_warnings,
     timed_steps,
-    variant_rows,
 )
-from detcli.engine.profile.trace import STEPS, check_trace, write_trace
+from detcli.engine.profile.timing import Spread
+from detcli.engine.profile.torch_profiler import STEPS, check_trace, write_trace
 from detcli.engine.profile.trial import build_trial
 from detcli.engine.train.build import prepare
 from detcli.engine.train.loop import endless_batches, train_batch
@@ -36,6 +34,7 @@ from detcli.models import ssd
 from detcli.phases import listening, phase
 from detcli.recipe import load_recipe
 from tests.contracts.test_detectors import batch, some_targets
+from tests.engine.profile.made import made
 from tests.engine.profile.trials import CPU, QUIET, SLOW_SECONDS, thin_network, tiny, trial
 from tests.engine.train.interrupt import assert_same_state
 from tests.models.specs import FPN_DETECTORS, SMALL_OF, detector, thin_vgg
@@ -153,7 +152,7 @@ def test_slow_decoding_without_workers_is_waiting(tmp_path: Path, ticks: Ticks) 
 def test_a_profile_has_every_number(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     found = measure_step(tiny(tmp_path), CPU, QUIET, seconds=0.2, trace=trace)
-    document = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    document = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert document["batch"] == 2
     assert set(document["phases_ms"]) == ALWAYS
     assert document["images_per_s"] == pytest.approx(
@@ -179,9 +178,8 @@ def test_a_profile_has_every_number(tmp_path: Path) -> None:
     # At least the gradients of all parameters are there at once.
     parameters = sum(value.numel() for value in trial(tmp_path).network.detector.parameters())
     assert document["step_memory_gib"] > 4 * parameters / 2**30
-    assert {len(row) for row in phase_rows(found)} == {len(PHASE_HEADER)}
-    assert phase_rows(found)[-1][2] == "100.0%"
-    assert {len(row) for row in variant_rows(found)} == {len(VARIANT_HEADER)}
+    for table in report.tables(made(step=found), "cpu"):
+        assert {len(row) for row in table.rows} == {len(table.columns)}
     names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
     assert ALWAYS - {"other"} <= names
 

@@ -11,10 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detcli.engine.profile import autotune, largest_batch, variants
-from detcli.engine.profile.autotune import measure_autotune, search_ms, shape_warnings, unseen_batch
-from detcli.engine.profile.largest_batch import LIMIT, batch_fits, largest
-from detcli.engine.profile.spread import paired_ratios, spread
+from detcli.engine.profile import cuda, variants
+from detcli.engine.profile.cuda import (
+    LIMIT,
+    batch_fits,
+    largest,
+    measure_autotune,
+    search_ms,
+    shape_warnings,
+    unseen_batch,
+)
+from detcli.engine.profile.timing import Spread, paired_ratios, spread
 from detcli.engine.profile.trial import evenly, like, repeated
 from detcli.engine.profile.variants import Subject, Variant, measure_variants, variants_of
 from detcli.engine.run.batch import network_input
@@ -155,7 +162,7 @@ def test_a_compiled_step_is_measured(
 def test_sides_of_a_pair_share_what_slows_the_machine_down() -> None:
     base, other = [1.0, 5.0, 1.0, 20.0], [2.0, 10.0, 2.0, 40.0]
     assert paired_ratios(base, other) == spread([2.0])
-    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]).as_json() == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(median=3.0, low=2.0, high=4.0)
     assert spread([1.0, 2.0]).text(2) == "1.50 (1.25-1.75)"
 
 
@@ -175,7 +182,7 @@ def test_a_batch_fits_unless_memory_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trial(tmp_path)
-    assert largest_batch.largest_batch(trainer) is None
+    assert cuda.largest_batch(trainer) is None
     before = {name: value.clone() for name, value in trainer.network.detector.state_dict().items()}
     assert batch_fits(trainer, 3)
 
@@ -215,14 +222,14 @@ def test_a_search_is_what_the_first_pass_takes_longer(
         assert len(target.boxes) > 0
         assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
         assert target.boxes.max() <= 96
-    assert autotune._pass_seconds(trainer, images, targets) == pytest.approx(TICK_SECONDS)
+    assert cuda._pass_seconds(trainer, images, targets) == pytest.approx(TICK_SECONDS)
     switched: list[bool] = []
 
     def seconds(*arguments: object) -> float:
         switched.append(torch.backends.cudnn.benchmark)
         return (9.0, 5.0, 2.0)[len(switched) - 1]
 
-    monkeypatch.setattr(autotune, "_pass_seconds", seconds)
+    monkeypatch.setattr(cuda, "_pass_seconds", seconds)
     assert search_ms(trainer, images, targets) == 3e3
     assert switched == [False, True, True]
 

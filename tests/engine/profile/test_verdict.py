@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detcli.engine.profile.spread import Spread
+from detcli.engine.profile.timing import Spread
 from detcli.engine.profile.variants import VariantRow
 from detcli.engine.profile.verdict import verdict
 from tests.engine.profile.made import made, made_loader, made_model, made_post, made_step

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from detcli.engine.profile.memory import GIB, allocated_peak_gib, forget_peak
+from detcli.engine.profile.torch_profiler import GIB, allocated_peak_gib, forget_peak
 from detcli.engine.train.meter import peak_memory_gib
 
 CPU = torch.device("cpu")

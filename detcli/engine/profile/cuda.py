@@ -1,15 +1,15 @@
-"""cudnn.benchmark where input shapes change: the warning, and what each new shape costs.
+"""What a CUDA device has room for, and cudnn.benchmark where input shapes change: the warning, and
+what each new shape costs.
 
-Note 002: it pays only where shapes stay the same, otherwise the search for the fastest
+Note 002: the switch pays only where shapes stay the same, otherwise the search for the fastest
 convolution is repeated for every new one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from detcli.data.records import Records
 from detcli.engine.train.input_shapes import has_fixed_shape, input_shapes
 from detcli.engine.train.memory_probe import fits, worst_batch
 from detcli.engine.train.trainer import Trainer
-from detcli.recipe import Recipe
+from detcli.recipe import Recipe, override_recipe
 from detcli.types import Target
 
+LIMIT = 1024  # images of the largest batch that is looked for
 CUT_PX = 32  # taken off the largest shape, which gives one that no batch has had
 
 
@@ -32,10 +33,6 @@ class Autotune:
     on: bool
     shapes: int
     search_ms: float
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return dict(vars(self))
 
 
 def shape_warnings(recipe: Recipe, records: Records) -> list[str]:
@@ -91,3 +88,38 @@ def _pass_seconds(trainer: Trainer, images: Tensor, targets: Sequence[Target]) -
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     return time.perf_counter() - began
+
+
+def largest_batch(trainer: Trainer) -> int | None:
+    """The most images of the largest input shape, each with the most boxes one can have, whose
+    forward and backward fit into memory; 0 where one image does not, None on the CPU, which
+    would swap."""
+    if trainer.run.ranks.device.type != "cuda":
+        return None
+    return largest(lambda count: batch_fits(trainer, count), trainer.run.recipe.data.batch_per_rank)
+
+
+def batch_fits(trainer: Trainer, count: int) -> bool:
+    """Whether a batch of this many images fits."""
+    override = [f"data.batch_per_rank={count}"]
+    recipe = override_recipe(trainer.run.recipe, override, trainer.run.recipe.name)
+    try:
+        batch = worst_batch(recipe, trainer.data.train_records, trainer.run.ranks.device)
+        return fits(recipe, trainer.network, *batch)
+    except torch.OutOfMemoryError:  # of the images themselves
+        return False
+    finally:
+        torch.cuda.empty_cache()
+
+
+def largest(fits_at: Callable[[int], bool], start: int) -> int:
+    """The largest number up to LIMIT at which `fits_at`, which never turns true again once it is
+    false, is true; 0 where there is none. start: where to look first."""
+    low, high = 0, min(start, LIMIT)
+    while high <= LIMIT and fits_at(high):
+        low, high = high, 2 * high
+    high = min(high, LIMIT + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits_at(middle) else (low, middle)
+    return low

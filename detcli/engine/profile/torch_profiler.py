@@ -1,4 +1,4 @@
-"""How much memory something takes."""
+"""What torch's profiler tells: how much memory something takes, and a chrome trace of steps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from detcli.engine.train.loop import train_batch
+from detcli.engine.train.trainer import Trainer
+from detcli.errors import UsageError
+from detcli.phases import listening
+from detcli.types import Batch
 
 GIB = 2**30
+STEPS = 3  # in a trace
 _CLEAR = Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"  # proc(5): reset the peak resident size to the current one
 
@@ -59,3 +67,22 @@ def silenced() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def check_trace(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is measured. Raises UsageError."""
+    if not path.name.endswith((".json", ".json.gz")):
+        raise UsageError(f"--trace {path}: expected a file that ends in .json or .json.gz")
+    if not path.parent.is_dir():
+        raise UsageError(f"--trace {path}: no such folder {path.parent}")
+
+
+def write_trace(trainer: Trainer, batches: Iterator[Batch], path: Path) -> None:
+    """Record a few steps, with their phases by name, for chrome://tracing or ui.perfetto.dev."""
+    activities = [ProfilerActivity.CPU]
+    if trainer.run.ranks.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with silenced(), profile(activities=activities) as found, listening(record_function):
+        for batch in islice(batches, STEPS):
+            train_batch(trainer, batch)
+    found.export_chrome_trace(str(path))

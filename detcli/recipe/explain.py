@@ -87,7 +87,8 @@ def _locate(
 def _problems(
     detail: Mapping[str, Any], path: KeyPath, holder: type[Section] | None, root: type[Section]
 ) -> Iterator[Problem]:
-    kind, got, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    kind, context = detail["type"], detail.get("ctx", {})
+    got = context.get("got", detail.get("input"))
     if kind == BROKEN_RULES:
         for key, message in context["rules"]:
             yield Problem((*path, *key.split(".")), message)

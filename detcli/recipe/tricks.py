@@ -52,7 +52,7 @@ def read_trick(name: str, order: int) -> Trick:
         RecipeError: there is no such trick, or its file is not valid, one line per fault.
     """
     found = find_trick(name)
-    name, file, document = found.stem, one_line(str(found)), read_file(found)
+    name, file, document = one_line(found.stem), one_line(str(found)), read_file(found)
     info = _read_info(document, file)
     settings = tuple(
         Setting(
@@ -136,7 +136,8 @@ def _read_info(document: Document, file: str) -> TrickInfo:
     for key in info.needs if info else ():
         if key not in known and not any(name.startswith(f"{key}.") for name in known):
             hint = did_you_mean(key, known)
-            lines.append(f"{file}:{document.lines['needs', key]}: needs: no key {key}{hint}")
+            where = f"{file}:{document.lines['needs', key]}"
+            lines.append(f"{where}: needs: no key {one_line(key)}{hint}")
     if lines or info is None:
         raise RecipeError("\n".join(lines))
     return info
@@ -158,5 +159,5 @@ def _meets(got: Any, wanted: Any) -> bool:
 def _in_words(wanted: Any) -> str:
     allowed = wanted if isinstance(wanted, list) else [wanted]
     return " or ".join(
-        str(choice) if isinstance(choice, str) else shown(choice) for choice in allowed
+        one_line(choice) if isinstance(choice, str) else shown(choice) for choice in allowed
     )

@@ -313,3 +313,16 @@ def test_tricks_are_found_by_the_words_of_the_field(capsys):
 def test_the_line_of_a_trick_is_short(capsys):
     listed = json.loads(in_process(capsys, "recipes", "tricks", "--json").out)
     assert [entry["name"] for entry in listed if len(entry["about"]) > 140] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", RECIPE, "\x1b[="), ("copy", RECIPE, "\x1b[31m.txt"), ("check", "\x1b[31m")],
+)
+def test_errors_show_no_raw_control_characters(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = in_process(capsys, "recipes", *arguments)
+    assert done.code == 2
+    assert "\x1b" not in done.err
+    assert r"\x1b[" in done.err

@@ -175,8 +175,7 @@ def from_run(
         distributed.stop()
     if result is None:
         return None
-    place = Path(target) if Path(target).is_dir() else trained.path.parent
-    folder = out if out is not None else place / f"eval_{chosen}"
+    folder = out if out is not None else trained.folder / f"eval_{chosen}"
     for path in write_evaluation(folder, trained.recipe, records, result, candidates=candidates):
         say(f"wrote {path}", quiet=quiet)
     truth = records.ground_truth()

@@ -79,9 +79,7 @@ def command(
 
     if trace is not None:
         check_trace(trace)
-    ranks = distributed.start(device)
-    if ranks.world_size > 1:
-        raise UsageError("profile: runs in one process; start it without torchrun")
+    ranks = distributed.start_alone(device, "profile")
     request = session.Request(parts, batches, shape, limit, compile_too, trace, weights)
     log, where = RunLog(quiet=quiet), session.device_name(ranks.device)
     if other is None:

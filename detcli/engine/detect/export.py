@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +204,6 @@ def to_json(done: Exported) -> dict[str, Any]:
         "fused": list(done.fused),
         "largest_difference": done.difference,
         "image": list(done.shape),
-        **{
-            name: {
-                "parameters": size.parameters,
-                "file_bytes": size.file_bytes,
-                "ms_per_image": size.ms_per_image,
-            }
-            for name, size in (("before", done.before), ("after", done.after))
-        },
+        "before": asdict(done.before),
+        "after": asdict(done.after),
     }

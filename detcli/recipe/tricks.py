@@ -108,10 +108,11 @@ def _unmet(tricks: Sequence[Trick], values: dict[str, Any], *, all_set: bool) ->
             got = values.get(key, _section_or_none(values, key))
             if got is None and key not in values and not all_set:
                 continue
-            if not _meets(got, wanted):
+            allowed = wanted if isinstance(wanted, list) else [wanted]
+            if not any(_meets(got, choice) for choice in allowed):
+                words = " or ".join(map(_in_words, allowed))
                 lines.append(
-                    f"trick {trick.name} needs {key} to be {_in_words(wanted)}, "
-                    f"but it is {shown(got)}"
+                    f"trick {trick.name} needs {key} to be {words}, but it is {shown(got)}"
                 )
     return lines
 
@@ -149,15 +150,10 @@ def _section_or_none(values: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _meets(got: Any, wanted: Any) -> bool:
-    allowed = wanted if isinstance(wanted, list) else [wanted]
-    return any(
-        got is not None if choice == IS_SET else type(got) is type(choice) and got == choice
-        for choice in allowed
-    )
+    if wanted == IS_SET:
+        return got is not None
+    return type(got) is type(wanted) and got == wanted
 
 
 def _in_words(wanted: Any) -> str:
-    allowed = wanted if isinstance(wanted, list) else [wanted]
-    return " or ".join(
-        one_line(choice) if isinstance(choice, str) else shown(choice) for choice in allowed
-    )
+    return one_line(wanted) if isinstance(wanted, str) else shown(wanted)

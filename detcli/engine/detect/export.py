@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -123,12 +122,8 @@ def plain_detector(
 def evaluation_shape(recipe: Recipe) -> tuple[int, int]:
     """The padded (height, width) of the widest image that evaluation makes."""
     data = recipe.data
-    short = data.resize.eval_short or max(data.resize.short)
-    long = data.resize.long if data.resize.keep_aspect else short
-    height, width = (
-        math.ceil(side / data.pad_multiple) * data.pad_multiple for side in (short, long)
-    )
-    return height, width
+    short = data.resize.evaluated_short
+    return data.padded(short), data.padded(data.resize.long if data.resize.keep_aspect else short)
 
 
 @torch.no_grad()

@@ -41,6 +41,9 @@ SmallSide = Annotated[
 ]
 
 
+Applied = Annotated[Probability, Field(description="Probability of applying it to an image")]
+
+
 class Augmentation(Section):
     """What happens to training images, and what others must know about it."""
 
@@ -51,6 +54,12 @@ class Augmentation(Section):
         return 0
 
 
+class Drawn(Augmentation):
+    """What is applied to some images, drawn at random."""
+
+    prob: Applied = 0.5
+
+
 class Flip(Augmentation):
     """Random horizontal and vertical flips."""
 
@@ -58,35 +67,29 @@ class Flip(Augmentation):
     vertical: Probability = Field(0.0, description="Probability of a vertical flip")
 
 
-class Photometric(Augmentation):
+class Photometric(Drawn):
     """Photometric distortion: brightness, contrast, saturation, hue (SSD, Liu et al. 2016)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
-
-class ZoomOut(Augmentation):
+class ZoomOut(Drawn):
     """Random zoom-out: the image on a larger canvas, which makes its objects small (SSD)."""
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_scale: float = Field(4.0, gt=1, description="Maximum canvas side, in image sides")
 
 
-class IouCrop(Augmentation):
+class IouCrop(Drawn):
     """Random crop with a minimum IoU with some object (SSD)."""
 
     effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
-
-class Crop(Augmentation):
+class Crop(Drawn):
     """Random crop that keeps all objects, or one drawn at random, whole."""
 
     effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     min_side: float = Field(
         0.4, gt=0, lt=1, description="Minimum crop side, as a fraction of the image side"
     )
@@ -95,12 +98,12 @@ class Crop(Augmentation):
     )
 
 
-class CenterCrop(Augmentation):
+class CenterCrop(Drawn):
     """Random square crop around a random centre, padded (CornerNet, Law 2018)."""
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
-    prob: Probability = Field(1.0, description="Probability of applying it to an image")
+    prob: Applied = 1.0
     side_px: int | None = Field(
         512, gt=0, description="Crop size before scaling; null: the longer image side"
     )
@@ -113,22 +116,20 @@ class CenterCrop(Augmentation):
     )
 
 
-class ResizeCrop(Augmentation):
+class ResizeCrop(Drawn):
     """Resize, random crop and resize again (DETR, Carion et al. 2020)."""
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     short: Pixels = Field((400, 500, 600), description="Short sides before the crop; one is drawn")
     side_px: Annotated[tuple[int, int], Field(strict=False), limits(1, 100_000)] = Field(
         (384, 600), description="Minimum and maximum crop side, limited by the image"
     )
 
 
-class ColourJitter(Augmentation):
+class ColourJitter(Drawn):
     """Colour jitter: brightness, contrast, saturation and hue, in a random order."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     brightness: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     contrast: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     saturation: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
@@ -144,19 +145,18 @@ class ColourJitter(Augmentation):
             )
 
 
-class Blur(Augmentation):
+class Blur(Drawn):
     """Gaussian blur."""
 
-    prob: Probability = Field(0.3, description="Probability of applying it to an image")
+    prob: Applied = 0.3
     sigma: Annotated[Pair, limits(0.05, 50)] = Field(
         (0.3, 2.0), description="Range of sigma, in pixels of the original image"
     )
 
 
-class Cutout(Augmentation):
+class Cutout(Drawn):
     """Cutout: squares of mean colour at random positions (DeVries and Taylor 2017)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     num: int = Field(1, gt=0, le=100, description="Number of erased squares per image")
     side: float = Field(0.25, gt=0, le=1, description="Side of each, in shorter image sides")
 
@@ -187,10 +187,9 @@ class Mixup(Augmentation):
         return densest
 
 
-class CopyPaste(Augmentation):
+class CopyPaste(Drawn):
     """Copy-paste of small objects at free positions (Kisantal et al. 2019)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_side_px: SmallSide = 32.0
     copies: int = Field(3, gt=0, le=100, description="Maximum number of copies per image")
 
@@ -198,10 +197,9 @@ class CopyPaste(Augmentation):
         return self.copies
 
 
-class DuckInjection(Augmentation):
+class DuckInjection(Drawn):
     """Pastes hard negatives and objects at plausible positions (note 002)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     patches: str = Field(
         min_length=1,
         description="Patch folder from `detcli data inject`, relative to the current folder",
@@ -226,10 +224,9 @@ class DuckInjection(Augmentation):
         return self.objects
 
 
-class Poisson(Augmentation):
+class Poisson(Drawn):
     """Copy-paste of other images' objects with Poisson blending (note 002, for small data sets)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     objects: int = Field(2, gt=0, le=100, description="Maximum number of objects pasted per image")
 
     def more_boxes(self, densest: int) -> int:

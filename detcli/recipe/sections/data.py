@@ -1,5 +1,6 @@
 """The `data` section: where images and labels are, and what happens to them before the network."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -60,6 +61,11 @@ class Resize(Section):
         None, gt=0, description="Short side in evaluation; null: the largest of `short`"
     )
 
+    @property
+    def evaluated_short(self) -> int:
+        """Short side in pixels in evaluation."""
+        return self.eval_short or max(self.short)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.pick == "range" and (len(self.short) != 2 or self.short[0] >= self.short[1]):
             two = "pick: range needs two numbers, the smaller first"
@@ -115,6 +121,10 @@ class Data(Section):
     group_by_aspect: bool = Field(
         True, description="Aspect-ratio grouping: batches are all portrait or all landscape"
     )
+
+    def padded(self, side: int) -> int:
+        """A side of images in pixels as the network sees it."""
+        return math.ceil(side / self.pad_multiple) * self.pad_multiple
 
     def problems(self) -> Iterator[tuple[str, str]]:
         default = Data.model_fields["prefetch_factor"].default

@@ -141,8 +141,9 @@ def variants(field: FieldInfo) -> dict[str, type[Section]]:
     Empty for a key that holds a plain value or a list.
     """
     if field.discriminator is None:
-        found = [kind for kind in _alternatives(field.annotation) if _is_section(kind)]
-        return {"": found[0]} if found else {}
+        kinds = (kind for kind in _alternatives(field.annotation) if isinstance(kind, type))
+        found = next((kind for kind in kinds if issubclass(kind, Section)), None)
+        return {"": found} if found else {}
     return {
         str(get_args(kind.model_fields[tag_of(field)].annotation)[0]): kind
         for kind in _alternatives(field.annotation)
@@ -190,7 +191,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) or (annotation,)
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)

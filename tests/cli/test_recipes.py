@@ -326,3 +326,13 @@ def test_errors_show_no_raw_control_characters(
     assert done.code == 2
     assert "\x1b" not in done.err
     assert r"\x1b[" in done.err
+
+
+@pytest.mark.parametrize("arguments", [("copy", RECIPE), ("schema", "--out")])
+def test_a_file_that_cannot_be_written(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("no folder", encoding="utf-8")
+    done = in_process(capsys, "recipes", *arguments, tmp_path / "a" / "b.yaml")
+    assert done.code == 3
+    assert re.fullmatch(r"error: .*a/b\.yaml: cannot be written: .*\n", done.err)

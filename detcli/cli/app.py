@@ -17,6 +17,7 @@ import typer
 from detcli import __version__
 from detcli.cpu import use_large_pages
 from detcli.errors import DetcliError
+from detcli.text import one_line
 
 
 class Verb(NamedTuple):
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         for line in str(error).splitlines():
-            print(f"error: {_rank()}{line}", file=sys.stderr)
+            print(f"error: {_rank()}{one_line(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:

@@ -121,9 +121,7 @@ def inject(
 
     files = find_images([str(into)])[:limit] if into is not None else []
     settings = inject.Settings(false_positives, objects, places, threshold, blend, seed)
-    ranks = distributed.start(device)
-    if ranks.world_size > 1:
-        raise UsageError("data inject: runs in one process; start it without torchrun")
+    ranks = distributed.start_alone(device, "data inject")
     log = RunLog(quiet=quiet)
     with inject.new_folder(out) as folder:
         patches, category_ids = inject.patches_of_run(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 from typer import Argument, Option
@@ -41,14 +40,6 @@ class Measured(NamedTuple):
     records: Records | None = None
 
 
-class Metric(str, Enum):
-    """Evaluation protocol."""
-
-    coco = "coco"
-    voc = "voc"
-    voc07 = "voc07"
-
-
 Target = Annotated[str | None, Argument(metavar="[RUN]", help="Run folder, checkpoint, or recipe.")]
 PredictionsFile = Annotated[
     Path | None, Option("--predictions", help="Evaluate this predictions file.")
@@ -57,7 +48,10 @@ GroundTruthFile = Annotated[
     Path | None, Option("--gt", help="Ground truth (COCO JSON) for --predictions.")
 ]
 Candidates = Annotated[bool, Option("--candidates", help="Also save candidates before NMS.")]
-MetricName = Annotated[Metric, Option(help="coco; voc: all-point interpolation; voc07: 11-point.")]
+Metric = Annotated[
+    Literal["coco", "voc", "voc07"],
+    Option(help="coco; voc: all-point interpolation; voc07: 11-point."),
+]
 Iou = Annotated[float, Option(help="IoU threshold of the VOC metrics.")]
 PlusOne = Annotated[
     bool, Option("--plus-one", help="VOC: inclusive pixel coordinates (width = x2 - x1 + 1).")
@@ -80,7 +74,7 @@ def command(
     checkpoint: Checkpoint = None,
     split: Split = None,
     candidates: Candidates = False,
-    metric: MetricName = Metric.coco,
+    metric: Metric = "coco",
     iou: Iou = 0.5,
     plus_one: PlusOne = False,
     classwise: Classwise = False,
@@ -111,7 +105,7 @@ def command(
             return
         found = run
     document: dict[str, Any] = {}
-    if metric is Metric.coco:
+    if metric == "coco":
         document |= report_coco(found.result, as_json=as_json, classwise=classwise)
     else:
         document |= report_voc(found, metric, iou, plus_one=plus_one, as_json=as_json)
@@ -175,8 +169,7 @@ def from_run(
         distributed.stop()
     if result is None:
         return None
-    place = Path(target) if Path(target).is_dir() else trained.path.parent
-    folder = out if out is not None else place / f"eval_{chosen}"
+    folder = out if out is not None else trained.folder / f"eval_{chosen}"
     for path in write_evaluation(folder, trained.recipe, records, result, candidates=candidates):
         say(f"wrote {path}", quiet=quiet)
     truth = records.ground_truth()
@@ -195,7 +188,7 @@ def report_coco(result: CocoMetrics, *, as_json: bool, classwise: bool) -> dict[
 
 
 def report_voc(
-    found: Measured, metric: Metric, iou: float, *, plus_one: bool, as_json: bool
+    found: Measured, metric: str, iou: float, *, plus_one: bool, as_json: bool
 ) -> dict[str, Any]:
     """Print AP by class and their mean; or the keys of the JSON document."""
     from detcli.evaluation import evaluate_voc
@@ -205,7 +198,7 @@ def report_voc(
         found.truth,
         found.detections,
         iou_threshold=iou,
-        eleven_point=metric is Metric.voc07,
+        eleven_point=metric == "voc07",
         inclusive_corners=plus_one,
     )
     if not as_json:

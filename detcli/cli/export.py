@@ -9,7 +9,6 @@ import typer
 
 from detcli.cli.options import Device, Json, Quiet, Run
 from detcli.cli.output import print_json, print_table
-from detcli.errors import UsageError
 
 
 def command(
@@ -27,12 +26,9 @@ def command(
     from detcli.engine.run import distributed
     from detcli.engine.run.log import RunLog
 
-    ranks = distributed.start(device)
-    if ranks.world_size > 1:
-        raise UsageError("export: runs in one process; start it without torchrun")
+    ranks = distributed.start_alone(device, "export")
     trained = load_trained(run, None, (), ranks)
-    folder = Path(run) if Path(run).is_dir() else trained.path.parent
-    path = out if out is not None else folder / "exported.pt"
+    path = out if out is not None else trained.folder / "exported.pt"
     done = export(trained, path, ranks, RunLog(quiet=quiet))
     if as_json:
         print_json(to_json(done))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detcli.cli.options import Json, Overrides, Quiet, Tricks
+from detcli.cli.options import Json, Overrides, Quiet, Tricks, check_acting
 from detcli.cli.output import print_json, print_table, say
 from detcli.engine.lr_scale import report
 from detcli.engine.lr_scale.base import (
@@ -125,8 +125,9 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Scale the learning rate, warm-up, EMA and schedule to a batch size."""
-    check_needs("--find", find, steps=steps, min_lr=min_lr, max_lr=max_lr, device=device, out=out)
-    check_needs("a RECIPE", recipe is not None, write=write, find=find or None)
+    test = {"steps": steps, "min_lr": min_lr, "max_lr": max_lr, "device": device, "out": out}
+    check_acting(find, "with --find", **test)
+    check_acting(recipe is not None, "with a RECIPE", write=write, find=find or None)
     if write is not None:
         check_target(write, force)
     plan = range_of_test(steps, min_lr, max_lr)
@@ -155,13 +156,6 @@ def command(
         print_json(document)
     else:
         print_text(scaled, document, said, quiet)
-
-
-def check_needs(needed: str, is_there: bool, **options: object) -> None:
-    """Refuse options that would do nothing. Raises UsageError."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    if given and not is_there:
-        raise UsageError(f"{', '.join(given)}: acts only with {needed}")
 
 
 def range_of_test(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from detcli.errors import UsageError
+
 RecipeName = Annotated[str, Argument(metavar="RECIPE", help="Recipe file or name.")]
 Run = Annotated[str, Argument(metavar="RUN", help="Run folder or checkpoint.")]
 RunOrRecipe = Annotated[str, Argument(metavar="RUN", help="Run folder, checkpoint, or recipe.")]
@@ -34,3 +36,10 @@ AllowThreshold = Annotated[
 ]
 Json = Annotated[bool, Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, Option("--quiet", help="Print only errors and the result.")]
+
+
+def check_acting(is_acting: bool, needed: str, **options: object) -> None:
+    """Refuse options that would do nothing; `needed`: what they act on. Raises UsageError."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given and not is_acting:
+        raise UsageError(f"{', '.join(given)}: acts only {needed}")

@@ -9,7 +9,6 @@ import typer
 
 from detcli.cli.options import Device, Json, Quiet, Run
 from detcli.cli.output import print_json, print_table
-from detcli.errors import UsageError
 
 
 def command(
@@ -30,9 +29,7 @@ def command(
     from detcli.engine.run.log import RunLog
 
     files = find_images(images)
-    ranks = distributed.start(device)
-    if ranks.world_size > 1:
-        raise UsageError("predict: runs in one process; start it without torchrun")
+    ranks = distributed.start_alone(device, "predict")
     trained = load_trained(run, None, (), ranks)
     folder = run_folder.create("predict", out)
     found = predict(trained, files, folder, conf, ranks, RunLog(quiet=quiet))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from detcli.cli.options import Device, Json, Overrides, Quiet, RecipeName, Tricks
+from detcli.cli.options import Device, Json, Overrides, Quiet, RecipeName, Tricks, check_acting
 from detcli.cli.output import print_json, print_table, say
 from detcli.errors import UsageError
 
@@ -56,8 +55,9 @@ def command(
 ) -> None:
     """Profile a recipe: MACs, memory, data loading, training step and post-processing."""
     parts = read_parts(what)
-    check_acting("model", parts, batch=batch, size=size)
-    check_acting("step", parts, compile=compile_too or None, trace=trace)
+    check_acting("model" in parts, "on model; add it to --what", batch=batch, size=size)
+    timed = {"compile": compile_too or None, "trace": trace}
+    check_acting("step" in parts, "on step; add it to --what", **timed)
     if vs is not None and (weights is not None or trace is not None):
         raise UsageError("--vs: --weights and --trace are for one recipe; leave them out")
     batches, shape = read_batches(batch or "1"), None if size is None else read_size(size)
@@ -79,9 +79,7 @@ def command(
 
     if trace is not None:
         check_trace(trace)
-    ranks = distributed.start(device)
-    if ranks.world_size > 1:
-        raise UsageError("profile: runs in one process; start it without torchrun")
+    ranks = distributed.start_alone(device, "profile")
     request = session.Request(parts, batches, shape, limit, compile_too, trace, weights)
     log, where = RunLog(quiet=quiet), session.device_name(ranks.device)
     if other is None:
@@ -108,13 +106,6 @@ def read_parts(text: str) -> tuple[str, ...]:
     if not words:
         raise UsageError(f"--what: expected {', '.join(PARTS)}, or all, got nothing")
     return PARTS if "all" in words else tuple(part for part in PARTS if part in words)
-
-
-def check_acting(part: str, parts: Sequence[str], **options: object) -> None:
-    """Refuse options that would do nothing. Raises UsageError."""
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if given and part not in parts:
-        raise UsageError(f"{', '.join(given)}: acts only on {part}; add it to --what")
 
 
 def read_batches(text: str) -> tuple[int, ...]:

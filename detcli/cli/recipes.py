@@ -11,6 +11,7 @@ import typer
 from detcli.cli.options import Json, Overrides, Quiet, RecipeName, Tricks
 from detcli.cli.output import print_json, print_table, say
 from detcli.errors import RecipeError, UsageError
+from detcli.files import write_atomically
 
 if TYPE_CHECKING:
     from detcli.recipe.index import Entry
@@ -106,12 +107,7 @@ def copy(
         raise UsageError(
             f"{target} already exists; choose another name, or overwrite it with --force"
         )
-    text = _renamed(source, target.stem)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
+    write_atomically(target, _renamed(source, target.stem))
     if as_json:
         print_json({"source": str(source), "path": str(target)})
     else:
@@ -180,10 +176,7 @@ def schema(
     if out is None:
         print_json(json_schema())
         return
-    try:
-        out.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
+    write_atomically(out, json.dumps(json_schema(), indent=2) + "\n")
     if as_json:
         print_json({"path": str(out)})
     else:

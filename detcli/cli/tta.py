@@ -73,8 +73,7 @@ def command(
         distributed.stop()
     if found is None:
         return
-    place = Path(run) if Path(run).is_dir() else trained.path.parent
-    folder = out if out is not None else place / f"tta_{chosen}"
+    folder = out if out is not None else trained.folder / f"tta_{chosen}"
     for path in tta.write_files(folder, trained.recipe, found, save_views=save_views):
         say(f"wrote {path}", quiet=quiet)
     if as_json:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,17 +13,16 @@ from detcli.cli.output import print_json, say
 app = typer.Typer(no_args_is_help=True)
 
 
-class Toolbox(str, Enum):
-    """The toolbox that wrote a checkpoint."""
-
-    mmdetection = "mmdetection"
-    torchvision = "torchvision"
-    centernet = "centernet"
-    tianxiaomo = "tianxiaomo"
-    darknet = "darknet"
-    detr = "detr"
-    deformable_detr = "deformable-detr"
-    transformers = "transformers"
+Toolbox = Literal[
+    "mmdetection",
+    "torchvision",
+    "centernet",
+    "tianxiaomo",
+    "darknet",
+    "detr",
+    "deformable-detr",
+    "transformers",
+]
 
 
 @app.callback()
@@ -38,7 +36,7 @@ def import_(
     overrides: Overrides = None,
     source: Annotated[
         Toolbox, typer.Option("--from", help="Toolbox that wrote the checkpoint.")
-    ] = Toolbox.mmdetection,
+    ] = "mmdetection",
     recipe: Annotated[
         str | None, typer.Option(help="Recipe of the same architecture; default: a shipped one.")
     ] = None,
@@ -66,7 +64,7 @@ def import_(
 
     done = import_weights(
         file,
-        source.value,
+        source,
         recipe=recipe,
         overrides=overrides or (),
         classes=_names(classes),

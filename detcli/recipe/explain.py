@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from detcli.recipe.reading import KeyPath, dotted, shown
 from detcli.recipe.schema import Recipe
@@ -76,7 +77,7 @@ def _locate(
         path.append(part)
         holder = section
         current = current.get(part) if isinstance(current, Mapping) else None
-        field = section.model_fields.get(str(part)) if section else None
+        field = _field(section, part)
         section = section_for(field, current) if field else None
         skip = ""  # pydantic says the choice too
         if field is not None and field.discriminator is not None and isinstance(current, Mapping):
@@ -87,7 +88,8 @@ def _locate(
 def _problems(
     detail: Mapping[str, Any], path: KeyPath, holder: type[Section] | None, root: type[Section]
 ) -> Iterator[Problem]:
-    kind, got, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    kind, context = detail["type"], detail.get("ctx", {})
+    got = context.get("got", detail.get("input"))
     if kind == BROKEN_RULES:
         for key, message in context["rules"]:
             yield Problem((*path, *key.split(".")), message)
@@ -96,12 +98,15 @@ def _problems(
     elif kind == "missing" and isinstance(path[-1], int):
         yield Problem(path, "missing from the list")
     elif kind == "missing":
-        yield Problem(path, f"required, but not set{_purpose(holder, path[-1])}")
+        field = _field(holder, path[-1])
+        purpose = f" ({field.description})" if field and field.description else ""
+        yield Problem(path, f"required, but not set{purpose}")
     elif kind == "union_tag_not_found" and isinstance(got, Mapping):
         tag = context["discriminator"].strip("'")
-        yield Problem((*path, tag), f"required, but not set; {_names(holder, path[-1])}")
+        choices = _or(_choices(_field(holder, path[-1])))
+        yield Problem((*path, tag), f"required, but not set; expected {choices}")
     elif kind == "union_tag_invalid":
-        allowed = _choices(holder, path[-1])
+        allowed = _choices(_field(holder, path[-1]))
         message = _expected(_or(allowed), context["tag"], allowed)
         yield Problem((*path, context["discriminator"].strip("'")), message)
     elif kind == "literal_error":
@@ -154,15 +159,9 @@ def _or(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _purpose(holder: type[Section] | None, key: str | int) -> str:
-    field = holder.model_fields.get(str(key)) if holder else None
-    return f" ({field.description})" if field and field.description else ""
+def _field(holder: type[Section] | None, key: str | int) -> FieldInfo | None:
+    return holder.model_fields.get(str(key)) if holder else None
 
 
-def _choices(holder: type[Section] | None, key: str | int) -> list[str]:
-    field = holder.model_fields.get(str(key)) if holder else None
+def _choices(field: FieldInfo | None) -> list[str]:
     return list(variants(field)) if field else []
-
-
-def _names(holder: type[Section] | None, key: str | int) -> str:
-    return f"expected {_or(_choices(holder, key))}"

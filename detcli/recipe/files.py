@@ -21,7 +21,15 @@ def find_recipe(name_or_path: str | Path) -> Path:
     Raises:
         RecipeError: there is neither.
     """
-    return _find(name_or_path, recipes_folder(), "recipe", "a file or one of")
+    path, name, folder = Path(name_or_path), str(name_or_path), recipes_folder()
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name no file system takes: too long, or with a NUL
+        pass
+    if name not in _names(folder):
+        raise _not_found(name, folder, "recipe", "a file or one of")
+    return _from_here(folder / f"{name}.yaml")
 
 
 def find_trick(name: str) -> Path:
@@ -47,19 +55,6 @@ def shipped_recipes() -> list[Path]:
 def trick_names() -> list[str]:
     """The names of the shipped tricks."""
     return _names(recipes_folder() / "tricks")
-
-
-def _find(name_or_path: str | Path, folder: Path, kind: str, wanted: str) -> Path:
-    path = Path(name_or_path)
-    try:
-        if path.is_file():
-            return path
-    except (OSError, ValueError):  # a name no file system takes: too long, or with a NUL
-        pass
-    name = str(name_or_path)
-    if name in _names(folder):
-        return _from_here(folder / f"{name}.yaml")
-    raise _not_found(name, folder, kind, wanted)
 
 
 def _from_here(path: Path) -> Path:

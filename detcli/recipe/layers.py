@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -14,7 +14,9 @@ from detcli.recipe.explain import Problem, explain
 from detcli.recipe.reading import Document, KeyPath, dotted, read_text, shown
 from detcli.recipe.schema import Recipe
 from detcli.recipe.sections.section import TAGS, Section, flatten, plain, section_for, tag_of
+from detcli.text import one_line
 
+Read = TypeVar("Read")
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 
@@ -78,6 +80,18 @@ class Layers:
     def report(self, line: str, order: tuple[int, int]) -> None:
         """Remember a fault; `validate` raises them all together."""
         self.lines.append((order, line))
+
+    def read_each(
+        self, read: Callable[[str, int], Read], texts: Sequence[str], first: int
+    ) -> list[Read]:
+        """What `read` makes of each text and its place among the layers; faults are reported."""
+        found = []
+        for order, text in enumerate(texts, start=first):
+            try:
+                found.append(read(text, order))
+            except RecipeError as error:
+                self.report(str(error), (order, 0))
+        return found
 
     def apply(self, settings: Sequence[Setting]) -> None:
         """Put one layer on top. Names come first, because they decide which other keys exist."""
@@ -225,7 +239,7 @@ def parse_override(argument: str, order: int) -> Setting:
     if not equals or not all(parts):
         raise RecipeError(f"{where}: expected key.sub=value, like optim.lr=0.01")
     if any(part.isdigit() or "[" in part for part in parts):
-        whole = ".".join(part.split("[")[0] for part in parts if not part.isdigit())
+        whole = one_line(".".join(part.split("[")[0] for part in parts if not part.isdigit()))
         raise RecipeError(
             f"{where}: items of a list cannot be set one by one; give the list: {whole}=[...]"
         )

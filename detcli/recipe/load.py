@@ -18,7 +18,7 @@ from detcli.recipe.reading import Dumper, read_file, read_text
 from detcli.recipe.schema import Recipe
 from detcli.recipe.sections.postprocess import SECTIONS
 from detcli.recipe.sections.section import flatten, plain
-from detcli.recipe.tricks import Trick, check_choice, check_early, check_needs, read_trick
+from detcli.recipe.tricks import check_choice, check_early, check_needs, read_trick
 from detcli.text import one_line
 
 # What a recipe says about itself; everything else is a setting.
@@ -65,25 +65,12 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Rec
 def _resolve(
     layers: Layers, source: Path, overrides: Sequence[str], tricks: Sequence[str]
 ) -> LoadedRecipe:
-    chosen: list[Trick] = []
-    for order, name in enumerate(tricks, start=1):
-        try:
-            chosen.append(read_trick(name, order))
-        except RecipeError as error:
-            layers.report(str(error), (order, 0))
+    chosen = layers.read_each(read_trick, tricks, 1)
     for trick in chosen:
         layers.apply(trick.settings)
     top = len(tricks) + 1
-    settings = []
-    for order, argument in enumerate(overrides, start=top):
-        try:
-            settings.append(parse_override(argument, order))
-        except RecipeError as error:
-            layers.report(str(error), (order, 0))
-    layers.apply(settings)
-    for line in check_choice(chosen):
-        layers.report(line, (top, 0))
-    for line in check_early(chosen, layers.values):
+    layers.apply(layers.read_each(parse_override, overrides, top))
+    for line in (*check_choice(chosen), *check_early(chosen, layers.values)):
         layers.report(line, (top, 0))
     recipe = layers.validate()
     unmet = check_needs(chosen, recipe)

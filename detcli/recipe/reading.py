@@ -108,12 +108,11 @@ def read_file(path: Path) -> Document:
     Raises:
         RecipeError: the file is missing, not text, not YAML, or not a mapping.
     """
-    document = read_text(load_text(path), one_line(str(path)))
+    where = one_line(str(path))
+    document = read_text(load_text(path), where)
     if not isinstance(document.values, dict):
         got = "nothing" if document.values is None else shown(document.values)
-        raise RecipeError(
-            f"{one_line(str(path))}:1: expected a mapping of recipe sections, got {got}"
-        )
+        raise RecipeError(f"{where}:1: expected a mapping of recipe sections, got {got}")
     return document
 
 
@@ -123,22 +122,19 @@ def load_text(path: Path) -> str:
     Raises:
         RecipeError: the file is missing, unreadable, too long or not UTF-8.
     """
+    where = one_line(str(path))
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RecipeError(f"{one_line(str(path))}: cannot be read: {reason}") from error
+        raise RecipeError(f"{where}: cannot be read: {reason}") from error
     if len(content) > MAX_BYTES:
-        raise RecipeError(
-            f"{one_line(str(path))}: {len(content)} bytes; a recipe has at most {MAX_BYTES}"
-        )
+        raise RecipeError(f"{where}: {len(content)} bytes; a recipe has at most {MAX_BYTES}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise RecipeError(
-            f"{one_line(str(path))}:{line}: not UTF-8 text: {error.reason}"
-        ) from error
+        raise RecipeError(f"{where}:{line}: not UTF-8 text: {error.reason}") from error
 
 
 def read_text(text: str, where: str, *, numbered: bool = True) -> Document:
@@ -174,9 +170,7 @@ def _value(node: yaml.Node, path: KeyPath, document: Document) -> Any:
         return [_value(item, (*path, i), document) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
-    raise yaml.MarkedYAMLError(
-        problem=f"tag {node.tag} is not supported", problem_mark=node.start_mark
-    )
+    raise _unknown_tag(node)
 
 
 def _mapping(node: yaml.MappingNode, path: KeyPath, document: Document) -> dict[str, Any]:
@@ -213,9 +207,12 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     if node.tag == TEXT:
         text.encode()  # a lone surrogate (escape \ud800) could not be printed or written
         return text
-    raise yaml.MarkedYAMLError(
-        problem=f"tag {node.tag} is not supported", problem_mark=node.start_mark
-    )
+    raise _unknown_tag(node)
+
+
+def _unknown_tag(node: yaml.Node) -> yaml.MarkedYAMLError:
+    problem = f"tag {node.tag} is not supported"
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def dotted(path: KeyPath) -> str:

@@ -52,7 +52,7 @@ def read_trick(name: str, order: int) -> Trick:
         RecipeError: there is no such trick, or its file is not valid, one line per fault.
     """
     found = find_trick(name)
-    name, file, document = found.stem, one_line(str(found)), read_file(found)
+    name, file, document = one_line(found.stem), one_line(str(found)), read_file(found)
     info = _read_info(document, file)
     settings = tuple(
         Setting(
@@ -108,10 +108,11 @@ def _unmet(tricks: Sequence[Trick], values: dict[str, Any], *, all_set: bool) ->
             got = values.get(key, _section_or_none(values, key))
             if got is None and key not in values and not all_set:
                 continue
-            if not _meets(got, wanted):
+            allowed = wanted if isinstance(wanted, list) else [wanted]
+            if not any(_meets(got, choice) for choice in allowed):
+                words = " or ".join(map(_in_words, allowed))
                 lines.append(
-                    f"trick {trick.name} needs {key} to be {_in_words(wanted)}, "
-                    f"but it is {shown(got)}"
+                    f"trick {trick.name} needs {key} to be {words}, but it is {shown(got)}"
                 )
     return lines
 
@@ -136,7 +137,8 @@ def _read_info(document: Document, file: str) -> TrickInfo:
     for key in info.needs if info else ():
         if key not in known and not any(name.startswith(f"{key}.") for name in known):
             hint = did_you_mean(key, known)
-            lines.append(f"{file}:{document.lines['needs', key]}: needs: no key {key}{hint}")
+            where = f"{file}:{document.lines['needs', key]}"
+            lines.append(f"{where}: needs: no key {one_line(key)}{hint}")
     if lines or info is None:
         raise RecipeError("\n".join(lines))
     return info
@@ -148,15 +150,10 @@ def _section_or_none(values: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _meets(got: Any, wanted: Any) -> bool:
-    allowed = wanted if isinstance(wanted, list) else [wanted]
-    return any(
-        got is not None if choice == IS_SET else type(got) is type(choice) and got == choice
-        for choice in allowed
-    )
+    if wanted == IS_SET:
+        return got is not None
+    return type(got) is type(wanted) and got == wanted
 
 
 def _in_words(wanted: Any) -> str:
-    allowed = wanted if isinstance(wanted, list) else [wanted]
-    return " or ".join(
-        str(choice) if isinstance(choice, str) else shown(choice) for choice in allowed
-    )
+    return one_line(wanted) if isinstance(wanted, str) else shown(wanted)

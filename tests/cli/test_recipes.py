@@ -313,3 +313,26 @@ def test_tricks_are_found_by_the_words_of_the_field(capsys):
 def test_the_line_of_a_trick_is_short(capsys):
     listed = json.loads(in_process(capsys, "recipes", "tricks", "--json").out)
     assert [entry["name"] for entry in listed if len(entry["about"]) > 140] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", RECIPE, "\x1b[="), ("copy", RECIPE, "\x1b[31m.txt"), ("check", "\x1b[31m")],
+)
+def test_errors_show_no_raw_control_characters(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = in_process(capsys, "recipes", *arguments)
+    assert done.code == 2
+    assert "\x1b" not in done.err
+    assert r"\x1b[" in done.err
+
+
+@pytest.mark.parametrize("arguments", [("copy", RECIPE), ("schema", "--out")])
+def test_a_file_that_cannot_be_written(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("no folder", encoding="utf-8")
+    done = in_process(capsys, "recipes", *arguments, tmp_path / "a" / "b.yaml")
+    assert done.code == 3
+    assert re.fullmatch(r"error: .*a/b\.yaml: cannot be written: .*\n", done.err)

@@ -85,6 +85,7 @@ def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
             "data.mean[0]=1",
             "items of a list cannot be set one by one; give the list: data.mean=[...]",
         ),
+        ("\x1b[=", r"items of a list cannot be set one by one; give the list: \x1b=[...]"),
         ("optim.lr.x=1", "optim.lr is 0.02, not a section; set optim.lr itself"),
         ("optim.lr=fast", "optim.lr: expected a valid number, got 'fast'"),
         ("optim.lr=", "optim.lr: expected a valid number, got null"),

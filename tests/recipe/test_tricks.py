@@ -95,6 +95,11 @@ def test_needs_can_be_met_on_the_command_line(overlays: Path, tmp_path: Path) ->
             "needs: {optim.lrr: 1}\n",
             "tricks/bad.yaml:3: needs: no key optim.lrr; did you mean optim.lr",
         ),
+        ('needs: {"\\e[1m": 1}\n', r"tricks/bad.yaml:3: needs: no key \x1b[1m"),
+        (
+            'needs: {optim.lr: "\\e[1m"}\n',
+            r"trick bad needs optim.lr to be \x1b[1m, but it is 0.02",
+        ),
         (
             "conflicts: ema\n",
             "tricks/bad.yaml:3: conflicts: expected a list, like [ema], got 'ema'",
@@ -191,3 +196,10 @@ def test_a_trick_of_ones_own_is_a_file(tmp_path: Path) -> None:
     loaded = load(tmp_path, MINIMAL, tricks=(str(path), "ema"))
     assert loaded.recipe.optim.lr == 0.01
     assert loaded.origins["optim.lr"] == "trick slow"
+
+
+def test_the_name_of_a_file_stays_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "slow\x1b[1m.yaml"
+    path.write_text("about: Slower.\nsource: a test\noptim: {lr: x0.5}\n")
+    loaded = load(tmp_path, MINIMAL, tricks=(str(path),))
+    assert loaded.origins["optim.lr"] == r"trick slow\x1b[1m"

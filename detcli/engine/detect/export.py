@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +122,8 @@ def plain_detector(
 def evaluation_shape(recipe: Recipe) -> tuple[int, int]:
     """The padded (height, width) of the widest image that evaluation makes."""
     data = recipe.data
-    short = data.resize.eval_short or max(data.resize.short)
-    long = data.resize.long if data.resize.keep_aspect else short
-    height, width = (
-        math.ceil(side / data.pad_multiple) * data.pad_multiple for side in (short, long)
-    )
-    return height, width
+    short = data.resize.evaluated_short
+    return data.padded(short), data.padded(data.resize.long if data.resize.keep_aspect else short)
 
 
 @torch.no_grad()
@@ -204,12 +199,6 @@ def to_json(done: Exported) -> dict[str, Any]:
         "fused": list(done.fused),
         "largest_difference": done.difference,
         "image": list(done.shape),
-        **{
-            name: {
-                "parameters": size.parameters,
-                "file_bytes": size.file_bytes,
-                "ms_per_image": size.ms_per_image,
-            }
-            for name, size in (("before", done.before), ("after", done.after))
-        },
+        "before": asdict(done.before),
+        "after": asdict(done.after),
     }

@@ -21,13 +21,15 @@ from detcli.recipe import Recipe, load_recipe, override_recipe, recipe_from_dict
 
 @dataclass(frozen=True)
 class Trained:
-    """A detector with its weights, the recipe it was made from and the classes it knows."""
+    """A detector with its weights, the recipe it was made from and the classes it knows; folder:
+    of the run, or where the checkpoint `path` is."""
 
     recipe: Recipe
     detector: Detector
     path: Path
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    folder: Path
 
 
 def load_trained(
@@ -58,6 +60,7 @@ def load_trained(
         path,
         tuple(content["class_names"]),
         tuple(content["category_ids"]),
+        place if place.is_dir() else path.parent,
     )
 
 
@@ -89,13 +92,9 @@ def write_evaluation(
     """Write predictions.json, and candidates.npz on request, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GROUND_TRUTH).unlink(missing_ok=True)  # of an earlier evaluation on other data
-    written = [
-        write_measured(folder, "predictions.json", result.detections, records, recipe, "detections")
-    ]
+    found = result.detections
+    written = [write_measured(folder, "predictions.json", found, records, recipe, "detections")]
     if candidates:
-        written.append(
-            write_measured(
-                folder, "candidates.npz", result.candidates, records, recipe, "candidates"
-            )
-        )
+        raw = result.candidates
+        written.append(write_measured(folder, "candidates.npz", raw, records, recipe, "candidates"))
     return written

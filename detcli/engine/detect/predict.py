@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 
@@ -21,9 +21,6 @@ from detcli.engine.run.methods import postprocess
 from detcli.engine.run.predictions import prediction_meta
 from detcli.errors import DataError
 from detcli.predictions import write_predictions
-
-if TYPE_CHECKING:
-    pass
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:

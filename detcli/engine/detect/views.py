@@ -111,7 +111,8 @@ def _doubts_of_mirrors(recipe: Recipe, class_names: Sequence[str]) -> Iterator[s
 
 
 def _doubts_of_scales(recipe: Recipe, views: Sequence[View]) -> Iterator[str]:
-    trained = [short / recipe_short(recipe) for short in recipe.data.resize.short]
+    resize = recipe.data.resize
+    trained = [short / resize.evaluated_short for short in resize.short]
     low, high = min(trained), max(trained)
     strange = [
         view.scale
@@ -128,12 +129,6 @@ def _doubts_of_scales(recipe: Recipe, views: Sequence[View]) -> Iterator[str]:
     extreme = [scale for scale in strange if not _SANE_SCALES[0] <= scale <= _SANE_SCALES[1]]
     if extreme:
         yield f"--scales {extreme[0]:g}: so far from training that the view is likely harmful"
-
-
-def recipe_short(recipe: Recipe) -> int:
-    """Short side in pixels at which the recipe evaluates."""
-    resize = recipe.data.resize
-    return resize.eval_short or max(resize.short)
 
 
 def look(trained: Trained, records: Records, view: View, ranks: Ranks, log: RunLog) -> Seen | None:
@@ -175,10 +170,8 @@ def _at_scale(recipe: Recipe, scale: float) -> Recipe:
     """The recipe with another evaluation size; nothing else of it is read here."""
     if scale == 1.0:
         return recipe
-    resize = recipe.data.resize.model_copy(
-        update={
-            "eval_short": max(1, round(recipe_short(recipe) * scale)),
-            "long": max(1, round(recipe.data.resize.long * scale)),
-        }
-    )
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"resize": resize})})
+    resize = recipe.data.resize
+    sides = {"eval_short": resize.evaluated_short, "long": resize.long}
+    scaled = {key: max(1, round(side * scale)) for key, side in sides.items()}
+    data = recipe.data.model_copy(update={"resize": resize.model_copy(update=scaled)})
+    return recipe.model_copy(update={"data": data})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,9 +92,7 @@ def input_shape(recipe: Recipe, size: tuple[int, int] | None) -> tuple[int, int]
         raise UsageError(
             f"--size {size[0]}x{size[1]}: expected sides of {SMALLEST} to {LARGEST} pixels"
         )
-    multiple = recipe.data.pad_multiple
-    height, width = (math.ceil(side / multiple) * multiple for side in size)
-    return height, width
+    return recipe.data.padded(size[0]), recipe.data.padded(size[1])
 
 
 @contextlib.contextmanager

@@ -59,16 +59,16 @@ def like(trainer: Trainer, recipe: Recipe) -> Trainer:
 
     Raises UsageError where nothing can be compiled.
     """
-    ranks, names = trainer.run.ranks, trainer.data.train_records.class_names
+    run, names = replace(trainer.run, recipe=recipe), trainer.data.train_records.class_names
     detector = copy.deepcopy(trainer.network.detector)
     layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     detector.to(memory_format=layout)
     return replace(
         trainer,
-        run=replace(trainer.run, recipe=recipe),
-        network=network_of(recipe, detector, names, 0.0, ranks, trainer.run.log),
+        run=run,
+        network=network_of(run, detector, names, 0.0),
         averages=averages_of(recipe, detector),
-        meter=Meter(ranks.device),
+        meter=Meter(run.ranks.device),
         position=Position(),
     )
 

@@ -53,6 +53,14 @@ def start(device: str | None) -> Ranks:
     return Ranks(rank, world_size, chosen)
 
 
+def start_alone(device: str | None, verb: str) -> Ranks:
+    """As `start`, for a verb that runs in one process. Raises UsageError where there are more."""
+    ranks = start(device)
+    if ranks.world_size > 1:
+        raise UsageError(f"{verb}: runs in one process; start it without torchrun")
+    return ranks
+
+
 def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

@@ -79,9 +79,27 @@ class RunLog:
         if self.console.quiet:
             yield lambda count: None
         elif not sys.stderr.isatty():
-            yield _PlainProgress(self, what, total, done, unit)
+            yield self._plain_bar(what, total, done, unit)
         else:
             yield from self._rich_bar(what, total, done, unit)
+
+    def _plain_bar(self, what: str, total: int, done: int, unit: str) -> Callable[[int], None]:
+        """Progress for a file or a CI system: now and then a line of text."""
+        started = said = time.perf_counter()
+        count = 0
+
+        def advance(more: int) -> None:
+            nonlocal count, said
+            count += more
+            now = time.perf_counter()
+            if now - said < PLAIN_SECONDS:
+                return
+            said, seconds = now, now - started
+            rate, left = rate_in_words(count, seconds, unit), total - done - count
+            line = f"{what} {done + count}/{total}, {rate}, {left * seconds / count:.0f} s left"
+            self.console.print(line, markup=False, soft_wrap=True)
+
+        return advance
 
     def _rich_bar(
         self, what: str, total: int, done: int, unit: str
@@ -105,29 +123,6 @@ class RunLog:
                 progress.update(task, advance=more, rate=rate)
 
             yield advance
-
-
-class _PlainProgress:
-    """Progress for a file or a CI system: now and then a line of text."""
-
-    def __init__(self, log: RunLog, what: str, total: int, done: int, unit: str) -> None:
-        self.log, self.what, self.total, self.unit = log, what, total, unit
-        self.first = self.done = done
-        self.started = self.said = time.perf_counter()
-
-    def __call__(self, more: int) -> None:
-        self.done += more
-        now = time.perf_counter()
-        if now - self.said < PLAIN_SECONDS:
-            return
-        self.said = now
-        count, seconds = self.done - self.first, now - self.started
-        self.log.console.print(
-            f"{self.what} {self.done}/{self.total}, {rate_in_words(count, seconds, self.unit)}, "
-            f"{(self.total - self.done) * seconds / count:.0f} s left",
-            markup=False,
-            soft_wrap=True,
-        )
 
 
 def rate_in_words(count: int, seconds: float, unit: str) -> str:

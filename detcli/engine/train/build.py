@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from detcli.data.loader import Loader
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
 from detcli.engine.run import checkpoint
@@ -75,13 +74,14 @@ def prepare(
         accumulate=recipe.train.accumulate,
         explicit=explicit_lr,
     )
-    announce(recipe, detector, ranks, log, train_loader, rate)
+    run = Run(recipe, ranks, folder, log)
+    announce(run, detector, len(train_loader), rate)
     decide_cudnn_benchmark(recipe, train_records, ranks, log)
     eval_loader = build_eval_loader(recipe, eval_records, ranks, cache=eval_cache)
     return Trainer(
-        run=Run(recipe, ranks, folder, log),
+        run=run,
         data=Data(train_records, train_loader, eval_records, eval_loader, class_weights),
-        network=network_of(recipe, detector, names, rate.lr, ranks, log),
+        network=network_of(run, detector, names, rate.lr),
         averages=averages_of(recipe, detector),
         learning_rate=rate,
         schedule=schedule_of(recipe, len(train_loader)),
@@ -133,19 +133,12 @@ def read_both(recipe: Recipe, log: RunLog, subset: Subset | None) -> tuple[Recor
     return train_records, eval_records
 
 
-def announce(
-    recipe: Recipe,
-    detector: Detector,
-    ranks: Ranks,
-    log: RunLog,
-    loader: Loader,
-    rate: LearningRate,
-) -> None:
-    """Say what is about to be trained, and how."""
-    total = sum(parameter.numel() for parameter in detector.parameters())
-    trainable = sum(
-        parameter.numel() for parameter in detector.parameters() if parameter.requires_grad
-    )
+def announce(run: Run, detector: Detector, num_batches: int, rate: LearningRate) -> None:
+    """Say what is about to be trained, and how; num_batches: of an epoch."""
+    recipe, ranks, log = run.recipe, run.ranks, run.log
+    sizes = [(each.numel(), each.requires_grad) for each in detector.parameters()]
+    total = sum(size for size, _ in sizes)
+    trainable = sum(size for size, trains in sizes if trains)
     log.say(
         f"{recipe.name}: {recipe.model.name}, {total / 1e6:.2f} M parameters, "
         f"{trainable / 1e6:.2f} M trainable; {ranks.world_size} x {ranks.device}, "
@@ -159,57 +152,58 @@ def announce(
             "unless --weights loads them, these stages stay random"
         )
     log.say(rate.sentence)
-    steps = math.ceil(len(loader) / recipe.train.accumulate)
+    steps = math.ceil(num_batches / recipe.train.accumulate)
     log.say(
         f"{recipe.schedule.num_epochs} epochs of {steps} steps, schedule {recipe.schedule.name}; "
         f"seed {recipe.train.seed}"
     )
     announce_blocks(recipe, detector, log.say)
-    announce_precision(recipe, ranks, log)
-    announce_averaging(recipe, log)
-    log.say(loading(recipe, ranks))
+    announce_precision(run)
+    announce_averaging(run)
+    log.say(loading(run))
 
 
-def announce_precision(recipe: Recipe, ranks: Ranks, log: RunLog) -> None:
+def announce_precision(run: Run) -> None:
     """Say what low precision means on this device."""
-    if recipe.train.amp == "none":
+    amp = run.recipe.train.amp
+    if amp == "none":
         return
-    what = "float16 with a loss scale" if recipe.train.amp == "fp16" else "bfloat16"
+    what = "float16 with a loss scale" if amp == "fp16" else "bfloat16"
     where = (
         "on the CPU it saves memory, and time only if it computes in it natively"
-        if ranks.device.type == "cpu"
+        if run.ranks.device.type == "cpu"
         else "on CUDA it saves memory and time"
     )
-    log.say(
-        f"train.amp {recipe.train.amp}: convolutions and matrix products in {what} from the first "
+    run.log.say(
+        f"train.amp {amp}: convolutions and matrix products in {what} from the first "
         f"step on, weights and losses in float32; {where}"
     )
 
 
-def announce_averaging(recipe: Recipe, log: RunLog) -> None:
+def announce_averaging(run: Run) -> None:
     """Say which weights will be averaged, and at which rate."""
-    swa, epochs = recipe.train.swa, recipe.schedule.num_epochs
+    swa, epochs = run.recipe.train.swa, run.recipe.schedule.num_epochs
     if swa is None:
         return
     first = swa.first_epoch(epochs)
     low = f" to {swa.min_lr_ratio:g} in every cycle" if swa.course == "cyclic" else ""
-    log.say(
+    run.log.say(
         f"swa: from epoch {first + 1} the learning rate is {swa.lr_ratio:g}{low} x lr, and "
         f"the weights of {(epochs - first) // swa.every} epochs are averaged, every {swa.every}"
     )
 
 
-def loading(recipe: Recipe, ranks: Ranks) -> str:
+def loading(run: Run) -> str:
     """How batches come to the device, in a sentence."""
-    data = recipe.data
+    data = run.recipe.data
     workers = "in the training process"
     if data.workers:
         alive = "persist" if data.persistent_workers else "restart each epoch"
         workers = (
             f"{data.workers} workers that {alive}, {data.prefetch_factor} batches prefetched each"
         )
-    pinned = "pinned" if data.pin_memory and ranks.device.type == "cuda" else "not pinned"
-    layout = ", channels last" if recipe.train.channels_last else ""
+    pinned = "pinned" if data.pin_memory and run.ranks.device.type == "cuda" else "not pinned"
+    layout = ", channels last" if run.recipe.train.channels_last else ""
     return f"loading: {workers}; memory {pinned}{layout}"
 
 
@@ -226,30 +220,24 @@ def decide_cudnn_benchmark(recipe: Recipe, records: Records, ranks: Ranks, log: 
     log.say(f"cudnn.benchmark {state} ({why}; train.cudnn_benchmark {asked})")
 
 
-def network_of(
-    recipe: Recipe,
-    detector: Detector,
-    class_names: Sequence[str],
-    lr: float,
-    ranks: Ranks,
-    log: RunLog,
-) -> Network:
+def network_of(run: Run, detector: Detector, class_names: Sequence[str], lr: float) -> Network:
     """A detector on its device, and what changes its weights."""
-    model, distill = model_of(recipe, detector, class_names, ranks, log)
-    optimizer = optimizer_of(recipe, detector, lr, distill)
-    return Network(detector, wrap(model, ranks), distill, optimizer, scaler_of(recipe, ranks))
+    model, distill = model_of(run, detector, class_names)
+    optimizer = optimizer_of(run.recipe, detector, lr, distill)
+    return Network(detector, wrap(model, run.ranks), distill, optimizer, scaler_of(run))
 
 
-def scaler_of(recipe: Recipe, ranks: Ranks) -> torch.amp.GradScaler:
+def scaler_of(run: Run) -> torch.amp.GradScaler:
     """The scale of the loss, which only float16 needs."""
-    return torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.amp == "fp16")
+    return torch.amp.GradScaler(run.ranks.device.type, enabled=run.recipe.train.amp == "fp16")
 
 
 def model_of(
-    recipe: Recipe, detector: Detector, class_names: Sequence[str], ranks: Ranks, log: RunLog
+    run: Run, detector: Detector, class_names: Sequence[str]
 ) -> tuple[nn.Module, Distillation | None]:
     """What the training loop calls, the detector compiled or as a student where the recipe asks
     for it; and the teacher."""
+    recipe, ranks, log = run.recipe, run.ranks, run.log
     model = compiled(detector, ranks.device, log.say) if recipe.train.compile else detector
     settings = recipe.train.distill
     if settings is None:

@@ -22,7 +22,7 @@ def input_shapes(recipe: Recipe, records: Records) -> set[tuple[int, int]]:
         shorts = tuple(range(shorts[0], shorts[1] + 1))
     sizes = [(int(height), int(width)) for height, width in np.unique(records.sizes, axis=0)]
     return {
-        (_padded(height, data.pad_multiple), _padded(width, data.pad_multiple))
+        (data.padded(height), data.padded(width))
         for size in sizes
         for short in shorts
         for height, width in [scaled_size(size, short, long)]
@@ -59,7 +59,3 @@ def most_boxes(recipe: Recipe, records: Records) -> int:
     densest = int(np.diff(records.offsets).max(initial=0))
     augmentations = recipe.data.augment.chosen().values()
     return densest + sum(each.more_boxes(densest) for each in augmentations)
-
-
-def _padded(side: int, multiple: int) -> int:
-    return math.ceil(side / multiple) * multiple

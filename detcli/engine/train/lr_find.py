@@ -148,7 +148,7 @@ def range_test(trainer: Trainer, *, steps: int, min_lr: float, max_lr: float) ->
 
 def _trial(trainer: Trainer) -> Trainer:
     """A trainer like this one at its start, over a copy of the model, at a constant rate."""
-    recipe, ranks = trainer.run.recipe, trainer.run.ranks
+    recipe = trainer.run.recipe
     detector = copy.deepcopy(trainer.network.detector).train()
     optimizer = optimizer_of(recipe, detector, trainer.learning_rate.lr)
     constant = {"name": "step", "milestones": (), "warmup": "none"}
@@ -156,7 +156,7 @@ def _trial(trainer: Trainer) -> Trainer:
     return replace(
         trainer,
         # Without a teacher: the rate is sought for the detector's own losses.
-        network=Network(detector, detector, None, optimizer, scaler_of(recipe, ranks)),
+        network=Network(detector, detector, None, optimizer, scaler_of(trainer.run)),
         averages=Averages(),
         schedule=replace(trainer.schedule, options=options, averaging=None),
         position=Position(),

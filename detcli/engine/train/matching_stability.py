@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -14,12 +16,12 @@ from detcli.recipe import Recipe
 NUM_IMAGES = 100  # of the evaluation split, on each rank: always the same, not augmented
 
 
+@dataclass
 class MatchingStability:
     """The query of each object, (N,) for every image by its position, after the last epoch."""
 
-    def __init__(self, detector: MatchesQueries) -> None:
-        self.detector = detector
-        self.queries: dict[int, Tensor] = {}
+    detector: MatchesQueries
+    queries: dict[int, Tensor] = field(default_factory=dict)
 
     def update(self, queries: dict[int, Tensor]) -> tuple[int, int]:
         """Take in what is matched now: how many queries have another object than before, or one in

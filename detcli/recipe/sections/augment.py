@@ -3,9 +3,17 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from detcli.recipe.sections.section import Integers, Numbers, Pair, Probability, Section
+from detcli.recipe.sections.section import (
+    Integers,
+    Pair,
+    Pixels,
+    PositiveNumbers,
+    Probability,
+    Section,
+    rule,
+)
 
 
 class Effects(NamedTuple):
@@ -22,6 +30,20 @@ class Effects(NamedTuple):
     whole_image: bool = False
 
 
+def limits(low: float, high: float) -> AfterValidator:
+    """For the type of a pair: the range in which it is a range."""
+    wanted = f"two numbers from {low:g} to {high:g}, the smaller first"
+    return rule(lambda pair: low <= pair[0] <= pair[1] <= high, wanted)
+
+
+SmallSide = Annotated[
+    float, Field(gt=0, description="Small: box area below this squared, in original image pixels")
+]
+
+
+Applied = Annotated[Probability, Field(description="Probability of applying it to an image")]
+
+
 class Augmentation(Section):
     """What happens to training images, and what others must know about it."""
 
@@ -32,6 +54,12 @@ class Augmentation(Section):
         return 0
 
 
+class Drawn(Augmentation):
+    """What is applied to some images, drawn at random."""
+
+    prob: Applied = 0.5
+
+
 class Flip(Augmentation):
     """Random horizontal and vertical flips."""
 
@@ -39,35 +67,29 @@ class Flip(Augmentation):
     vertical: Probability = Field(0.0, description="Probability of a vertical flip")
 
 
-class Photometric(Augmentation):
+class Photometric(Drawn):
     """Photometric distortion: brightness, contrast, saturation, hue (SSD, Liu et al. 2016)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
-
-class ZoomOut(Augmentation):
+class ZoomOut(Drawn):
     """Random zoom-out: the image on a larger canvas, which makes its objects small (SSD)."""
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     max_scale: float = Field(4.0, gt=1, description="Maximum canvas side, in image sides")
 
 
-class IouCrop(Augmentation):
+class IouCrop(Drawn):
     """Random crop with a minimum IoU with some object (SSD)."""
 
     effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
 
-
-class Crop(Augmentation):
+class Crop(Drawn):
     """Random crop that keeps all objects, or one drawn at random, whole."""
 
     effects: ClassVar = Effects(reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     min_side: float = Field(
         0.4, gt=0, lt=1, description="Minimum crop side, as a fraction of the image side"
     )
@@ -76,52 +98,38 @@ class Crop(Augmentation):
     )
 
 
-class CenterCrop(Augmentation):
+class CenterCrop(Drawn):
     """Random square crop around a random centre, padded (CornerNet, Law 2018)."""
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
-    prob: Probability = Field(1.0, description="Probability of applying it to an image")
+    prob: Applied = 1.0
     side_px: int | None = Field(
         512, gt=0, description="Crop size before scaling; null: the longer image side"
     )
-    scales: Numbers = Field(
+    scales: PositiveNumbers = Field(
         (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3),
-        min_length=1,
         description="Random scale factors of the crop size",
     )
     border_px: int = Field(
         128, ge=0, description="Distance of the centre from the image border; less if small"
     )
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.scales) <= 0:
-            yield "scales", f"expected numbers greater than 0, got {list(self.scales)}"
 
-
-class ResizeCrop(Augmentation):
+class ResizeCrop(Drawn):
     """Resize, random crop and resize again (DETR, Carion et al. 2020)."""
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True, whole_image=True)
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
-    short: Integers = Field(
-        (400, 500, 600), min_length=1, description="Short sides before the crop; one is drawn"
-    )
-    side_px: Annotated[tuple[int, int], Field(strict=False)] = Field(
+    short: Pixels = Field((400, 500, 600), description="Short sides before the crop; one is drawn")
+    side_px: Annotated[tuple[int, int], Field(strict=False), limits(1, 100_000)] = Field(
         (384, 600), description="Minimum and maximum crop side, limited by the image"
     )
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.short) <= 0:
-            yield "short", f"expected pixels greater than 0, got {list(self.short)}"
-        yield from _not_a_range("side_px", self.side_px, 1, 100_000)
 
-
-class ColourJitter(Augmentation):
+class ColourJitter(Drawn):
     """Colour jitter: brightness, contrast, saturation and hue, in a random order."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     brightness: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     contrast: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
     saturation: float = Field(0.4, ge=0, le=1, description="Factors from 1 - this to 1 + this")
@@ -137,20 +145,18 @@ class ColourJitter(Augmentation):
             )
 
 
-class Blur(Augmentation):
+class Blur(Drawn):
     """Gaussian blur."""
 
-    prob: Probability = Field(0.3, description="Probability of applying it to an image")
-    sigma: Pair = Field((0.3, 2.0), description="Range of sigma, in pixels of the original image")
+    prob: Applied = 0.3
+    sigma: Annotated[Pair, limits(0.05, 50)] = Field(
+        (0.3, 2.0), description="Range of sigma, in pixels of the original image"
+    )
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from _not_a_range("sigma", self.sigma, 0.05, 50)
 
-
-class Cutout(Augmentation):
+class Cutout(Drawn):
     """Cutout: squares of mean colour at random positions (DeVries and Taylor 2017)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     num: int = Field(1, gt=0, le=100, description="Number of erased squares per image")
     side: float = Field(0.25, gt=0, le=1, description="Side of each, in shorter image sides")
 
@@ -161,12 +167,9 @@ class Mosaic(Augmentation):
     effects: ClassVar = Effects(shrinks=True, whole_image=True)
 
     prob: Probability = Field(0.5, description="Probability that an image becomes a mosaic of four")
-    scale: Pair = Field(
+    scale: Annotated[Pair, limits(0.05, 4)] = Field(
         (0.5, 1.0), description="Scale range of each image; 1: it fits the whole canvas"
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from _not_a_range("scale", self.scale, 0.05, 4)
 
     def more_boxes(self, densest: int) -> int:
         return 3 * densest
@@ -184,23 +187,19 @@ class Mixup(Augmentation):
         return densest
 
 
-class CopyPaste(Augmentation):
+class CopyPaste(Drawn):
     """Copy-paste of small objects at free positions (Kisantal et al. 2019)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
-    max_side_px: float = Field(
-        32.0, gt=0, description="Small: box area below this squared, in original image pixels"
-    )
+    max_side_px: SmallSide = 32.0
     copies: int = Field(3, gt=0, le=100, description="Maximum number of copies per image")
 
     def more_boxes(self, densest: int) -> int:
         return self.copies
 
 
-class DuckInjection(Augmentation):
+class DuckInjection(Drawn):
     """Pastes hard negatives and objects at plausible positions (note 002)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     patches: str = Field(
         min_length=1,
         description="Patch folder from `detcli data inject`, relative to the current folder",
@@ -225,10 +224,9 @@ class DuckInjection(Augmentation):
         return self.objects
 
 
-class Poisson(Augmentation):
+class Poisson(Drawn):
     """Copy-paste of other images' objects with Poisson blending (note 002, for small data sets)."""
 
-    prob: Probability = Field(0.5, description="Probability of applying it to an image")
     objects: int = Field(2, gt=0, le=100, description="Maximum number of objects pasted per image")
 
     def more_boxes(self, densest: int) -> int:
@@ -239,9 +237,7 @@ class Oversample(Augmentation):
     """Oversampling of images with small objects (Kisantal et al. 2019)."""
 
     ratio: int = Field(3, ge=2, le=20, description="How often an epoch shows each such image")
-    max_side_px: float = Field(
-        32.0, gt=0, description="Small: box area below this squared, in original image pixels"
-    )
+    max_side_px: SmallSide = 32.0
 
 
 class Chips(Augmentation):
@@ -249,18 +245,15 @@ class Chips(Augmentation):
 
     effects: ClassVar = Effects(shrinks=True, reshapes=True)
 
-    sides_px: Integers = Field(
-        (256, 512), min_length=1, description="Chip sizes, in pixels of the original image"
-    )
-    valid: Pair = Field(
+    sides_px: Annotated[
+        Integers,
+        Field(min_length=1),
+        rule(lambda sides: all(side >= 16 for side in sides), "at least 16 pixels"),
+    ] = Field((256, 512), description="Chip sizes, in pixels of the original image")
+    valid: Annotated[Pair, limits(0, 1)] = Field(
         (0.02, 0.5), description="Valid object sizes (root of the area), as fractions of the chip"
     )
     negative: Probability = Field(0.1, description="Fraction of images that give a background chip")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.sides_px) < 16:
-            yield "sides_px", f"expected at least 16 pixels, got {list(self.sides_px)}"
-        yield from _not_a_range("valid", self.valid, 0, 1)
 
 
 class AutoAugment(Augmentation):
@@ -320,11 +313,3 @@ class Augment(Section):
         for name, augmentation in self.chosen().items():
             if self.chips is not None and augmentation.effects.whole_image:
                 yield name, "crops again what chips has cropped; set one of them to null"
-
-
-def _not_a_range(
-    key: str, values: tuple[float, float], low: float, high: float
-) -> Iterator[tuple[str, str]]:
-    if not low <= values[0] <= values[1] <= high:
-        wanted = f"two numbers from {low:g} to {high:g}, the smaller first"
-        yield key, f"expected {wanted}, got {list(values)}"

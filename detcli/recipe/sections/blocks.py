@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Integers, Named, Section
+from detcli.recipe.sections.section import SOME, Integers, Named, Section, rule
 
 STAGE_CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions of a ResNet's stages
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -13,17 +13,18 @@ BOTTLENECK_DEPTHS = (50, 101)  # with four times as many channels at the end of 
 EXPANSION = 4
 NORM_GROUPS = 32  # of every group norm
 
-Stages = Annotated[tuple[Literal[1, 2, 3, 4], ...], Field(strict=False, min_length=1)]
+Stages = Annotated[
+    tuple[Literal[1, 2, 3, 4], ...],
+    Field(strict=False, min_length=1, description="Backbone stages, from 1 to 4"),
+    rule(lambda stages: len(set(stages)) == len(stages), "each stage once"),
+]
+Rates = Annotated[Integers, SOME, rule(lambda rates: min(rates) >= 1, "numbers of 1 or more")]
 
 
 class StageBlocks(Section):
     """A block in some stages of a backbone."""
 
-    stages: Stages = Field((2, 3, 4), description="Backbone stages, from 1 to 4")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if len(set(self.stages)) != len(self.stages):
-            yield "stages", f"expected each stage once, got {list(self.stages)}"
+    stages: Stages = (2, 3, 4)
 
     @property
     def where(self) -> str:
@@ -81,19 +82,12 @@ class Deformable(StageBlocks):
 class Dilation(StageBlocks):
     """Dilated (atrous) 3x3 convolutions; the strides stay as they are."""
 
-    stages: Stages = Field((4,), description="Backbone stages, from 1 to 4")
-    rates: Integers = Field(
-        (1, 2, 5), min_length=1, description="Dilation rates of the blocks of a stage, in turn"
-    )
+    stages: Stages = (4,)
+    rates: Rates = Field((1, 2, 5), description="Dilation rates of the blocks of a stage, in turn")
 
     def announce(self, named: Named) -> Iterator[str]:
         rates = ", ".join(map(str, self.rates))
         yield f"dilation: {self.where}, {rates} in turn; strides stay as they are"
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if min(self.rates) < 1:
-            yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
 
     def misfits(self, depth: int, frozen_stages: int) -> Iterator[tuple[str, str]]:
         yield from super().misfits(depth, frozen_stages)
@@ -106,16 +100,12 @@ class Dilation(StageBlocks):
 class Aspp(Section):
     """Atrous spatial pyramid pooling of the coarsest feature map (Chen et al. 2017)."""
 
-    rates: Integers = Field(
-        (6, 12, 18), min_length=1, description="Dilation rate of each 3x3 (atrous) convolution"
-    )
+    rates: Rates = Field((6, 12, 18), description="Dilation rate of each 3x3 (atrous) convolution")
     channels: int = Field(256, gt=0, description="Channels of each branch and of the fused output")
     norm: Literal["bn", "sync_bn", "gn"] = Field("gn", description="Norm after every convolution")
     batch_norms: ClassVar = ("norm",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.rates) < 1:
-            yield "rates", f"expected numbers of 1 or more, got {list(self.rates)}"
         if reason := misgrouped(self.norm, self.channels):
             yield "channels", reason
 

@@ -1,12 +1,13 @@
 """The `data` section: where images and labels are, and what happens to them before the network."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from detcli.recipe.sections.augment import Augment
-from detcli.recipe.sections.section import Integers, Section, Triple, Words
+from detcli.recipe.sections.section import ABOVE_ZERO, Pixels, Section, Triple, Words, rule
 
 # The keys of a split that each format reads: those of READERS in detcli/data/formats/read.py.
 SPLIT_KEYS = {
@@ -35,21 +36,19 @@ class Shapes(Section):
     )
     num_train: int = Field(300, gt=0, description="Number of training images")
     num_val: int = Field(60, gt=0, description="Number of validation images")
-    size: Annotated[tuple[int, int], Field(strict=False)] = Field(
-        (128, 128), description="Height and width of each image in pixels"
-    )
+    size: Annotated[
+        tuple[int, int],
+        Field(strict=False),
+        rule(lambda size: min(size) >= 32 and max(size) <= 2048, "32 to 2048 pixels"),
+    ] = Field((128, 128), description="Height and width of each image in pixels")
     seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the images")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.size) < 32 or max(self.size) > 2048:
-            yield "size", f"expected 32 to 2048 pixels, got {list(self.size)}"
 
 
 class Resize(Section):
     """Aspect-preserving resize by the short side, limited by the long side, or to squares."""
 
-    short: Integers = Field(
-        (800,), min_length=1, description="Short sides in pixels; multi-scale training draws one"
+    short: Pixels = Field(
+        (800,), description="Short sides in pixels; multi-scale training draws one"
     )
     long: int = Field(1333, gt=0, description="Maximum long side in pixels")
     keep_aspect: bool = Field(
@@ -62,14 +61,15 @@ class Resize(Section):
         None, gt=0, description="Short side in evaluation; null: the largest of `short`"
     )
 
+    @property
+    def evaluated_short(self) -> int:
+        """Short side in pixels in evaluation."""
+        return self.eval_short or max(self.short)
+
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.short) <= 0:
-            yield "short", f"expected pixels greater than 0, got {list(self.short)}"
         if self.pick == "range" and (len(self.short) != 2 or self.short[0] >= self.short[1]):
-            yield (
-                "short",
-                f"pick: range needs two numbers, the smaller first, got {list(self.short)}",
-            )
+            two = "pick: range needs two numbers, the smaller first"
+            yield "short", f"{two}, got {list(self.short)}"
         if not self.keep_aspect:
             if self.long != type(self).model_fields["long"].default:
                 yield "long", "has no effect with keep_aspect false; remove it"
@@ -104,7 +104,9 @@ class Data(Section):
     mean: Triple = Field(
         (123.675, 116.28, 103.53), description="Mean to subtract, 0..255, in `channels` order"
     )
-    std: Triple = Field((58.395, 57.12, 57.375), description="Normalisation standard deviation")
+    std: Annotated[Triple, ABOVE_ZERO] = Field(
+        (58.395, 57.12, 57.375), description="Normalisation standard deviation"
+    )
     channels: Literal["rgb", "bgr"] = Field("rgb", description="Channel order of the input")
     pad_multiple: int = Field(32, gt=0, description="Batches are padded to a multiple of this")
     augment: Augment = Field(Augment(), description="Data augmentation in training")
@@ -120,9 +122,11 @@ class Data(Section):
         True, description="Aspect-ratio grouping: batches are all portrait or all landscape"
     )
 
+    def padded(self, side: int) -> int:
+        """A side of images in pixels as the network sees it."""
+        return math.ceil(side / self.pad_multiple) * self.pad_multiple
+
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.std) <= 0:
-            yield "std", f"expected numbers greater than 0, got {list(self.std)}"
         default = Data.model_fields["prefetch_factor"].default
         if self.prefetch_factor != default and self.workers == 0:
             yield "prefetch_factor", "acts only with workers of 1 or more, but workers is 0"

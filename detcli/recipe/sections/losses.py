@@ -68,24 +68,25 @@ class ClassLoss(Section):
             yield "class_beta", "acts only with class_weights effective; remove it"
 
 
+Smoothing = Annotated[
+    float, Field(ge=0, lt=0.5, description="Label smoothing of positives: 1 - this, others this")
+]
+
+
 class FocalLoss(ClassLoss):
     """Focal loss (Lin et al. 2017)."""
 
     name: Literal["focal"] = Field(description="Classification loss")
     alpha: float = Field(0.25, ge=0, le=1, description="Weight of positives; negatives: 1 - alpha")
     gamma: float = Field(2.0, ge=0, description="Focal loss: down-weighting of easy examples")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Label smoothing of positives: 1 - this, others this"
-    )
+    label_smoothing: Smoothing = 0.0
 
 
 class BceLoss(ClassLoss):
     """Binary cross entropy without weights."""
 
     name: Literal["bce"] = Field(description="Classification loss")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Label smoothing of positives: 1 - this, others this"
-    )
+    label_smoothing: Smoothing = 0.0
 
 
 class VarifocalLoss(ClassLoss):
@@ -178,3 +179,9 @@ class DensityBranch(Section):
     """Density branch: a predicted density for every box (Adaptive NMS, Liu et al. 2019)."""
 
     weight: float = Field(1.0, gt=0, description="Loss weight")
+
+
+DensityOption = Annotated[
+    DensityBranch | None,
+    Field(description="Density branch: predicted overlap with other objects; null: off"),
+]

@@ -12,6 +12,31 @@ IMAGE_NORMS = {"gn": "group", "ln": "layer", "in": "instance"}  # statistics of 
 BOTTLENECK = 4  # times fewer channels inside a bottleneck
 CONV_DIVISOR = {"grouped_shuffle": 4, "bottleneck": BOTTLENECK}  # of the channels, by kind
 
+BackboneNorm = Annotated[
+    Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"],
+    Field(description="Normalisation layers; frozen_bn: constant statistics, scale and shift"),
+]
+NormEval = Annotated[
+    bool, Field(description="Batch norms stay in eval mode (running statistics) in training")
+]
+FrozenStages = Annotated[
+    int,
+    Field(ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: all stages"),
+]
+AuthorsWeights = Annotated[
+    str | None, Field(min_length=1, description="Checkpoint of the authors, or null: random")
+]
+ExtraFrom = Annotated[
+    Literal["c5", "p5", "pool"],
+    Field(description="P6: convolution of C5 or of P5, or subsampled P5"),
+]
+Implicit = Annotated[
+    bool, Field(description="Implicit knowledge (YOLOR) before and after each prediction")
+]
+HeadDropout = Annotated[
+    Dropout | None,
+    Field(description="Dropout after the last norm, before the predictions; null: none"),
+]
 HeadNorm = Literal["none", "bn", "sync_bn", "gn", "ln", "in"]
 ConvKind = Literal["plain", "rep", "depthwise", "grouped_shuffle", "bottleneck"]
 
@@ -24,18 +49,12 @@ class Backbone(Section):
     style: Literal["pytorch", "caffe"] = Field(
         "pytorch", description="Stride in the 3x3 convolution of a block, or in its first 1x1"
     )
-    norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
-        "bn", description="Normalisation layers; frozen_bn: constant statistics, scale and shift"
-    )
-    norm_eval: bool = Field(
-        True, description="Batch norms stay in eval mode (running statistics) in training"
-    )
+    norm: BackboneNorm = "bn"
+    norm_eval: NormEval = True
     norm_eps: float = Field(
         1e-5, ge=0, description="Epsilon of the norms; 0 for torchvision's published RetinaNet"
     )
-    frozen_stages: int = Field(
-        1, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: all stages"
-    )
+    frozen_stages: FrozenStages = 1
     weights: str | None = Field(
         "imagenet", min_length=1, description="imagenet (torchvision's), a file, or null: random"
     )
@@ -80,9 +99,7 @@ class TimmBackbone(Section):
 
     name: Literal["timm"] = Field(description="Backbone type")
     model: str = Field(min_length=1, description="Name in timm, such as resnet50.a1_in1k")
-    norm_eval: bool = Field(
-        True, description="Batch norms stay in eval mode (running statistics) in training"
-    )
+    norm_eval: NormEval = True
     frozen_stages: int = Field(
         1,
         ge=0,
@@ -104,6 +121,7 @@ class Levels(Section):
     out_channels: int = Field(256, gt=0, description="Channels of every level")
     min_level: int = Field(3, ge=2, le=5, description="Finest level; 2 adds a head at stride 4")
     max_level: int = Field(7, ge=2, le=8, description="Coarsest level; above 5: extra convolutions")
+    at_most: ClassVar = {"min_level": "max_level"}
 
     @property
     def num_levels(self) -> int:
@@ -115,21 +133,14 @@ class Levels(Section):
         return 5 - self.min_level
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.min_level > self.max_level:
-            yield (
-                "min_level",
-                f"expected at most max_level ({self.max_level}), got {self.min_level}",
-            )
-        elif self.max_level < 5:
+        if self.min_level <= self.max_level < 5:
             yield "max_level", f"expected at least 5, the backbone's last, got {self.max_level}"
 
 
 class ExtraLevels(Levels):
     """A pyramid whose levels above 5 come from P5 or the backbone's C5."""
 
-    extra_from: Literal["c5", "p5", "pool"] = Field(
-        "p5", description="P6: convolution of C5 or of P5, or subsampled P5"
-    )
+    extra_from: ExtraFrom = "p5"
     extra_relu: bool = Field(False, description="ReLU between P6 and P7")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -282,12 +293,8 @@ class Head(Section):
     num_convs: int = Field(4, ge=0, description="Number of 3x3 convolutions before the prediction")
     norm: HeadNorm = Field("gn", description="Normalisation after each of them")
     conv: ConvKind = Field("plain", description="Type of these convolutions; see docs/blocks.md")
-    implicit: bool = Field(
-        False, description="Implicit knowledge (YOLOR) before and after each prediction"
-    )
-    dropout: Dropout | None = Field(
-        None, description="Dropout after the last norm, before the predictions; null: none"
-    )
+    implicit: Implicit = False
+    dropout: HeadDropout = None
     batch_norms: ClassVar = ("norm", "conv")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -318,12 +325,8 @@ class SearchedHead(Section):
     """Searched head of NAS-FCOS, shared by all levels."""
 
     norm: HeadNorm = Field("gn", description="Normalisation after each convolution")
-    implicit: bool = Field(
-        False, description="Implicit knowledge (YOLOR) before and after each prediction"
-    )
-    dropout: Dropout | None = Field(
-        None, description="Dropout after the last norm, before the predictions; null: none"
-    )
+    implicit: Implicit = False
+    dropout: HeadDropout = None
     batch_norms: ClassVar = ("norm",)
 
     def announce(self, named: Named) -> Iterator[str]:

@@ -1,11 +1,11 @@
 """The `optim` section: optimiser, learning rate and gradient clipping."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Pair, Section
+from detcli.recipe.sections.section import Pair, Section, rule
 
 
 class Optim(Section):
@@ -21,7 +21,9 @@ class Optim(Section):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
     nesterov: bool = Field(False, description="sgd: Nesterov momentum")
-    betas: Pair = Field((0.9, 0.999), description="adamw: decay rates of the two moments")
+    betas: Annotated[
+        Pair, rule(lambda betas: all(0 <= b < 1 for b in betas), "two numbers from 0 to below 1")
+    ] = Field((0.9, 0.999), description="adamw: decay rates of the two moments")
     weight_decay: float = Field(0.0001, ge=0, description="Weight decay")
     backbone_lr_mult: float = Field(1.0, ge=0, description="Multiple of lr for the backbone")
     sampling_lr_mult: float = Field(
@@ -40,11 +42,7 @@ class Optim(Section):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.clip_norm is not None and self.clip_value is not None:
-            yield (
-                "clip_value",
-                f"choose one: clip_norm is {self.clip_norm}; set one of them to null",
-            )
+            reason = f"choose one: clip_norm is {self.clip_norm}"
+            yield "clip_value", f"{reason}; set one of them to null"
         if self.nesterov and self.name == "sgd" and self.momentum == 0:
             yield "nesterov", "needs a momentum greater than 0"
-        if not all(0 <= beta < 1 for beta in self.betas):
-            yield "betas", f"expected two numbers from 0 to below 1, got {list(self.betas)}"

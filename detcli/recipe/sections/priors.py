@@ -1,13 +1,44 @@
 """Anchors, and the rules by which anchors and points are given to objects."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Numbers, Section, SizesPerLevel
+from detcli.recipe.sections.section import (
+    ABOVE_ZERO,
+    PositiveNumbers,
+    Quadruple,
+    Section,
+    SizesPerLevel,
+)
 
 DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
+DeltaStds = Annotated[Quadruple, ABOVE_ZERO]
+BoxDeltaStds = Annotated[
+    DeltaStds, Field(description="Encoded offsets (x, y, w, h) are divided by these")
+]
+Regression = Annotated[
+    Literal["box", "point"],
+    Field(description="Regress anchor box offsets, or distances of a point to the sides"),
+]
+ReferenceScale = Annotated[
+    float,
+    Field(gt=0, description="Size of the square reference box, in strides, where a box is needed"),
+]
+FitGrid = Annotated[
+    bool,
+    Field(
+        description="Grid spacing floor(image size / feature map size) (torchvision), not the "
+        "stride"
+    ),
+]
+SmallSide = Annotated[
+    float,
+    Field(
+        gt=0, description="Small object: area below this squared, in pixels of the network input"
+    ),
+]
 
 
 class Anchors(Section):
@@ -15,22 +46,16 @@ class Anchors(Section):
 
     base_scale: float = Field(4.0, gt=0, description="Size of the smallest anchor, in strides")
     scales_per_octave: int = Field(3, gt=0, description="Scales per octave: 2^(0, 1/3, 2/3) for 3")
-    ratios: Numbers = Field(
-        (0.5, 1.0, 2.0), min_length=1, description="Aspect ratios (height / width) of the anchors"
+    ratios: PositiveNumbers = Field(
+        (0.5, 1.0, 2.0), description="Aspect ratios (height / width) of the anchors"
     )
     sizes: SizesPerLevel | None = Field(
         None, description="Anchor sizes in pixels, a list per level; null: from the two keys above"
     )
     round_corners: bool = Field(False, description="Anchor corners in whole pixels (torchvision)")
-    fit_grid: bool = Field(
-        False,
-        description="Grid spacing floor(image size / feature map size) (torchvision), not the "
-        "stride",
-    )
+    fit_grid: FitGrid = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.ratios) <= 0:
-            yield "ratios", f"expected numbers greater than 0, got {list(self.ratios)}"
         if self.sizes is None:
             return
         for key in ("base_scale", "scales_per_octave"):
@@ -45,18 +70,10 @@ class Anchors(Section):
 class SmallObjects(Section):
     """Lower IoU thresholds for small objects (note 003, small objects 5)."""
 
-    max_side_px: float = Field(
-        gt=0, description="Small object: area below this squared, in pixels of the network input"
-    )
+    max_side_px: SmallSide
     positive_iou: float = Field(gt=0, le=1, description="IoU threshold of positives")
     negative_iou: float = Field(gt=0, le=1, description="IoU threshold of negatives")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.negative_iou > self.positive_iou:
-            yield (
-                "negative_iou",
-                f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
-            )
+    at_most: ClassVar = {"negative_iou": "positive_iou"}
 
 
 class MaxIouAssigner(Section):
@@ -74,13 +91,9 @@ class MaxIouAssigner(Section):
     single_best: bool = Field(
         False, description="Only one best anchor per object, not all ties (SSD)"
     )
+    at_most: ClassVar = {"negative_iou": "positive_iou"}
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.negative_iou > self.positive_iou:
-            yield (
-                "negative_iou",
-                f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
-            )
         if self.single_best and self.min_positive_iou is None:
             yield "single_best", "acts only with a min_positive_iou; remove it"
         if self.small is None:
@@ -97,12 +110,16 @@ class MaxIouAssigner(Section):
 class EnlargedObjects(Section):
     """Small objects, enlarged for label assignment (note 003, small objects 7)."""
 
-    max_side_px: float = Field(
-        gt=0, description="Small object: area below this squared, in pixels of the network input"
-    )
+    max_side_px: SmallSide
     factor: float = Field(
         gt=1, description="Factor of the box for assignment; the regression target stays"
     )
+
+
+EnlargeSmall = Annotated[
+    EnlargedObjects | None,
+    Field(description="Label assignment of small objects with an enlarged box; null: off"),
+]
 
 
 class AtssAssigner(Section):
@@ -124,9 +141,8 @@ class FcosAssigner(Section):
 Assigner = Annotated[MaxIouAssigner | AtssAssigner | FcosAssigner, Field(discriminator="name")]
 
 
-def delta_problems(stds: tuple[float, ...], regression: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with the deviations of coded offsets."""
-    if min(stds) <= 0:
-        yield "delta_stds", f"expected numbers greater than 0, got {list(stds)}"
-    if regression == "point" and stds != DELTA_STDS:
-        yield "delta_stds", "acts only with regression box, but regression is point; remove it"
+def size_problems(anchors: Anchors, levels: int, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What is wrong with the anchor sizes of this many levels; prefix: of the key."""
+    if anchors.sizes is not None and len(anchors.sizes) != levels:
+        found = len(anchors.sizes)
+        yield f"{prefix}anchors.sizes", f"expected a list for each of {levels} levels, got {found}"

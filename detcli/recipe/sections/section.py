@@ -7,9 +7,24 @@ pydantic would have to parse each annotation again.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+
+
+def rule(holds: Callable[[Any], bool], wanted: str) -> AfterValidator:
+    """For the type of a list: what its numbers must be, and how an error line says so."""
+
+    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not holds(values):
+            context = {"wanted": wanted, "got": list(values)}
+            raise PydanticCustomError("rule", "Input should be {wanted}", context)
+        return values
+
+    return AfterValidator(check)
+
+
+ABOVE_ZERO = rule(lambda numbers: all(n > 0 for n in numbers), "numbers greater than 0")
 
 # Sections are strict (no text for a number, no number for a switch), but YAML only has lists, and
 # a frozen recipe wants tuples: this one conversion is let through.
@@ -20,6 +35,13 @@ SizesPerLevel = Annotated[tuple[Numbers, ...], Field(strict=False, min_length=1)
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Integers = Annotated[tuple[int, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
+SOME = Field(min_length=1)
+PositiveNumbers = Annotated[Numbers, SOME, ABOVE_ZERO]
+PositiveIntegers = Annotated[Integers, SOME, ABOVE_ZERO]
+Pixels = Annotated[Integers, SOME, rule(lambda sides: min(sides) > 0, "pixels greater than 0")]
+ScoreThreshold = Annotated[
+    float, Field(ge=0, lt=1, description="Score threshold of the candidates")
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 BROKEN_RULES = "broken_rules"
@@ -34,7 +56,8 @@ class Section(BaseModel):
 
     `acts_with` names, for a key that only some choices of `name` (or of the key in `chooser`) use,
     those choices: setting such a key to anything but its default under another choice is an
-    error, because it would do nothing. `enables` names the keys of other sections, dotted, that
+    error, because it would do nothing. `at_most` names, for a key, the key whose value it must not
+    exceed. `enables` names the keys of other sections, dotted, that
     act only with a model of this class or of others that say so. `batch_norms` names the keys that
     can ask for batch norms with statistics of the training images.
     """
@@ -45,6 +68,7 @@ class Section(BaseModel):
     )
     chooser: ClassVar[str] = "name"
     acts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    at_most: ClassVar[Mapping[str, str]] = {}
     enables: ClassVar[tuple[str, ...]] = ()
     batch_norms: ClassVar[tuple[str, ...]] = ()
 
@@ -76,7 +100,7 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> "Section":
-        found = [*self._idle_keys(), *self.problems()]
+        found = [*self._idle_keys(), *self._too_large(), *self.problems()]
         if found:
             raise PydanticCustomError(BROKEN_RULES, "several keys disagree", {"rules": found})
         return self
@@ -87,13 +111,14 @@ class Section(BaseModel):
             default = type(self).model_fields[key].default
             if name not in names and getattr(self, key) != default:
                 wanted = " or ".join(names)
-                yield (
-                    key,
-                    (
-                        f"acts only with {self.chooser} {wanted}, but {self.chooser} is {name}; "
-                        "remove it"
-                    ),
-                )
+                choice = f"{self.chooser} {wanted}, but {self.chooser} is {name}"
+                yield key, f"acts only with {choice}; remove it"
+
+    def _too_large(self) -> Iterator[tuple[str, str]]:
+        for key, limit in self.at_most.items():
+            value, most = getattr(self, key), getattr(self, limit)
+            if value > most:
+                yield key, f"expected at most {limit} ({most}), got {value}"
 
 
 def walk(section: Section, key: str = "") -> Iterator[tuple[str, Section]]:
@@ -116,8 +141,9 @@ def variants(field: FieldInfo) -> dict[str, type[Section]]:
     Empty for a key that holds a plain value or a list.
     """
     if field.discriminator is None:
-        found = [kind for kind in _alternatives(field.annotation) if _is_section(kind)]
-        return {"": found[0]} if found else {}
+        kinds = (kind for kind in _alternatives(field.annotation) if isinstance(kind, type))
+        found = next((kind for kind in kinds if issubclass(kind, Section)), None)
+        return {"": found} if found else {}
     return {
         str(get_args(kind.model_fields[tag_of(field)].annotation)[0]): kind
         for kind in _alternatives(field.annotation)
@@ -165,7 +191,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) or (annotation,)
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)

@@ -62,7 +62,7 @@ def trained(tmp_path):
             "data.augment.flip.horizontal=0.5",
         ],
     ).recipe
-    return Trained(recipe, BrightBox(), tmp_path, ("bright",), (1,))
+    return Trained(recipe, BrightBox(), tmp_path, ("bright",), (1,), tmp_path)
 
 
 @pytest.fixture

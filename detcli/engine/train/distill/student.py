@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -107,8 +106,7 @@ def build_student(
     """
     settings = recipe.train.distill
     assert settings is not None, "a student is built from the distill section"
-    side = math.ceil(max(recipe.data.resize.short) / recipe.data.pad_multiple)
-    side_px = side * recipe.data.pad_multiple
+    side_px = recipe.data.padded(max(recipe.data.resize.short))
     mine, theirs = (shapes_of(network, side_px, device) for network in (detector, teacher))
     names = f"{teacher_recipe.model.name} (teacher) and {recipe.model.name}"
     if settings.logits_weight:
@@ -134,11 +132,10 @@ def check_logits(mine: Shapes, theirs: Shapes, names: str, recipes: tuple[Recipe
     elif any(_class_loss(recipe) in SOFTMAX for recipe in recipes):
         reason = "not both are sigmoids"
     elif mine.logits != theirs.logits:
-        channels = ", ".join(
+        reason = ", ".join(
             f"{shapes[0][0]} channels on {_sides(shapes)} cells"
             for shapes in (theirs.logits, mine.logits)
         )
-        reason = channels
     if reason is not None:
         raise UsageError(
             f"train.distill.logits_weight: the class logits of {names} cannot be compared: "

@@ -5,20 +5,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.network import Backbone, TimmBackbone
-from detcli.recipe.sections.section import Integers, Named, Section
+from detcli.recipe.sections.network import (
+    AuthorsWeights,
+    Backbone,
+    FrozenStages,
+    NormEval,
+    TimmBackbone,
+)
+from detcli.recipe.sections.section import Named, PositiveIntegers, ScoreThreshold, Section
 
 
 class CenterBackbone(Backbone):
     """ResNet with CenterNet's defaults: nothing is frozen, batch norms included."""
 
     depth: Literal[18, 34, 50, 101] = Field(18, description="Depth: number of weight layers")
-    norm_eval: bool = Field(
-        False, description="Batch norms stay in eval mode (running statistics) in training"
-    )
-    frozen_stages: int = Field(
-        0, ge=0, le=4, description="0: nothing is frozen; 1: stem and first stage; 4: all stages"
-    )
+    norm_eval: NormEval = False
+    frozen_stages: FrozenStages = 0
 
 
 class DlaBackbone(Section):
@@ -26,25 +28,19 @@ class DlaBackbone(Section):
 
     name: Literal["dla34"] = Field(description="Backbone type")
     norm: Literal["bn", "sync_bn"] = Field("bn", description="Normalisation layers")
-    weights: str | None = Field(
-        None, min_length=1, description="Checkpoint of the authors, or null: random"
-    )
+    weights: AuthorsWeights = None
 
 
 class DeconvNeck(Section):
     """Transposed convolutions (deconvolutions), each of which upsamples by 2."""
 
     name: Literal["deconv"] = Field(description="Neck type")
-    channels: Integers = Field((256, 128, 64), min_length=1, description="Channels of each step")
+    channels: PositiveIntegers = Field((256, 128, 64), description="Channels of each step")
     conv: Literal["plain", "dcn"] = Field(
         "plain", description="3x3 convolution before each step; dcn: modulated deformable (DCNv2)"
     )
     conv_bias: bool = Field(False, description="Bias in addition to the norm")
     norm: Literal["bn", "sync_bn"] = Field("bn", description="Norm after every convolution")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.channels) < 1:
-            yield "channels", f"expected numbers greater than 0, got {list(self.channels)}"
 
     def announce(self, named: Named) -> Iterator[str]:
         if self.conv != "plain":
@@ -111,7 +107,7 @@ class CenterNet(Section):
     offset_weight: float = Field(
         1.0, gt=0, description="Weight of the L1 loss of the centre offset"
     )
-    score_threshold: float = Field(0.0, ge=0, lt=1, description="Score threshold of the candidates")
+    score_threshold: ScoreThreshold = 0.0
     topk_per_level: int = Field(100, gt=0, description="Number of heat map peaks kept (top k)")
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -8,11 +8,12 @@ from pydantic import Field
 from detcli.recipe.sections.blocks import NORM_GROUPS
 from detcli.recipe.sections.models.detr import (
     HungarianAssigner,
+    L1Weight,
     SetBackbone,
     SetBoxLoss,
     SetTransformer,
 )
-from detcli.recipe.sections.section import Section
+from detcli.recipe.sections.section import ScoreThreshold, Section
 
 
 class DeformableTransformer(SetTransformer):
@@ -67,13 +68,11 @@ class DeformableDetr(Section):
         DeformableHungarian(), description="Hungarian matching of queries and objects"
     )
     class_loss: SetFocalLoss = Field(SetFocalLoss(), description="Classification loss")
-    l1_weight: float = Field(
-        5.0, gt=0, description="Weight of the L1 loss of centre, width and height (normalised)"
-    )
+    l1_weight: L1Weight = 5.0
     box_loss: SetBoxLoss = Field(
         SetBoxLoss(name="giou", weight=2.0), description="Box loss in addition to L1, such as GIoU"
     )
-    score_threshold: float = Field(0.0, ge=0, lt=1, description="Score threshold of the candidates")
+    score_threshold: ScoreThreshold = 0.0
     max_candidates: int = Field(
         100, gt=0, description="Number of (query, class) pairs kept as candidates (top k)"
     )

@@ -1,12 +1,12 @@
 """What the model sections of detectors on a feature pyramid share."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from detcli.recipe.sections.blocks import NORM_GROUPS
-from detcli.recipe.sections.losses import AnyClassLoss, DensityBranch, FocalLoss
+from detcli.recipe.sections.blocks import NORM_GROUPS, misgrouped
+from detcli.recipe.sections.losses import AnyClassLoss, DensityOption, FocalLoss
 from detcli.recipe.sections.network import (
     BOTTLENECK,
     CONV_DIVISOR,
@@ -16,8 +16,8 @@ from detcli.recipe.sections.network import (
     Head,
     Neck,
 )
-from detcli.recipe.sections.priors import EnlargedObjects
-from detcli.recipe.sections.section import Section
+from detcli.recipe.sections.priors import EnlargeSmall, Regression
+from detcli.recipe.sections.section import ScoreThreshold, Section
 
 
 class IouBranch(Section):
@@ -44,6 +44,12 @@ class Auxiliary(Section):
     )
 
 
+AuxiliaryOption = Annotated[
+    Auxiliary | None,
+    Field(description="Auxiliary head with looser label assignment (training only); null: off"),
+]
+
+
 class Dense(Section):
     """What every detector on a feature pyramid has."""
 
@@ -51,18 +57,14 @@ class Dense(Section):
     neck: AnyNeck = Field(Neck(), description="Neck: feature pyramid")
     head: Head = Field(Head(), description="Prediction head")
     class_loss: AnyClassLoss = Field(FocalLoss(name="focal"), description="Classification loss")
-    score_threshold: float = Field(
-        0.05, ge=0, lt=1, description="Score threshold of the candidates"
-    )
+    score_threshold: ScoreThreshold = 0.05
     topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
-    enlarge_small: EnlargedObjects | None = Field(
-        None, description="Label assignment of small objects with an enlarged box; null: off"
-    )
+    enlarge_small: EnlargeSmall = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         channels = self.neck.out_channels
-        if self.head.norm == "gn" and (channels % NORM_GROUPS or channels == NORM_GROUPS):
-            yield "neck.out_channels", _group_norm_needs(channels)
+        if reason := misgrouped(self.head.norm, channels):
+            yield "neck.out_channels", f"head.{reason}"
         elif (reason := _misfit(self.head, channels)) is not None:
             yield "neck.out_channels", f"head.conv {self.head.conv} {reason}, got {channels}"
 
@@ -70,23 +72,10 @@ class Dense(Section):
 class Detector(Dense):
     """What the detectors have whose head predicts one box per prior, from either start."""
 
-    regression: Literal["box", "point"] = Field(
-        "box", description="Regress anchor box offsets, or distances of a point to the sides"
-    )
+    regression: Regression = "box"
     iou_branch: IouBranch | None = Field(None, description="IoU prediction branch; null: off")
-    density_branch: DensityBranch | None = Field(
-        None, description="Density branch: predicted overlap with other objects; null: off"
-    )
-    auxiliary: Auxiliary | None = Field(
-        None, description="Auxiliary head with looser label assignment (training only); null: off"
-    )
-
-
-def _group_norm_needs(channels: int) -> str:
-    return (
-        f"head.norm gn has {NORM_GROUPS} groups of 2 or more channels: expected a multiple of "
-        f"{NORM_GROUPS} from {2 * NORM_GROUPS} on, got {channels}"
-    )
+    density_branch: DensityOption = None
+    auxiliary: AuxiliaryOption = None
 
 
 def _misfit(head: Head, channels: int) -> str | None:

@@ -2,24 +2,24 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from detcli.recipe.sections.losses import BoxLoss
-from detcli.recipe.sections.network import Backbone
-from detcli.recipe.sections.section import Section
+from detcli.recipe.sections.network import Backbone, BackboneNorm
+from detcli.recipe.sections.section import ScoreThreshold, Section
 
 LEARNED_CELLS = 50  # a side of the map that learned positions have codes for
+L1Weight = Annotated[
+    float, Field(gt=0, description="Weight of the L1 loss of centre, width and height (normalised)")
+]
 
 
 class SetBackbone(Backbone):
     """ResNet of set predictors: frozen batch norms."""
 
-    norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
-        "frozen_bn",
-        description="Normalisation layers; frozen_bn: constant statistics, scale and shift",
-    )
+    norm: BackboneNorm = "frozen_bn"
 
 
 class DetrBackbone(SetBackbone):
@@ -119,13 +119,11 @@ class Detr(Section):
         HungarianAssigner(), description="Hungarian matching of queries and objects"
     )
     class_loss: SetSoftmaxLoss = Field(SetSoftmaxLoss(), description="Classification loss")
-    l1_weight: float = Field(
-        5.0, gt=0, description="Weight of the L1 loss of centre, width and height (normalised)"
-    )
+    l1_weight: L1Weight = 5.0
     box_loss: SetBoxLoss = Field(
         SetBoxLoss(name="giou", weight=2.0), description="Box loss in addition to L1, such as GIoU"
     )
-    score_threshold: float = Field(0.0, ge=0, lt=1, description="Score threshold of the candidates")
+    score_threshold: ScoreThreshold = 0.0
 
     def recipe_problems(self, recipe: Any, key: str) -> Iterator[tuple[str, str]]:
         stride = 32 if self.backbone.last_map == "c5" else 16

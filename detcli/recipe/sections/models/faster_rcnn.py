@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.models.two_stage import OneLook, Rpn, _size_problems
+from detcli.recipe.sections.models.two_stage import OneLook, Rpn
+from detcli.recipe.sections.priors import size_problems
 
 
 class FasterRcnn(OneLook):
@@ -15,5 +16,4 @@ class FasterRcnn(OneLook):
     rpn: Rpn = Field(Rpn(), description="First stage: region proposal network (RPN)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        yield from _size_problems(self.rpn, self.neck.num_levels)
+        yield from size_problems(self.rpn.anchors, self.neck.num_levels, "rpn.")

@@ -1,15 +1,22 @@
 """The model section of FCOS."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from detcli.recipe.sections.losses import SideLoss
 from detcli.recipe.sections.models.dense import Detector
 from detcli.recipe.sections.network import Head
-from detcli.recipe.sections.priors import DELTA_STDS, Assigner, FcosAssigner, delta_problems
-from detcli.recipe.sections.section import Quadruple
+from detcli.recipe.sections.priors import (
+    DELTA_STDS,
+    Assigner,
+    DeltaStds,
+    FcosAssigner,
+    FitGrid,
+    ReferenceScale,
+    Regression,
+)
 
 
 class FcosHead(Head):
@@ -26,12 +33,13 @@ class FcosHead(Head):
 class Fcos(Detector):
     """FCOS (Tian et al. 2019)."""
 
+    chooser: ClassVar[str] = "regression"
+    acts_with: ClassVar = {"delta_stds": ("box",)}
+
     name: Literal["fcos"] = Field(description="FCOS")
     head: FcosHead = Field(FcosHead(), description="Prediction head")
     assigner: Assigner = Field(FcosAssigner(name="fcos"), description="Label assignment of points")
-    regression: Literal["box", "point"] = Field(
-        "point", description="Regress anchor box offsets, or distances of a point to the sides"
-    )
+    regression: Regression = "point"
     box_loss: SideLoss = Field(SideLoss(name="iou"), description="Box regression loss")
     centerness_weight: float = Field(1.0, gt=0, description="Weight of the centre-ness loss")
     centerness_on: Literal["class", "box"] = Field(
@@ -40,20 +48,14 @@ class Fcos(Detector):
     stride_units: bool = Field(
         False, description="Distances are ReLU outputs in strides; false: exp outputs in pixels"
     )
-    anchor_scale: float = Field(
-        8.0, gt=0, description="Size of the square reference box, in strides, where a box is needed"
-    )
-    delta_stds: Quadruple = Field(
+    anchor_scale: ReferenceScale = 8.0
+    delta_stds: DeltaStds = Field(
         DELTA_STDS, description="regression box: encoded offsets are divided by these"
     )
     point_offset: float = Field(
         0.5, ge=0, lt=1, description="Position of the point within its cell, in strides"
     )
-    fit_grid: bool = Field(
-        False,
-        description="Grid spacing floor(image size / feature map size) (torchvision), not the "
-        "stride",
-    )
+    fit_grid: FitGrid = False
     score: Literal["product", "sqrt_product"] = Field(
         "product",
         description="Class score x centre-ness, after the score threshold, or its square "
@@ -62,6 +64,5 @@ class Fcos(Detector):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from delta_problems(self.delta_stds, self.regression)
         if self.regression == "box" and self.stride_units:
             yield "stride_units", "acts only with regression point, but regression is box"

@@ -1,15 +1,20 @@
 """The model section of Faster R-CNN with guided anchoring."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
 from detcli.recipe.sections.losses import BoxLoss
-from detcli.recipe.sections.models.guided import Guidance, ShapeAssigner
+from detcli.recipe.sections.models.guided import (
+    BaseScale,
+    BestIou,
+    Guidance,
+    ShapeAssigner,
+    ShapeStd,
+)
 from detcli.recipe.sections.models.two_stage import RPN_ASSIGNER, OneLook, Proposals, Sampler
-from detcli.recipe.sections.priors import MaxIouAssigner, delta_problems
-from detcli.recipe.sections.section import Quadruple, Section
+from detcli.recipe.sections.priors import BoxDeltaStds, MaxIouAssigner
+from detcli.recipe.sections.section import Section
 
 
 class RpnShapeAssigner(ShapeAssigner):
@@ -17,20 +22,14 @@ class RpnShapeAssigner(ShapeAssigner):
 
     positive_iou: float = Field(0.7, gt=0, le=1, description="IoU threshold of positives")
     negative_iou: float = Field(0.3, ge=0, le=1, description="IoU threshold of negatives")
-    min_positive_iou: float = Field(
-        0.3, ge=0, le=1, description="Minimum IoU for an object's best cell to be positive"
-    )
+    min_positive_iou: BestIou = 0.3
 
 
 class RpnGuidance(Guidance):
     """Guided anchoring: predicted locations and shapes of anchors."""
 
-    base_scale: float = Field(
-        8.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
-    )
-    shape_std: float = Field(
-        0.14, gt=0, description="Prediction x this = log(anchor side / base size)"
-    )
+    base_scale: BaseScale = 8.0
+    shape_std: ShapeStd = 0.14
     shape_assigner: RpnShapeAssigner = Field(
         RpnShapeAssigner(), description="Label assignment of the anchor shape branch"
     )
@@ -44,16 +43,11 @@ class GuidedRpn(Section):
         RPN_ASSIGNER, description="Label assignment of the predicted anchors"
     )
     sampler: Sampler = Field(Sampler(), description="Sampling of positives and negatives")
-    delta_stds: Quadruple = Field(
-        (0.07, 0.07, 0.11, 0.11), description="Encoded offsets (x, y, w, h) are divided by these"
-    )
+    delta_stds: BoxDeltaStds = (0.07, 0.07, 0.11, 0.11)
     box_loss: BoxLoss = Field(
         BoxLoss(name="smooth_l1", beta=1.0), description="Box regression loss"
     )
     proposals: Proposals = Field(Proposals(), description="Proposals of the second stage")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from delta_problems(self.delta_stds, "box")
 
 
 class GaFasterRcnn(OneLook):

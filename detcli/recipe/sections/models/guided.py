@@ -1,13 +1,23 @@
 """Anchors that the network predicts itself (guided anchoring, Wang et al. 2019), and Faster R-CNN
 with them."""
 
-from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from detcli.recipe.sections.models.two_stage import Sampler
-from detcli.recipe.sections.section import Numbers, Section
+from detcli.recipe.sections.section import PositiveNumbers, Section
+
+BestIou = Annotated[
+    float, Field(ge=0, le=1, description="Minimum IoU for an object's best cell to be positive")
+]
+BaseScale = Annotated[
+    float,
+    Field(gt=0, description="Size of the square, in strides, that the predicted shape scales"),
+]
+ShapeStd = Annotated[
+    float, Field(gt=0, description="Prediction x this = log(anchor side / base size)")
+]
 
 
 class ShapeAssigner(Section):
@@ -15,32 +25,20 @@ class ShapeAssigner(Section):
 
     positive_iou: float = Field(0.5, gt=0, le=1, description="IoU threshold of positives")
     negative_iou: float = Field(0.4, ge=0, le=1, description="IoU threshold of negatives")
-    min_positive_iou: float = Field(
-        0.4, ge=0, le=1, description="Minimum IoU for an object's best cell to be positive"
-    )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.negative_iou > self.positive_iou:
-            yield (
-                "negative_iou",
-                f"expected at most positive_iou ({self.positive_iou}), got {self.negative_iou}",
-            )
+    min_positive_iou: BestIou = 0.4
+    at_most: ClassVar = {"negative_iou": "positive_iou"}
 
 
 class Guidance(Section):
     """Guided anchoring: predicted locations and shapes of anchors."""
 
-    base_scale: float = Field(
-        4.0, gt=0, description="Size of the square, in strides, that the predicted shape scales"
-    )
-    shape_std: float = Field(
-        1.0, gt=0, description="Prediction x this = log(anchor side / base size)"
-    )
+    base_scale: BaseScale = 4.0
+    shape_std: ShapeStd = 1.0
     scales_per_octave: int = Field(
         3, gt=0, description="Scales per octave of the assigning anchors: 2^(0, 1/3, 2/3) for 3"
     )
-    ratios: Numbers = Field(
-        (0.5, 1.0, 2.0), min_length=1, description="Aspect ratios (height / width) of those anchors"
+    ratios: PositiveNumbers = Field(
+        (0.5, 1.0, 2.0), description="Aspect ratios (height / width) of those anchors"
     )
     location_target: Literal["center", "rest"] = Field(
         "center",
@@ -62,12 +60,4 @@ class Guidance(Section):
     location_threshold: float = Field(
         0.01, ge=0, lt=1, description="Location score threshold of anchors in inference"
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.ratios) <= 0:
-            yield "ratios", f"expected numbers greater than 0, got {list(self.ratios)}"
-        if self.center_ratio > self.ignore_ratio:
-            yield (
-                "center_ratio",
-                f"expected at most ignore_ratio ({self.ignore_ratio}), got {self.center_ratio}",
-            )
+    at_most: ClassVar = {"center_ratio": "ignore_ratio"}

@@ -8,7 +8,7 @@ from pydantic import Field
 from detcli.recipe.sections.losses import SideLoss
 from detcli.recipe.sections.models.dense import Detector
 from detcli.recipe.sections.network import RetinaNetHead
-from detcli.recipe.sections.priors import Anchors, Assigner, MaxIouAssigner
+from detcli.recipe.sections.priors import Anchors, Assigner, MaxIouAssigner, size_problems
 
 
 class RetinaNet(Detector):
@@ -24,7 +24,4 @@ class RetinaNet(Detector):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        levels = self.neck.num_levels
-        sizes = self.anchors.sizes
-        if sizes is not None and len(sizes) != levels:
-            yield "anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"
+        yield from size_problems(self.anchors, self.neck.num_levels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,13 +10,30 @@ from detcli.recipe.sections.losses import AnySoftmaxLoss, BoxLoss, SoftmaxLoss
 from detcli.recipe.sections.priors import (
     DELTA_STDS,
     Assigner,
-    EnlargedObjects,
+    DeltaStds,
+    EnlargeSmall,
     MaxIouAssigner,
-    delta_problems,
+    Regression,
 )
-from detcli.recipe.sections.section import Integers, Numbers, Quadruple, Section, SizesPerLevel
+from detcli.recipe.sections.section import (
+    SOME,
+    Integers,
+    Numbers,
+    PositiveIntegers,
+    ScoreThreshold,
+    Section,
+    SizesPerLevel,
+    rule,
+)
 
 BACKBONE_LEVELS = 2  # conv4_3 and fc7
+EVEN = rule(
+    lambda widths: min(widths) > 1 and not any(w % 2 for w in widths), "even numbers from 2 on"
+)
+RISING = rule(
+    lambda sizes: all(a < b for a, b in pairwise((0, *sizes))), "rising numbers greater than 0"
+)
+FROM_ZERO = rule(lambda numbers: min(numbers) >= 0, "numbers from 0 on")
 
 
 class VggBackbone(Section):
@@ -45,33 +62,27 @@ class VggBackbone(Section):
 class SsdNeck(Section):
     """The levels after conv4_3 and fc7; each list has a value for each of them."""
 
-    out_channels: Integers = Field((512, 256, 256, 256), min_length=1, description="Channels")
-    strides: Integers = Field((2, 2, 1, 1), min_length=1, description="Stride of its convolution")
-    paddings: Integers = Field((1, 1, 0, 0), min_length=1, description="Padding of its convolution")
+    out_channels: Annotated[Integers, SOME, EVEN] = Field(
+        (512, 256, 256, 256), description="Channels"
+    )
+    strides: PositiveIntegers = Field((2, 2, 1, 1), description="Stride of its convolution")
+    paddings: Annotated[Integers, SOME, FROM_ZERO] = Field(
+        (1, 1, 0, 0), description="Padding of its convolution"
+    )
     last_kernel: int = Field(3, gt=0, le=7, description="Kernel size of the last level; others: 3")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        levels = len(self.out_channels)
         for key in ("strides", "paddings"):
-            if len(getattr(self, key)) != len(self.out_channels):
-                yield (
-                    key,
-                    f"expected {len(self.out_channels)} values, as out_channels has, got "
-                    f"{len(getattr(self, key))}",
-                )
-        if min(self.out_channels) < 2 or any(channels % 2 for channels in self.out_channels):
-            yield "out_channels", f"expected even numbers from 2 on, got {list(self.out_channels)}"
-        if min(self.strides) < 1:
-            yield "strides", f"expected numbers greater than 0, got {list(self.strides)}"
-        if min(self.paddings) < 0:
-            yield "paddings", f"expected numbers from 0 on, got {list(self.paddings)}"
+            if (found := len(getattr(self, key))) != levels:
+                yield key, f"expected {levels} values, as out_channels has, got {found}"
 
 
 class SsdAnchors(Section):
     """Anchor boxes around the centre of each cell."""
 
-    sizes: Numbers = Field(
+    sizes: Annotated[Numbers, Field(min_length=2), RISING] = Field(
         (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0),
-        min_length=2,
         description="Anchor sizes in pixels, one per level and one more: each level has "
         "squares of its own size and of the geometric mean with the next",
     )
@@ -79,22 +90,21 @@ class SsdAnchors(Section):
         ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)),
         description="Aspect ratios of further anchors, in both orientations, a list per level",
     )
-    strides: Integers = Field(
-        (8, 16, 32, 64, 100, 300), min_length=1, description="Stride in pixels of each level"
+    strides: PositiveIntegers = Field(
+        (8, 16, 32, 64, 100, 300), description="Stride in pixels of each level"
     )
     clip: bool = Field(False, description="Clip anchor width and height to the image (torchvision)")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.sizes) <= 0 or any(b <= a for a, b in pairwise(self.sizes)):
-            yield "sizes", f"expected rising numbers greater than 0, got {list(self.sizes)}"
-        if min(self.strides) < 1:
-            yield "strides", f"expected numbers greater than 0, got {list(self.strides)}"
         if any(ratio <= 1 for level in self.ratios for ratio in level):
             yield "ratios", "expected numbers greater than 1; each is used both ways round"
 
 
 class Ssd(Section):
     """SSD (Liu et al. 2016)."""
+
+    chooser: ClassVar[str] = "regression"
+    acts_with: ClassVar = {"delta_stds": ("box",)}
 
     name: Literal["ssd"] = Field(description="SSD")
     backbone: VggBackbone = Field(VggBackbone(), description="Backbone network")
@@ -104,13 +114,9 @@ class Ssd(Section):
         MaxIouAssigner(name="max_iou", positive_iou=0.5, negative_iou=0.5, single_best=True),
         description="Label assignment of anchors",
     )
-    enlarge_small: EnlargedObjects | None = Field(
-        None, description="Label assignment of small objects with an enlarged box; null: off"
-    )
-    regression: Literal["box", "point"] = Field(
-        "box", description="Regress anchor box offsets, or distances of a point to the sides"
-    )
-    delta_stds: Quadruple = Field(
+    enlarge_small: EnlargeSmall = None
+    regression: Regression = "box"
+    delta_stds: DeltaStds = Field(
         DELTA_STDS, description="regression box: encoded offsets (x, y, w, h) are divided by these"
     )
     class_loss: AnySoftmaxLoss = Field(
@@ -119,18 +125,12 @@ class Ssd(Section):
     box_loss: BoxLoss = Field(
         BoxLoss(name="smooth_l1", beta=1.0), description="Box regression loss"
     )
-    score_threshold: float = Field(
-        0.02, ge=0, lt=1, description="Score threshold of the candidates"
-    )
+    score_threshold: ScoreThreshold = 0.02
     topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         levels = BACKBONE_LEVELS + len(self.neck.out_channels)
         for key, wanted in (("sizes", levels + 1), ("ratios", levels), ("strides", levels)):
-            if len(getattr(self.anchors, key)) != wanted:
-                yield (
-                    f"anchors.{key}",
-                    f"expected {wanted} values for {levels} levels (neck.out_channels), got "
-                    f"{len(getattr(self.anchors, key))}",
-                )
-        yield from delta_problems(self.delta_stds, self.regression)
+            if (found := len(getattr(self.anchors, key))) != wanted:
+                for_levels = f"{wanted} values for {levels} levels (neck.out_channels)"
+                yield f"anchors.{key}", f"expected {for_levels}, got {found}"

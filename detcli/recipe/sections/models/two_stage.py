@@ -6,17 +6,28 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from detcli.recipe.sections.blocks import Dropout
-from detcli.recipe.sections.losses import BoxLoss, DensityBranch, Ohem, SideLoss, SoftmaxLoss
-from detcli.recipe.sections.network import Backbone, BifpnNeck, Neck, Nested, PanNeck, TimmBackbone
+from detcli.recipe.sections.losses import BoxLoss, DensityOption, Ohem, SideLoss, SoftmaxLoss
+from detcli.recipe.sections.network import (
+    AuthorsWeights,
+    Backbone,
+    BackboneNorm,
+    BifpnNeck,
+    ExtraFrom,
+    Neck,
+    Nested,
+    NormEval,
+    PanNeck,
+    TimmBackbone,
+)
 from detcli.recipe.sections.priors import (
     DELTA_STDS,
     Anchors,
     Assigner,
-    EnlargedObjects,
+    BoxDeltaStds,
+    EnlargeSmall,
     MaxIouAssigner,
-    delta_problems,
 )
-from detcli.recipe.sections.section import Named, Quadruple, Section
+from detcli.recipe.sections.section import Named, ScoreThreshold, Section
 
 
 class PooledLevels(Section):
@@ -29,9 +40,7 @@ class PooledLevels(Section):
 class PooledExtra(PooledLevels):
     """Levels from stride 4 on; P6 is P5 subsampled."""
 
-    extra_from: Literal["c5", "p5", "pool"] = Field(
-        "pool", description="P6: convolution of C5 or of P5, or subsampled P5"
-    )
+    extra_from: ExtraFrom = "pool"
 
 
 class PooledNeck(PooledExtra, Neck):
@@ -74,16 +83,10 @@ class HrBackbone(Section):
 
     name: Literal["hrnet"] = Field(description="Backbone type")
     width: Literal[18, 32, 40, 48] = Field(32, description="Channels of the stride-4 features")
-    norm: Literal["bn", "frozen_bn", "sync_bn", "gn", "ln", "in"] = Field(
-        "bn", description="Normalisation layers; frozen_bn: constant statistics, scale and shift"
-    )
-    norm_eval: bool = Field(
-        True, description="Batch norms stay in eval mode (running statistics) in training"
-    )
+    norm: BackboneNorm = "bn"
+    norm_eval: NormEval = True
     norm_eps: float = Field(1e-5, ge=0, description="Epsilon of the norms")
-    weights: str | None = Field(
-        None, min_length=1, description="Checkpoint of the authors, or null: random"
-    )
+    weights: AuthorsWeights = None
 
 
 AnyNeck = Annotated[
@@ -223,12 +226,8 @@ class RegionDetector(Section):
     class_loss: RegionClassLoss = Field(
         RegionClassLoss(name="softmax"), description="Classification loss"
     )
-    score_threshold: float = Field(
-        0.05, ge=0, lt=1, description="Score threshold of the candidates"
-    )
-    enlarge_small: EnlargedObjects | None = Field(
-        None, description="Label assignment of small objects with an enlarged box; null: off"
-    )
+    score_threshold: ScoreThreshold = 0.05
+    enlarge_small: EnlargeSmall = None
 
 
 class OneLook(RegionDetector):
@@ -238,19 +237,6 @@ class OneLook(RegionDetector):
         MaxIouAssigner(name="max_iou", positive_iou=0.5, negative_iou=0.5, min_positive_iou=None),
         description="Label assignment of proposals",
     )
-    delta_stds: Quadruple = Field(
-        DELTA_STDS, description="Encoded offsets (x, y, w, h) are divided by these"
-    )
+    delta_stds: BoxDeltaStds = DELTA_STDS
     box_loss: SideLoss = Field(SideLoss(name="l1"), description="Box regression loss")
-    density_branch: DensityBranch | None = Field(
-        None, description="Density branch: predicted overlap with other objects; null: off"
-    )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from delta_problems(self.delta_stds, "box")
-
-
-def _size_problems(rpn: Rpn, levels: int) -> Iterator[tuple[str, str]]:
-    sizes = rpn.anchors.sizes
-    if sizes is not None and len(sizes) != levels:
-        yield "rpn.anchors.sizes", f"expected a list for each of {levels} levels, got {len(sizes)}"
+    density_branch: DensityOption = None

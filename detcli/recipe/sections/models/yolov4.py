@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detcli.recipe.sections.section import Section, SizesPerLevel, Triple
+from detcli.recipe.sections.section import ScoreThreshold, Section, SizesPerLevel, Triple, rule
 
 LEVELS = 3
 
@@ -55,16 +55,12 @@ class ScaledLoss(Section):
     box_weight: float = Field(0.05, gt=0, description="Weight of the CIoU loss")
     objectness_weight: float = Field(0.6, gt=0, description="Weight of the objectness loss")
     class_weight: float = Field(0.3, gt=0, description="Weight of the classification loss")
-    level_weights: Triple = Field(
-        (4.0, 1.0, 0.4), description="Weights of the objectness loss at strides 8, 16 and 32"
+    level_weights: Annotated[Triple, rule(lambda weights: min(weights) > 0, "numbers above 0")] = (
+        Field((4.0, 1.0, 0.4), description="Weights of the objectness loss at strides 8, 16 and 32")
     )
     max_ratio: float = Field(
         4.0, gt=1, description="Anchors match objects whose sides differ by a smaller factor"
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if min(self.level_weights) <= 0:
-            yield "level_weights", f"expected numbers above 0, got {list(self.level_weights)}"
 
 
 class YoloV4(Section):
@@ -82,7 +78,7 @@ class YoloV4(Section):
         description="Anchor sizes: width and height in pixels of each in turn, a list per "
         "stride 8, 16 and 32",
     )
-    scale_xy: Triple = Field(
+    scale_xy: Annotated[Triple, rule(lambda scales: min(scales) >= 1, "numbers from 1 on")] = Field(
         (1.2, 1.1, 1.05),
         description="Loss darknet: scale_x_y, how far a centre may leave its cell, per "
         "stride; 1: not",
@@ -93,9 +89,7 @@ class YoloV4(Section):
     classes_per_box: Literal["all", "best"] = Field(
         "all", description="A box is a candidate for every class, or only for its most likely one"
     )
-    score_threshold: float = Field(
-        0.001, ge=0, lt=1, description="Score threshold of the candidates"
-    )
+    score_threshold: ScoreThreshold = 0.001
     topk_per_level: int = Field(1000, gt=0, description="Candidates kept per level before NMS")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -104,8 +98,6 @@ class YoloV4(Section):
         for sides in self.anchors:
             if len(sides) < 2 or len(sides) % 2 or min(sides) <= 0:
                 yield "anchors", f"expected pairs of width and height above 0, got {list(sides)}"
-        if min(self.scale_xy) < 1:
-            yield "scale_xy", f"expected numbers from 1 on, got {list(self.scale_xy)}"
         default = YoloV4.model_fields["scale_xy"].default
         if self.loss.name == "scaled" and self.scale_xy != default:
             yield "scale_xy", "acts only with loss darknet, but loss is scaled; remove it"

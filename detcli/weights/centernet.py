@@ -12,12 +12,14 @@ from detcli.errors import CheckpointError
 from detcli.weights.files import PublicWeights, looks_like
 from detcli.weights.names import (
     ConversionReport,
+    Rules,
     SourceFacts,
     apply_rules,
     resnet_depth,
     resnet_key,
+    rewritten,
 )
-from detcli.weights.report import copy_state
+from detcli.weights.report import copy_renamed
 
 MMDETECTION_MARK = "bbox_head.heatmap_head.2.weight"
 AUTHORS_MARK = "hm.2.weight"
@@ -35,6 +37,21 @@ AUTHORS_RULES = (
     (r"reg\.", "head.offset."),
     (r"dla_up\.ida_(\d+)\.", r"neck.steps.\1."),
     (r"ida_up\.", "neck.last."),
+)
+# All one after the other.
+DLA_RULES: Rules = (
+    (r"^base_layer\.0\.", "stem.conv."),
+    (r"^base_layer\.1\.", "stem.norm."),
+    (r"^level([01])\.0\.", r"convs.\1.conv."),
+    (r"^level([01])\.1\.", r"convs.\1.norm."),
+    (r"^level(\d)\.", lambda found: f"trees.{int(found[1]) - 2}."),
+    (r"tree1\.", "first."),
+    (r"tree2\.", "second."),
+    (r"\.conv(\d)\.", r".conv\1.conv."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.project\.0\.", ".project.conv."),
+    (r"\.project\.1\.", ".project.norm."),
+    (r"\.root\.bn\.", ".root.norm."),
 )
 MMDETECTION_NECK = re.compile(r"neck\.deconv_layers\.(\d+)\.(conv|bn)\.(.+)")
 AUTHORS_NECK = re.compile(r"deconv_layers\.(\d+)\.(.+)")
@@ -102,26 +119,17 @@ def convert_centernet(
     projections of DLA-34 that its code computes without using them are left out.
     """
     unused = [name for name in tensors if UNUSED_IN_DLA.match(name)]
-    names = {name: _authors_key(name) for name in tensors if name not in unused}
-    copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
+    used = {name: value for name, value in tensors.items() if name not in unused}
+    report = copy_renamed(used, model, where, _authors_key)
     if not unused:
-        return ConversionReport(names, ())
+        return report
     note = f"left out: {len(unused)} tensors that nothing reads ({unused[0]}, ...)"
-    return ConversionReport(names, (note,))
+    return ConversionReport(report.names, (note,))
 
 
 def dla_key(key: str) -> str:
     """The name here of a key of DLA-34, as in the authors' ImageNet weights."""
-    key = re.sub(r"^base_layer\.0\.", "stem.conv.", key)
-    key = re.sub(r"^base_layer\.1\.", "stem.norm.", key)
-    key = re.sub(r"^level([01])\.0\.", r"convs.\1.conv.", key)
-    key = re.sub(r"^level([01])\.1\.", r"convs.\1.norm.", key)
-    key = re.sub(r"^level(\d)\.", lambda match: f"trees.{int(match[1]) - 2}.", key)
-    key = key.replace("tree1.", "first.").replace("tree2.", "second.")
-    key = re.sub(r"\.conv(\d)\.", r".conv\1.conv.", key)
-    key = re.sub(r"\.bn(\d)\.", r".conv\1.norm.", key)
-    key = key.replace(".project.0.", ".project.conv.").replace(".project.1.", ".project.norm.")
-    return key.replace(".root.bn.", ".root.norm.")
+    return rewritten(key, DLA_RULES)
 
 
 def is_unused_in_dla(key: str) -> bool:

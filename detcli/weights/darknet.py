@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detcli.errors import CheckpointError
 from detcli.weights.files import PublicWeights, looks_like, zipped
 from detcli.weights.names import ConversionReport, SourceFacts
-from detcli.weights.report import copy_state
+from detcli.weights.report import copy_renamed, copy_state
 
 NUM_BLOCKS = (1, 2, 8, 8, 4)  # of the backbone's stages
 NORM_PARTS = ("bias", "weight", "running_mean", "running_var")  # in the order of the file
@@ -114,9 +114,7 @@ def convert_tianxiaomo(
 
     Raises CheckpointError, with the model unchanged, unless every tensor finds its place.
     """
-    names = {name: tianxiaomo_key(name) for name in tensors}
-    copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
-    return ConversionReport(names, ())
+    return copy_renamed(tensors, model, where, tianxiaomo_key)
 
 
 def tianxiaomo_key(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +13,19 @@ from detcli.errors import CheckpointError
 # Blocks of the third stage and convolutions of a block, which no two depths share.
 DEPTH_BY_BLOCKS = {(2, 2): 18, (6, 2): 34, (6, 3): 50, (23, 3): 101}
 VGG_STAGE_CONVS = (2, 2, 3, 3, 3)
+
+# Pattern and replacement, as `re.sub` takes them.
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+RESNET_RULES: Rules = (
+    (r"^conv1\.", "stem.conv."),
+    (r"^[bg]n1\.", "stem.norm."),
+    (r"^layer(\d)\.", lambda found: f"stages.{int(found[1]) - 1}."),
+    (r"\.conv(\d)\.", r".conv\1.conv."),
+    (r"\.[bg]n(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut.conv."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,7 @@ class ConversionReport:
 
 def resnet_key(key: str) -> str:
     """The name here of a key of torchvision's ResNet, whose names MMDetection uses as well."""
-    key = re.sub(r"^conv1\.", "stem.conv.", key)
-    key = re.sub(r"^[bg]n1\.", "stem.norm.", key)
-    key = re.sub(r"^layer(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.", key)
-    key = re.sub(r"\.conv(\d)\.", r".conv\1.conv.", key)
-    key = re.sub(r"\.[bg]n(\d)\.", r".conv\1.norm.", key)
-    key = key.replace(".downsample.0.", ".shortcut.conv.")
-    return key.replace(".downsample.1.", ".shortcut.norm.")
+    return rewritten(key, RESNET_RULES)
 
 
 def hrnet_key(key: str) -> str:
@@ -105,7 +112,14 @@ def resnet_depth(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:
     return depth
 
 
-def apply_rules(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+def rewritten(key: str, rules: Rules) -> str:
+    """`key` after all rules, one after the other."""
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def apply_rules(key: str, rules: Rules) -> str:
     """`key` after the first rule (pattern, replacement) that matches its beginning; else itself."""
     for pattern, replacement in rules:
         renamed, count = re.subn(f"^{pattern}", replacement, key)

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
-from detcli.weights.detr import (
-    LAYER_RULES,
-    QUERIES,
-    backbone_key,
-    class_names_of,
-    convert_set,
-    num_classes_of,
-    resnet_depth_below,
-)
+from detcli.weights.detr import LAYER_RULES, QUERIES, backbone_key, convert_set, resnet_depth_below
 from detcli.weights.files import PublicWeights, looks_like
 from detcli.weights.names import ConversionReport, Rules, SourceFacts, rewritten
+from detcli.weights.torchvision import known_classes
 
 MARK = "transformer.level_embed"
 TRANSFORMERS_MARK = "model.level_embed"
@@ -82,13 +75,14 @@ def deformable_facts(weights: PublicWeights, where: str) -> SourceFacts:
     tensors = weights.tensors
     logits = [name for name in tensors if CLASS_HEAD.fullmatch(name)]
     width = len(tensors[logits[0]])
+    num_classes, class_names = known_classes(weights, width, width)
     refines = not torch.equal(tensors[logits[0]], tensors[logits[-1]])
     two_stage = any(mark in tensors for mark in TWO_STAGE_MARKS)
     return SourceFacts(
         detector="deformable_detr",
         depth=resnet_depth_below(tensors, where),
-        num_classes=num_classes_of(width),
-        class_names=class_names_of(weights, width),
+        num_classes=num_classes,
+        class_names=class_names,
         variant="_two_stage" if two_stage else "_refine" if refines else None,
     )
 

@@ -20,9 +20,8 @@ from detcli.weights.names import (
     rewritten,
 )
 from detcli.weights.report import copy_state
-from detcli.weights.torchvision import coco_ids, coco_names
+from detcli.weights.torchvision import COCO_WIDTH, coco_ids, known_classes
 
-COCO_WIDTH = 91  # COCO's category ids run from 1 to 90 with gaps; nothing is 0
 DETR_MARK = "input_proj.weight"
 TRANSFORMERS_MARK = "model.input_projection.weight"
 MMDETECTION_MARK = "bbox_head.reg_ffn.layers.0.0.weight"
@@ -111,12 +110,13 @@ def convert_detr(
 def detr_facts(weights: PublicWeights, logits: str, where: str) -> SourceFacts:
     """What DETR this is, by the name of its class head."""
     width = len(weights.tensors[logits]) - 1  # less no-object
+    num_classes, class_names = known_classes(weights, width, width)
     pre_norm = any("encoder.norm." in name for name in weights.tensors)
     return SourceFacts(
         detector="detr",
         depth=resnet_depth_below(weights.tensors, where),
-        num_classes=num_classes_of(width),
-        class_names=class_names_of(weights, width),
+        num_classes=num_classes,
+        class_names=class_names,
         variant=" with norms first" if pre_norm else None,
     )
 
@@ -199,16 +199,6 @@ def select_classes(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple
         "class head: the 80 classes of COCO were taken out of 91 outputs; the other 11 are never "
         "an object's, and their probabilities are close to 0",
     )
-
-
-def num_classes_of(width: int) -> int:
-    """Classes of a head of so many outputs for objects: 91 are COCO's ids, 80 of which are used."""
-    return len(coco_ids()) if width == COCO_WIDTH else width
-
-
-def class_names_of(weights: PublicWeights, width: int) -> tuple[str, ...] | None:
-    """The names of these classes, where they are known."""
-    return coco_names() if width == COCO_WIDTH else weights.class_names
 
 
 def resnet_depth_below(tensors: Mapping[str, Tensor], where: str) -> int:

@@ -33,6 +33,7 @@ from detcli.weights.ssd import (
     ssd_head,
 )
 from detcli.weights.two_stage import MMDETECTION_MARK as TWO_STAGE_MARK
+from detcli.weights.two_stage import MMDETECTION_RULES as TWO_STAGE_RULES
 from detcli.weights.two_stage import convert_mmdetection_two_stage, recognise_mmdetection_two_stage
 
 # The last convolution of the class branch gives the detector away. FCOS had its own names before
@@ -45,9 +46,7 @@ DETECTOR_OF = {
     "bbox_head.vfnet_cls": "vfnet",
 }
 RULES = (
-    (r"neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
-    (r"neck\.downsample_convs\.(\d+)\.conv\.", r"neck.downsample.\1."),
-    (r"neck\.pafpn_convs\.(\d+)\.conv\.", r"neck.bottom_up.\1."),
+    *TWO_STAGE_RULES,  # for the neck
     (r"bbox_head\.cls_convs\.(\d+)\.(?:gn|bn)\.", r"head.class_tower.\1.norm."),
     (r"bbox_head\.cls_convs\.", "head.class_tower."),
     (r"bbox_head\.reg_convs\.(\d+)\.(?:gn|bn)\.", r"head.box_tower.\1.norm."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -126,6 +126,11 @@ def apply_rules(key: str, rules: Rules) -> str:
         if count:
             return renamed
     return key
+
+
+def outputs_of(value: Tensor, width: int, outputs: Sequence[int]) -> Tensor:
+    """The rows of these of the `width` outputs of every anchor; value (A * width, ...)."""
+    return value.view(-1, width, *value.shape[1:])[:, list(outputs)].flatten(0, 1)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:

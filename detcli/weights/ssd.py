@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -72,10 +72,3 @@ def ssd_head(tensors: Mapping[str, Tensor], names: tuple[str, str], where: str) 
     if not levels:
         raise CheckpointError(f"{where}: looks like an SSD, but has no {names[0].format(0)}")
     return width, levels
-
-
-def classes_then_background(value: Tensor, width: int, classes: Sequence[int]) -> Tensor:
-    """The rows of these classes of every anchor, then its background, which is output 0; value
-    (A * width, ...)."""
-    rows = value.view(-1, width, *value.shape[1:])
-    return rows[:, [*classes, 0]].flatten(0, 1)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
+    RESNET_BACKBONE,
     ConversionReport,
     Rules,
     SourceFacts,
@@ -26,7 +26,12 @@ AUTHORS_MARK = "hm.2.weight"
 DLA_MARK = "dla_up.ida_0.proj_1.conv.weight"
 RESNET_MARK = "deconv_layers.0.conv_offset_mask.weight"
 OFFSETS = "neck.deconv_layers.0.conv.conv_offset.weight"
-MMDETECTION_RULES = (
+MMDETECTION_RULES: Rules = (
+    RESNET_BACKBONE,
+    (
+        r"neck\.deconv_layers\.(\d+)\.",
+        lambda found: f"neck.{('reduce', 'enlarge')[int(found[1]) % 2]}.{int(found[1]) // 2}.",
+    ),
     (r"bbox_head\.heatmap_head\.", "head.class_logits."),
     (r"bbox_head\.wh_head\.", "head.size."),
     (r"bbox_head\.offset_head\.", "head.offset."),
@@ -53,7 +58,6 @@ DLA_RULES: Rules = (
     (r"\.project\.1\.", ".project.norm."),
     (r"\.root\.bn\.", ".root.norm."),
 )
-MMDETECTION_NECK = re.compile(r"neck\.deconv_layers\.(\d+)\.(conv|bn)\.(.+)")
 AUTHORS_NECK = re.compile(r"deconv_layers\.(\d+)\.(.+)")
 # Six entries of the authors' list make a step: DCN, norm, ReLU, transposed convolution, norm, ReLU.
 AUTHORS_STEP = {
@@ -81,14 +85,8 @@ def recognise_mmdetection_centernet(weights: PublicWeights, where: str) -> Sourc
 
 def mmdetection_centernet_key(key: str) -> str:
     """The name here of a key of MMDetection's CenterNet."""
-    if key.startswith("backbone."):
-        return f"backbone.{resnet_key(key.removeprefix('backbone.'))}"
-    match = MMDETECTION_NECK.fullmatch(key)
-    if match is None:
-        return apply_rules(key, MMDETECTION_RULES)
-    step, place = divmod(int(match[1]), 2)
-    part = "enlarge" if place else "reduce"
-    return f"neck.{part}.{step}.{'conv' if match[2] == 'conv' else 'norm'}.{match[3]}"
+    own = apply_rules(key, MMDETECTION_RULES)
+    return own.replace(".bn.", ".norm.") if own.startswith("neck.") else own
 
 
 def recognise_centernet(weights: PublicWeights, where: str) -> SourceFacts:
@@ -97,10 +95,7 @@ def recognise_centernet(weights: PublicWeights, where: str) -> SourceFacts:
     tensors = weights.tensors
     is_dla = DLA_MARK in tensors
     if AUTHORS_MARK not in tensors or not (is_dla or RESNET_MARK in tensors):
-        raise CheckpointError(
-            f"{where}: expected xingyizhou/CenterNet's ctdet with resdcn or dla_34, but this looks "
-            f"like {looks_like(tensors)}"
-        )
+        raise another_layout(where, "xingyizhou/CenterNet's ctdet with resdcn or dla_34", tensors)
     return SourceFacts(
         detector="centernet",
         depth=None if is_dla else resnet_depth(tensors, "", where),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like, zipped
+from detcli.weights.files import PublicWeights, another_layout, zipped
 from detcli.weights.names import ConversionReport, SourceFacts
 from detcli.weights.report import copy_renamed, copy_state
 
@@ -99,10 +99,7 @@ def recognise_tianxiaomo(weights: PublicWeights, where: str) -> SourceFacts:
     """What YOLOv4 this is; CheckpointError when it has not the names of that repository."""
     tensors = weights.tensors
     if MARK not in tensors or LAST not in tensors:
-        raise CheckpointError(
-            f"{where}: expected the YOLOv4 of Tianxiaomo/pytorch-YOLOv4, but this looks like "
-            f"{looks_like(tensors)}"
-        )
+        raise another_layout(where, "the YOLOv4 of Tianxiaomo/pytorch-YOLOv4", tensors)
     outputs, num_anchors = len(tensors[LAST]), 3
     return SourceFacts("yolov4", None, outputs // num_anchors - BOX_OUTPUTS, weights.class_names)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
 from detcli.weights.detr import LAYER_RULES, QUERIES, backbone_key, convert_set, resnet_depth_below
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import ConversionReport, Rules, SourceFacts, rewritten
 from detcli.weights.torchvision import known_classes
 
@@ -63,10 +63,8 @@ RULES: Rules = (
 def recognise_deformable_detr(weights: PublicWeights, where: str) -> SourceFacts:
     """What Deformable DETR of its authors this is; CheckpointError when it is none."""
     if MARK not in weights.tensors or "class_embed.0.weight" not in weights.tensors:
-        raise CheckpointError(
-            f"{where}: expected a checkpoint of fundamentalvision/Deformable-DETR, but this looks "
-            f"like {looks_like(weights.tensors)}"
-        )
+        expected = "a checkpoint of fundamentalvision/Deformable-DETR"
+        raise another_layout(where, expected, weights.tensors)
     return deformable_facts(weights, where)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
     ConversionReport,
     Rules,
@@ -78,20 +77,18 @@ BACKBONE = re.compile(
 RESNET_RULES: Rules = (
     (r"^embedder\.embedder\.convolution\.", "conv1."),
     (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d)\.layers\.", lambda found: f"layer{int(found[1]) + 1}."),
+    (r"\.layer\.(\d)\.convolution\.", lambda found: f".conv{int(found[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda found: f".bn{int(found[1]) + 1}."),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),
 )
-STAGE = re.compile(r"encoder\.stages\.(\d)\.layers\.(\d+)\.(.+)")
-BLOCK_PART = re.compile(r"layer\.(\d)\.(convolution|normalization)\.(.+)")
 
 
 def recognise_detr(weights: PublicWeights, where: str) -> SourceFacts:
     """What DETR of its authors this is; CheckpointError when it is none."""
     if DETR_MARK not in weights.tensors or "class_embed.weight" not in weights.tensors:
-        raise CheckpointError(
-            f"{where}: expected a DETR of facebookresearch/detr for boxes, but this looks like "
-            f"{looks_like(weights.tensors)}"
-        )
+        raise another_layout(where, "a DETR of facebookresearch/detr for boxes", weights.tensors)
     return detr_facts(weights, "class_embed.weight", where)
 
 
@@ -131,20 +128,7 @@ def backbone_key(key: str) -> str | None:
     found = BACKBONE.match(key)
     if found is None:
         return None
-    return f"backbone.{resnet_key(torchvision_key(key[found.end() :]))}"
-
-
-def torchvision_key(key: str) -> str:
-    """torchvision's name of a key of a ResNet, which transformers has names of its own for."""
-    stage = STAGE.fullmatch(key)
-    if stage is None:
-        return rewritten(key, RESNET_RULES)
-    inner = rewritten(f".{stage[3]}", RESNET_RULES)[1:]
-    part = BLOCK_PART.fullmatch(inner)
-    if part is not None:
-        kind = "conv" if part[2] == "convolution" else "bn"
-        inner = f"{kind}{int(part[1]) + 1}.{part[3]}"
-    return f"layer{int(stage[1]) + 1}.{stage[2]}.{inner}"
+    return f"backbone.{resnet_key(rewritten(key[found.end() :], RESNET_RULES))}"
 
 
 def convert_set(
@@ -204,7 +188,7 @@ def select_classes(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple
 def resnet_depth_below(tensors: Mapping[str, Tensor], where: str) -> int:
     """Depth of the ResNet; CheckpointError if it is none of ours."""
     below = {
-        torchvision_key(name[found.end() :]): value
+        rewritten(name[found.end() :], RESNET_RULES): value
         for name, value in tensors.items()
         if (found := BACKBONE.match(name))
     }

@@ -16,7 +16,7 @@ from detcli.weights.deformable_detr import MMDETECTION_MARK as DEFORMABLE_MARK
 from detcli.weights.deformable_detr import convert_deformable_detr, deformable_facts
 from detcli.weights.detr import MMDETECTION_MARK as DETR_MARK
 from detcli.weights.detr import convert_detr, detr_facts
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
     ConversionReport,
     SourceFacts,
@@ -25,13 +25,8 @@ from detcli.weights.names import (
     resnet_key,
 )
 from detcli.weights.report import copy_renamed, copy_state
-from detcli.weights.ssd import (
-    MMDETECTION_HEAD,
-    MMDETECTION_MARK,
-    SIDES,
-    mmdetection_ssd_key,
-    ssd_head,
-)
+from detcli.weights.ssd import MMDETECTION_HEAD, MMDETECTION_MARK, SIDES, ssd_head
+from detcli.weights.ssd import MMDETECTION_RULES as SSD_RULES
 from detcli.weights.two_stage import MMDETECTION_MARK as TWO_STAGE_MARK
 from detcli.weights.two_stage import MMDETECTION_RULES as TWO_STAGE_RULES
 from detcli.weights.two_stage import convert_mmdetection_two_stage, recognise_mmdetection_two_stage
@@ -113,11 +108,12 @@ def recognise_mmdetection(weights: PublicWeights, where: str) -> SourceFacts:
         return deformable_facts(weights, where)
     found = [name for name in DETECTOR_OF if f"{name}.weight" in tensors]
     if not found or "backbone.layer3.0.conv1.weight" not in tensors:
-        raise CheckpointError(
-            f"{where}: expected a detector of MMDetection that is known here (RetinaNet, FCOS, "
-            "ATSS, VFNet, NAS-FCOS, GA-RetinaNet, Faster, GA-Faster or Cascade R-CNN on a ResNet "
-            f"or HRNet, SSD, CenterNet, DETR), but this looks like {looks_like(tensors)}"
+        expected = (
+            "a detector of MMDetection that is known here (RetinaNet, FCOS, ATSS, VFNet, NAS-FCOS, "
+            "GA-RetinaNet, Faster, GA-Faster or Cascade R-CNN on a ResNet or HRNet, SSD, "
+            "CenterNet, DETR)"
         )
+        raise another_layout(where, expected, tensors)
     logits = f"{found[0]}.weight"
     boxes = logits.replace("_cls.", "_reg.")
     if boxes not in tensors:
@@ -145,7 +141,7 @@ def convert_mmdetection(
     Raises CheckpointError, with the model unchanged, unless every tensor finds its place.
     """
     if MMDETECTION_MARK in tensors:
-        return copy_renamed(tensors, model, where, mmdetection_ssd_key)
+        return copy_renamed(tensors, model, where, lambda key: apply_rules(key, SSD_RULES))
     if CENTERNET_MARK in tensors:
         return copy_renamed(tensors, model, where, mmdetection_centernet_key)
     if TWO_STAGE_MARK in tensors:

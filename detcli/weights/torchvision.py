@@ -9,31 +9,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
+    TORCHVISION_ON_RESNET,
     ConversionReport,
+    Rules,
     SourceFacts,
     apply_rules,
     outputs_of,
     resnet_depth,
-    resnet_key,
 )
 from detcli.weights.report import copy_state, keep_eps
-from detcli.weights.ssd import (
-    SIDES,
-    TORCHVISION_HEAD,
-    TORCHVISION_MARK,
-    ssd_head,
-    torchvision_ssd_key,
-)
-from detcli.weights.two_stage import (
-    TORCHVISION_LOGITS,
-    boxes_of,
-    is_torchvision_two_stage,
-    torchvision_two_stage_key,
-)
+from detcli.weights.ssd import SIDES, TORCHVISION_HEAD, TORCHVISION_MARK, ssd_head
+from detcli.weights.ssd import TORCHVISION_RULES as SSD_RULES
+from detcli.weights.two_stage import TORCHVISION_LOGITS, boxes_of, is_torchvision_two_stage
+from detcli.weights.two_stage import TORCHVISION_RULES as TWO_STAGE_RULES
 
+EXPECTED = (
+    "torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn, ssd300_vgg16 or "
+    "fasterrcnn_resnet50_fpn"
+)
 LOGITS = "head.classification_head.cls_logits."
 BOXES = "head.regression_head.bbox_reg."
 CENTERNESS = "head.regression_head.bbox_ctrness."
@@ -41,9 +36,8 @@ COCO_WIDTH = 91  # COCO's category ids run from 1 to 90 with gaps; 0 is backgrou
 # Of the norms of torchvision's published RetinaNet and Faster R-CNN, as their loader sets it.
 COCO_V1_EPS = 0.0
 FRESH_EPS = 1e-5
-RULES = (
-    (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.output.\1.\2"),
+RULES: Rules = (
+    *TORCHVISION_ON_RESNET,
     (r"backbone\.fpn\.extra_blocks\.p6\.", "neck.extra.0."),
     (r"backbone\.fpn\.extra_blocks\.p7\.", "neck.extra.1."),
     (r"head\.classification_head\.cls_logits\.", "head.class_logits."),
@@ -67,11 +61,7 @@ def recognise_torchvision(weights: PublicWeights, where: str) -> SourceFacts:
     else:
         needed = (f"{LOGITS}weight", f"{BOXES}weight", "backbone.body.layer3.0.conv1.weight")
         if any(name not in tensors for name in needed):
-            raise CheckpointError(
-                f"{where}: expected torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn, "
-                "ssd300_vgg16 or fasterrcnn_resnet50_fpn, but this looks like "
-                f"{looks_like(tensors)}"
-            )
+            raise another_layout(where, EXPECTED, tensors)
         detector = "fcos" if f"{CENTERNESS}weight" in tensors else "retinanet"
         width = count = _head_width(tensors)
     depth = None if detector == "ssd" else resnet_depth(tensors, "backbone.body.", where)
@@ -133,8 +123,8 @@ def _convert_with_background(
     """As `convert_torchvision`, of SSD and Faster R-CNN; background, which is output 0 there,
     becomes the last one."""
     is_ssd = TORCHVISION_MARK in tensors
-    rename = torchvision_ssd_key if is_ssd else torchvision_two_stage_key
-    names = {name: rename(name) for name in tensors}
+    rules = SSD_RULES if is_ssd else TWO_STAGE_RULES
+    names = {name: apply_rules(name, rules) for name in tensors}
     state = {own: tensors[name] for name, own in names.items()}
     width, _ = (
         ssd_head(tensors, TORCHVISION_HEAD, where) if is_ssd else tensors[TORCHVISION_LOGITS].shape
@@ -190,8 +180,6 @@ def _head_width(tensors: Mapping[str, Tensor]) -> int:
 
 def _rename(key: str, kind: str) -> str:
     """The name here; a key that no rule knows keeps its own and is reported later."""
-    if key.startswith("backbone.body."):
-        return f"backbone.{resnet_key(key.removeprefix('backbone.body.'))}"
     tower = TOWER.fullmatch(key)
     if tower is None:
         return apply_rules(key, RULES)

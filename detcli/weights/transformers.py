@@ -15,7 +15,7 @@ from detcli.errors import CheckpointError
 from detcli.weights.deformable_detr import TRANSFORMERS_MARK as DEFORMABLE_MARK
 from detcli.weights.deformable_detr import convert_deformable_detr, deformable_facts
 from detcli.weights.detr import TRANSFORMERS_MARK, convert_detr, detr_facts
-from detcli.weights.files import PublicWeights, looks_like, read_weights
+from detcli.weights.files import PublicWeights, another_layout, read_weights
 from detcli.weights.names import ConversionReport, SourceFacts
 
 LENGTH_BYTES = 8  # of a safetensors file: length of its header, little-endian
@@ -60,10 +60,8 @@ def recognise_transformers(weights: PublicWeights, where: str) -> SourceFacts:
         return detr_facts(weights, "class_labels_classifier.weight", where)
     if DEFORMABLE_MARK in weights.tensors:
         return deformable_facts(weights, where)
-    raise CheckpointError(
-        f"{where}: expected transformers' DetrForObjectDetection or "
-        f"DeformableDetrForObjectDetection, but this looks like {looks_like(weights.tensors)}"
-    )
+    expected = "transformers' DetrForObjectDetection or DeformableDetrForObjectDetection"
+    raise another_layout(where, expected, weights.tensors)
 
 
 def convert_transformers(

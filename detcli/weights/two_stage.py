@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from detcli.errors import CheckpointError
 from detcli.weights.files import PublicWeights
 from detcli.weights.names import (
+    TORCHVISION_ON_RESNET,
     ConversionReport,
+    Rules,
     SourceFacts,
     apply_rules,
     hrnet_key,
@@ -43,9 +45,8 @@ MMDETECTION_RULES = (
     (r"rpn_head\.feature_adaption\.conv_offset\.", "rpn.adaption.offset."),
     (r"rpn_head\.feature_adaption\.conv_adaption\.", "rpn.adaption.conv."),
 )
-TORCHVISION_RULES = (
-    (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.output.\1.\2"),
+TORCHVISION_RULES: Rules = (
+    *TORCHVISION_ON_RESNET,
     (r"rpn\.head\.conv\.(?:0\.0\.)?(weight|bias)", r"rpn.conv.\1"),
     (r"rpn\.head\.cls_logits\.", "rpn.class_logits."),
     (r"rpn\.head\.bbox_pred\.", "rpn.box."),
@@ -143,13 +144,6 @@ def is_torchvision_two_stage(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are a Faster R-CNN of torchvision with two layers behind the pooled features,
     and nothing but boxes."""
     return TORCHVISION_MARK in tensors and not any(name.startswith(BRANCHES) for name in tensors)
-
-
-def torchvision_two_stage_key(key: str) -> str:
-    """The name here; a key that no rule knows keeps its own and is reported later."""
-    if key.startswith("backbone.body."):
-        return f"backbone.{resnet_key(key.removeprefix('backbone.body.'))}"
-    return apply_rules(key, TORCHVISION_RULES)
 
 
 def boxes_of(value: Tensor, classes: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ methods touch them; `Detections` and `GroundTruth` hold NumPy arrays of a whole 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,16 @@ def check_shape(name: str, value: Any, *shape: int | None) -> None:
         raise ValueError(f"{name}: expected shape ({wanted}), got {got}")
 
 
+def offsets_of(counts: Any) -> IntArray:
+    """(N + 1,) where each of N groups of so many rows begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
 def rows_of_images(offsets: IntArray, images: IntArray) -> tuple[IntArray, IntArray]:
     """Rows of the given images, one image after the other, and the (len(images) + 1,) offsets
     that these rows have then."""
     counts = np.diff(offsets)[images]
-    taken = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    taken = offsets_of(counts)
     return np.repeat(offsets[images] - taken[:-1], counts) + np.arange(taken[-1]), taken
 
 
@@ -63,21 +68,14 @@ class Target:
 
     def to(self, device: Any) -> Target:
         """The same target with its tensors on another device."""
-        return Target(
-            self.boxes.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.ignore_boxes.to(device, non_blocking=True),
-            self.size,
-        )
+        return self._each(lambda column: column.to(device, non_blocking=True))
 
     def pin_memory(self) -> Target:
         """The same target in page-locked memory (called by the data loader)."""
-        return Target(
-            self.boxes.pin_memory(),
-            self.labels.pin_memory(),
-            self.ignore_boxes.pin_memory(),
-            self.size,
-        )
+        return self._each(lambda column: column.pin_memory())
+
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> Target:
+        return Target(moved(self.boxes), moved(self.labels), moved(self.ignore_boxes), self.size)
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class Detections:
             return cls(np.zeros(1, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         return cls(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            offsets=offsets_of(counts),
             boxes_xywh=np.concatenate([part.boxes_xywh for part in parts]),
             scores=np.concatenate([part.scores for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
@@ -177,17 +175,14 @@ class Detections:
     def take(self, rows: IntArray) -> Detections:
         """The given rows; they must be in image order."""
         counts = np.bincount(self.image_index[rows], minlength=self.num_images)
-        return Detections(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            boxes_xywh=self.boxes_xywh[rows],
-            scores=self.scores[rows],
-            labels=self.labels[rows],
-            extra={name: column[rows] for name, column in self.extra.items()},
-        )
+        return self.regrouped(rows, offsets_of(counts))
 
     def take_images(self, images: IntArray) -> Detections:
         """The given images (positions), in the given order."""
-        rows, offsets = rows_of_images(self.offsets, images)
+        return self.regrouped(*rows_of_images(self.offsets, images))
+
+    def regrouped(self, rows: IntArray | slice, offsets: IntArray) -> Detections:
+        """The given rows; image i of the result owns offsets[i]:offsets[i + 1] of them."""
         return Detections(
             offsets=offsets,
             boxes_xywh=self.boxes_xywh[rows],
@@ -195,6 +190,10 @@ class Detections:
             labels=self.labels[rows],
             extra={name: column[rows] for name, column in self.extra.items()},
         )
+
+
+OBJECT_COLUMNS = ("boxes_xywh", "labels", "area", "crowd", "difficult")
+"""Of GroundTruth, and of the record table: those with a row per object."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ class GroundTruth:
     def __post_init__(self) -> None:
         count = self.boxes_xywh.shape[0]
         check_shape("GroundTruth.boxes_xywh", self.boxes_xywh, None, 4)
-        for name in ("labels", "area", "crowd", "difficult"):
+        for name in OBJECT_COLUMNS[1:]:
             check_shape(f"GroundTruth.{name}", getattr(self, name), count)
         check_shape("GroundTruth.offsets", self.offsets, len(self.image_ids) + 1)
         if len(self.class_names) != len(self.category_ids):
@@ -246,8 +245,5 @@ class GroundTruth:
             self,
             image_ids=self.image_ids[images],
             offsets=offsets,
-            **{
-                name: getattr(self, name)[rows]
-                for name in ("boxes_xywh", "labels", "area", "crowd", "difficult")
-            },
+            **{name: getattr(self, name)[rows] for name in OBJECT_COLUMNS},
         )

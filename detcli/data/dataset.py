@@ -69,8 +69,8 @@ class DetectionDataset(Dataset[Sample]):
         return Sample(
             # A view with channels last in memory, which torchvision resizes fastest.
             image=torch.from_numpy(pixels).permute(2, 0, 1),
-            boxes=torch.from_numpy(boxes).float(),
+            boxes=boxes.float(),
             labels=torch.from_numpy(records.labels[records.rows(index)].copy()),
-            ignore=torch.from_numpy(ignore),
+            ignore=ignore,
             fired=() if cache is None else (CACHED,),
         )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from detcli.types import GroundTruth, check_shape, rows_of_images
+from detcli.types import OBJECT_COLUMNS, GroundTruth, check_shape, offsets_of, rows_of_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -151,45 +151,25 @@ class Records:
 
     def ground_truth(self) -> GroundTruth:
         """The annotations in the form that evaluation takes."""
-        return GroundTruth(
-            image_ids=self.image_ids,
-            offsets=self.offsets,
-            boxes_xywh=self.boxes_xywh,
-            labels=self.labels,
-            area=self.area,
-            crowd=self.crowd,
-            difficult=self.difficult,
-            class_names=self.class_names,
-            category_ids=self.category_ids,
-        )
+        return GroundTruth(**{each.name: getattr(self, each.name) for each in fields(GroundTruth)})
 
     def take(self, images: Sequence[int] | IntArray) -> Records:
         """The given images, in the given order; `notes` stay those of the whole split."""
         index = np.asarray(images, dtype=np.int64)
         names, name_offsets = pack_names([self.name(int(i)) for i in index])
         rows, offsets = rows_of_images(self.offsets, index)
-        return Records(
-            folder=self.folder,
+        by_image = ("image_ids", "sizes", "apply_exif")
+        return replace(
+            self,
             packed_names=names,
             name_offsets=name_offsets,
-            image_ids=self.image_ids[index],
-            sizes=self.sizes[index],
-            apply_exif=self.apply_exif[index],
             offsets=offsets,
-            boxes_xywh=self.boxes_xywh[rows],
-            labels=self.labels[rows],
-            area=self.area[rows],
-            crowd=self.crowd[rows],
-            difficult=self.difficult[rows],
-            class_names=self.class_names,
-            category_ids=self.category_ids,
-            notes=self.notes,
+            **{name: getattr(self, name)[index] for name in by_image},
+            **{name: getattr(self, name)[rows] for name in OBJECT_COLUMNS},
         )
 
 
 def pack_names(names: Sequence[str]) -> tuple[NDArray[np.uint8], IntArray]:
     """The names as one byte array, and the (I + 1,) offsets of each in it."""
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-    offsets = np.zeros(len(names) + 1, np.int64)
-    offsets[1:] = np.cumsum([len(name) for name in encoded])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(name) for name in encoded])

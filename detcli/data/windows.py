@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from detcli.data.dataset import DetectionDataset
 from detcli.data.records import Records
 from detcli.data.transforms import Pipeline, Sample
-from detcli.types import Detections, check_shape
+from detcli.types import Detections, check_shape, offsets_of
 
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
@@ -74,8 +74,7 @@ def cut_into_windows(records: Records, side: int, overlap: float) -> Windows:
     image = np.repeat(np.arange(len(records)), counts)
     heights, widths = records.sizes[image].T
     borders = np.stack([np.zeros_like(widths), np.zeros_like(heights), widths, heights], axis=1)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Windows(image, table, offsets, table != borders)
+    return Windows(image, table, offsets_of(counts), table != borders)
 
 
 class WindowDataset(DetectionDataset):
@@ -115,13 +114,7 @@ def join_windows(found: Detections, windows: Windows) -> tuple[Detections, int]:
     boxes[:, :2] += windows.corners[window, :2]
     near = _inside_sides(boxes, windows.corners[window]) < _EDGE_PX
     whole = ~(near & windows.cut[window]).any(axis=1)
-    joined = Detections(
-        offsets=found.offsets[windows.offsets],
-        boxes_xywh=boxes,
-        scores=found.scores,
-        labels=found.labels,
-        extra=found.extra,
-    )
+    joined = replace(found, offsets=found.offsets[windows.offsets], boxes_xywh=boxes)
     return joined.take(np.flatnonzero(whole)), int((~whole).sum())
 
 

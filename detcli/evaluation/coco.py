@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,22 +13,38 @@ if TYPE_CHECKING:
     from detcli.evaluation.matching import MatchTable
     from detcli.types import Detections, FloatArray, GroundTruth, IntArray
 
-METRIC_NAMES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _T50, _T75 = 0, 5  # positions in IOU_THRESHOLDS
+
+
+class Metric(NamedTuple):
+    """What one of COCO's numbers is the mean of, over the classes too.
+
+    area: position in AREA_NAMES; thresholds: positions in IOU_THRESHOLDS; most: detections per
+    image and class that count; recall: a recall, else an average precision.
+    """
+
+    area: int
+    thresholds: tuple[int, ...] = tuple(range(len(IOU_THRESHOLDS)))
+    most: int = MAX_PER_IMAGE
+    recall: bool = False
+
+
+METRICS = {
+    "AP": Metric(0),
+    "AP50": Metric(0, (_T50,)),
+    "AP75": Metric(0, (_T75,)),
+    "APs": Metric(1),
+    "APm": Metric(2),
+    "APl": Metric(3),
+    "AR1": Metric(0, most=1, recall=True),
+    "AR10": Metric(0, most=10, recall=True),
+    "AR100": Metric(0, recall=True),
+    "ARs": Metric(1, recall=True),
+    "ARm": Metric(2, recall=True),
+    "ARl": Metric(3, recall=True),
+}
+METRIC_NAMES = tuple(METRICS)
 
 
 @dataclass(frozen=True)
@@ -62,27 +78,23 @@ def coco_metrics(
     """The same from a table that `match` made of the same ground truth and detections."""
     num_objects = _count_objects(ground_truth, table)
     precision = [_average_precision(table, num_objects, area) for area in range(len(AREA_NAMES))]
-    recall_all = [_recall(table, num_objects, 0, limit) for limit in (1, 10, MAX_PER_IMAGE)]
-    recall_by_area = [_recall(table, num_objects, area, MAX_PER_IMAGE) for area in (1, 2, 3)]
-    values = (
-        precision[0],
-        precision[0][:, _T50],
-        precision[0][:, _T75],
-        *precision[1:],
-        *recall_all,
-        *recall_by_area,
-    )
+    values = {
+        name: _recall(table, num_objects, metric.area, metric.most)
+        if metric.recall
+        else precision[metric.area][:, metric.thresholds]
+        for name, metric in METRICS.items()
+    }
     per_class: dict[str, dict[str, float | int | None]] = {
         name: {
-            "AP": _mean(precision[0][label]),
-            "AP50": _mean(precision[0][label, _T50]),
-            "AR100": _mean(recall_all[2][label]),
+            "AP": _mean(values["AP"][label]),
+            "AP50": _mean(values["AP50"][label]),
+            "AR100": _mean(values["AR100"][label]),
             "objects": int(num_objects[0, label]),
         }
         for label, name in enumerate(ground_truth.class_names)
     }
     return CocoMetrics(
-        metrics={name: _mean(value) for name, value in zip(METRIC_NAMES, values, strict=True)},
+        metrics={name: _mean(value) for name, value in values.items()},
         per_class=per_class,
         images=ground_truth.num_images,
         detections=len(detections.scores),
@@ -128,9 +140,9 @@ def _recall(table: MatchTable, num_objects: IntArray, area: int, max_per_image: 
     return np.where(objects > 0, found / np.maximum(objects, 1), np.nan)
 
 
-def _mean(values: FloatArray | np.float64) -> float | None:
+def _mean(values: FloatArray) -> float | None:
     """Mean over everything that is defined; None where nothing is."""
-    defined = np.asarray(values)[~np.isnan(values)]
+    defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None
 
 

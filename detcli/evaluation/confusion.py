@@ -9,6 +9,7 @@ import numpy as np
 
 from detcli.errors import UsageError
 from detcli.evaluation.matching import check_tables
+from detcli.types import offsets_of
 
 if TYPE_CHECKING:
     from detcli.types import Detections, GroundTruth, IntArray
@@ -60,7 +61,7 @@ def confusion_matrix(
     counts = confusion_kernel(
         as_kernel_input(detections.boxes_xywh[rows[kept]], np.float64),
         as_kernel_input(detections.labels[rows[kept]], np.int64),
-        np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
+        offsets_of(per_image),
         as_kernel_input(ground_truth.boxes_xywh, np.float64),
         as_kernel_input(ground_truth.labels, np.int64),
         as_kernel_input(ground_truth.crowd, np.bool_),

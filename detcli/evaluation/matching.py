@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detcli.errors import DataError
+from detcli.types import offsets_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,8 +136,7 @@ def sorted_rows(ground_truth: GroundTruth, detections: Detections) -> tuple[IntA
 
 def offsets_by_label(labels: IntArray, num_classes: int) -> IntArray:
     """(K + 1,) where each class begins among rows sorted by label."""
-    counts = np.bincount(labels, minlength=num_classes)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return offsets_of(np.bincount(labels, minlength=num_classes))
 
 
 def _outside(area: FloatArray) -> BoolArray:

@@ -5,11 +5,14 @@ Figures that are not defined are dashes in a table and null in JSON, never NaN.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detcli.evaluation.bootstrap import Difference
+from detcli.evaluation.coco import METRICS
+from detcli.evaluation.matching import AREA_NAMES, IOU_THRESHOLDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,33 +29,20 @@ VOC_HEADER = ("class", "objects", "detections", "AP")
 ERROR_HEADER = ("error", "count", "AP50 gain if fixed")
 CALIBRATION_HEADER = ("score", "detections", "mean score", "precision")
 
-_SUMMARY = {
-    "AP": ("0.50:0.95", "all", "100"),
-    "AP50": ("0.50", "all", "100"),
-    "AP75": ("0.75", "all", "100"),
-    "APs": ("0.50:0.95", "small", "100"),
-    "APm": ("0.50:0.95", "medium", "100"),
-    "APl": ("0.50:0.95", "large", "100"),
-    "AR1": ("0.50:0.95", "all", "1"),
-    "AR10": ("0.50:0.95", "all", "10"),
-    "AR100": ("0.50:0.95", "all", "100"),
-    "ARs": ("0.50:0.95", "small", "100"),
-    "ARm": ("0.50:0.95", "medium", "100"),
-    "ARl": ("0.50:0.95", "large", "100"),
-}
-
 
 def format_value(value: float | None) -> str:
-    """Four decimals; a dash for a figure that no object defines."""
-    return "-" if value is None else f"{value:.4f}"
+    """Four decimals; a dash for a figure that no object defines, None or NaN."""
+    return "-" if value is None or np.isnan(value) else f"{value:.4f}"
 
 
 def summary_rows(result: CocoMetrics) -> list[tuple[str, ...]]:
     """One row per metric, columns as in SUMMARY_HEADER."""
-    return [
-        (name, *conditions, format_value(result.metrics[name]))
-        for name, conditions in _SUMMARY.items()
-    ]
+    rows: list[tuple[str, ...]] = []
+    for name, (area, thresholds, most, _) in METRICS.items():
+        ends = dict.fromkeys(f"{IOU_THRESHOLDS[t]:.2f}" for t in (thresholds[0], thresholds[-1]))
+        value = format_value(result.metrics[name])
+        rows.append((name, ":".join(ends), AREA_NAMES[area], str(most), value))
+    return rows
 
 
 def class_rows(result: CocoMetrics) -> list[tuple[str, ...]]:
@@ -105,12 +95,7 @@ def error_rows(report: ErrorReport) -> list[tuple[str, ...]]:
 
 def errors_to_json(report: ErrorReport) -> dict[str, Any]:
     """AP50, and by kind the cost and the count."""
-    return {
-        "AP50": report.AP50,
-        "cost": report.cost,
-        "special": report.special,
-        "count": report.count,
-    }
+    return asdict(report)
 
 
 def calibration_rows(result: Calibration) -> list[tuple[str, ...]]:
@@ -119,8 +104,8 @@ def calibration_rows(result: Calibration) -> list[tuple[str, ...]]:
         (
             f"{result.edges[n]:.2f} to {result.edges[n + 1]:.2f}",
             str(count),
-            format_value(_or_none(result.mean_score[n])),
-            format_value(_or_none(result.precision[n])),
+            format_value(result.mean_score[n]),
+            format_value(result.precision[n]),
         )
         for n, count in enumerate(result.count)
     ]
@@ -163,12 +148,8 @@ def confusion_to_json(matrix: ConfusionMatrix) -> dict[str, Any]:
     }
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _list(values: NDArray[np.float64]) -> list[float | None]:
-    return [_or_none(value) for value in values]
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def difference_cells(delta: Difference | None) -> tuple[str, str, str]:

@@ -13,34 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detcli.evaluation.coco import RECALL_THRESHOLDS
-from detcli.evaluation.matching import IOU_THRESHOLDS, MAX_PER_IMAGE, offsets_by_label
+from detcli.evaluation.coco import METRICS, RECALL_THRESHOLDS
+from detcli.evaluation.matching import IOU_THRESHOLDS, offsets_by_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detcli.evaluation.matching import MatchTable
     from detcli.types import BoolArray, FloatArray, GroundTruth, IntArray
-
-_ALL = tuple(range(len(IOU_THRESHOLDS)))
-# Area range and positions in IOU_THRESHOLDS.
-_PRECISION = {
-    "AP": (0, _ALL),
-    "AP50": (0, (0,)),
-    "AP75": (0, (5,)),
-    "APs": (1, _ALL),
-    "APm": (2, _ALL),
-    "APl": (3, _ALL),
-}
-# Area range and the most detections per image and class.
-_RECALL = {
-    "AR1": (0, 1),
-    "AR10": (0, 10),
-    "AR100": (0, MAX_PER_IMAGE),
-    "ARs": (1, MAX_PER_IMAGE),
-    "ARm": (2, MAX_PER_IMAGE),
-    "ARl": (3, MAX_PER_IMAGE),
-}
 
 
 @dataclass(frozen=True)
@@ -80,13 +60,12 @@ class Resampled:
         *,
         per_class: bool,
     ) -> None:
-        self.metrics, self.per_class = tuple(metrics), per_class
+        self.metrics, self.per_class = [METRICS[name] for name in metrics], per_class
         needed: dict[int, set[int]] = {}
-        for area, thresholds in (_PRECISION[name] for name in metrics if name in _PRECISION):
-            needed.setdefault(area, set()).update(thresholds)
-        if per_class:
-            needed.setdefault(0, set()).update(_ALL)
-        limits = {_RECALL[name] for name in metrics if name in _RECALL}
+        for metric in [*self.metrics, METRICS["AP"]] if per_class else self.metrics:
+            if not metric.recall:
+                needed.setdefault(metric.area, set()).update(metric.thresholds)
+        limits = {(metric.area, metric.most) for metric in self.metrics if metric.recall}
         self.objects = {
             area: _counted_objects(ground_truth, tables[0].object_counts[:, area])
             for area in needed.keys() | {area for area, _ in limits}
@@ -121,14 +100,12 @@ class Resampled:
             for area, table in ranked.items()
         }
         rows = []
-        for name in self.metrics:
-            if name in _PRECISION:
-                area, thresholds = _PRECISION[name]
+        for area, thresholds, most, is_recall in self.metrics:
+            if not is_recall:
                 columns = np.searchsorted(ranked[area].thresholds, thresholds)
                 rows.append(_mean_of_defined(precision[area][:, :, columns].mean(2)))
             else:
-                area, limit = _RECALL[name]
-                counts = _count(found[area, limit], multiplicity)
+                counts = _count(found[area, most], multiplicity)
                 possible = objects[area] * len(IOU_THRESHOLDS)
                 recall = np.where(possible > 0, counts / np.maximum(possible, 1), np.nan)
                 rows.append(_mean_of_defined(recall))
@@ -162,7 +139,8 @@ def _counted_finds(table: MatchTable, area: int, max_per_image: int) -> _Counted
     return _Counted(
         offsets_by_label(table.labels[rows], len(table.class_offsets) - 1),
         table.image[rows].astype(np.uint32),
-        sum(((bits[rows] >> t) & 1).astype(np.int64) for t in _ALL) + np.zeros(len(rows), np.int64),
+        sum(((bits[rows] >> t) & 1).astype(np.int64) for t in range(len(IOU_THRESHOLDS)))
+        + np.zeros(len(rows), np.int64),
     )
 
 

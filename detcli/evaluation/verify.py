@@ -11,6 +11,10 @@ import numpy as np
 from detcli.evaluation.coco import METRIC_NAMES, evaluate_coco
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from detcli.types import Detections, GroundTruth
 
 # pycocotools knows no difficult objects, but an area outside of every range has the same effect.
@@ -57,47 +61,38 @@ def _difference(a: float | None, b: float | None) -> float:
 
 
 def _ground_truth_dict(ground_truth: GroundTruth) -> dict[str, Any]:
-    area = np.where(
-        ground_truth.difficult & ~ground_truth.crowd, _AREA_OUTSIDE_PX2, ground_truth.area
-    )
-    columns = zip(
-        ground_truth.image_ids[ground_truth.image_index].tolist(),
-        np.asarray(ground_truth.category_ids, np.int64)[ground_truth.labels].tolist(),
-        ground_truth.boxes_xywh.tolist(),
-        area.tolist(),
-        ground_truth.crowd.astype(int).tolist(),
-        strict=True,
-    )
-    # Ids start at 1: pycocotools takes an object of id 0 for unmatched.
-    annotations = [
-        {"id": n, "image_id": image, "category_id": c, "bbox": box, "area": a, "iscrowd": crowd}
-        for n, (image, c, box, a, crowd) in enumerate(columns, start=1)
-    ]
+    excused = ground_truth.difficult & ~ground_truth.crowd
+    columns = {
+        "area": np.where(excused, _AREA_OUTSIDE_PX2, ground_truth.area),
+        "iscrowd": ground_truth.crowd.astype(int),
+    }
     return {
         "images": [{"id": image_id} for image_id in ground_truth.image_ids.tolist()],
         "categories": [{"id": category} for category in ground_truth.category_ids],
-        "annotations": annotations,
+        "annotations": _entries(ground_truth, ground_truth, columns),
     }
 
 
 def _detection_list(ground_truth: GroundTruth, detections: Detections) -> list[dict[str, Any]]:
     """Result entries with the keys that pycocotools' own loader adds (it fails on no entries)."""
-    columns = zip(
-        ground_truth.image_ids[detections.image_index].tolist(),
-        np.asarray(ground_truth.category_ids, np.int64)[detections.labels].tolist(),
-        detections.boxes_xywh.tolist(),
-        detections.scores.tolist(),
-        strict=True,
-    )
-    return [
-        {
-            "id": n,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "score": score,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-        }
-        for n, (image, category, box, score) in enumerate(columns, start=1)
-    ]
+    columns = {
+        "score": detections.scores,
+        "area": detections.boxes_xywh[:, 2:].prod(axis=1),
+        "iscrowd": np.zeros(len(detections.scores), np.int64),
+    }
+    return _entries(ground_truth, detections, columns)
+
+
+def _entries(
+    ground_truth: GroundTruth, table: GroundTruth | Detections, further: Mapping[str, NDArray[Any]]
+) -> list[dict[str, Any]]:
+    """A dictionary per box of `table`, with these further columns. Ids start at 1: pycocotools
+    takes an object of id 0 for unmatched."""
+    columns = {
+        "image_id": ground_truth.image_ids[table.image_index],
+        "category_id": np.asarray(ground_truth.category_ids, np.int64)[table.labels],
+        "bbox": table.boxes_xywh,
+        **further,
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [{"id": n, **dict(zip(columns, row, strict=True))} for n, row in enumerate(rows, 1)]

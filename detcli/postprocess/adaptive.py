@@ -30,13 +30,6 @@ def adaptive(
     """
     thresholds = np.maximum(np.asarray(candidates.extra["density"], np.float64), iou_threshold)
     rows, scores = survivors(
-        candidates,
-        thresholds,
-        class_agnostic=class_agnostic,
-        max_per_image=max_per_image,
-        kind=kind,
-        sigma=sigma,
-        score_threshold=score_threshold,
-        metric=metric,
+        candidates, thresholds, class_agnostic, max_per_image, kind, sigma, score_threshold, metric
     )
     return result(candidates, rows, scores, max_per_image)

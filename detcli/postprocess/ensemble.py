@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detcli.errors import DataError, UsageError
-from detcli.types import Detections
+from detcli.types import Detections, offsets_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def join_models(tables: Sequence[Detections]) -> Detections:
                 f"{num_images} images, model number {position} has {table.num_images}"
             )
     counts = np.stack([np.diff(table.offsets) for table in tables])  # (models, images)
-    offsets = np.concatenate([[0], np.cumsum(counts.sum(axis=0))]).astype(np.int64)
+    offsets = offsets_of(counts.sum(axis=0))
     starts = offsets[:-1] + np.cumsum(counts, axis=0) - counts
     places = [
         np.repeat(start - table.offsets[:-1], count) + np.arange(len(table.scores))
@@ -108,4 +108,4 @@ def fusible(
     usable = (width * height > 0.0) & (candidates.scores >= skip_box_threshold)
     if usable.all():
         return rows, groups
-    return rows[usable[rows]], np.concatenate([[0], np.cumsum(usable[rows])])[groups]
+    return rows[usable[rows]], offsets_of(usable[rows])[groups]

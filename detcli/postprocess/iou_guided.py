@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-
 from detcli.postprocess.ranking import rank, result
+from detcli.postprocess.weighted import clusters
 from detcli.types import Detections
 
 
@@ -23,17 +22,8 @@ def iou_guided(
 
     metric as in nms. IoU-Net, Jiang et al., ECCV 2018.
     """
-    from detcli.jit import as_kernel_input
-    from detcli.postprocess.kernels.cluster import cluster_kernel
-
-    rows, groups = rank(candidates, candidates.extra["iou"], class_agnostic=class_agnostic)
-    leaders, _, highest = cluster_kernel(
-        as_kernel_input(candidates.boxes_xywh, np.float64),
-        as_kernel_input(candidates.scores, np.float64),
-        rows,
-        groups,
-        iou_threshold,
-        metric == "diou",
-        False,
+    ranked = rank(candidates, candidates.extra["iou"], class_agnostic=class_agnostic)
+    leaders, _, highest = clusters(
+        candidates, candidates.scores, ranked, iou_threshold, metric=metric
     )
     return result(candidates, leaders, highest, max_per_image)

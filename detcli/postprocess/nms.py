@@ -28,13 +28,8 @@ def nms(
     IoU minus the squared distance of the centres over the squared diagonal of the enclosing box
     (DIoU-NMS, Zheng et al., AAAI 2020).
     """
-    rows = kept_rows(
-        candidates,
-        np.full(len(candidates.scores), float(iou_threshold)),
-        class_agnostic=class_agnostic,
-        max_per_image=max_per_image,
-        metric=metric,
-    )
+    thresholds = np.full(len(candidates.scores), float(iou_threshold))
+    rows = kept_rows(candidates, thresholds, class_agnostic, max_per_image, metric)
     return result(candidates, rows, candidates.scores[rows], max_per_image)
 
 
@@ -54,7 +49,6 @@ def diou(
 def kept_rows(
     candidates: Detections,
     thresholds: FloatArray,
-    *,
     class_agnostic: bool,
     max_per_image: int,
     metric: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detcli.postprocess.ensemble import MODEL
-from detcli.types import Detections
+from detcli.types import Detections, offsets_of
 
 if TYPE_CHECKING:
     from detcli.types import FloatArray, IntArray
@@ -58,8 +58,7 @@ def best_rows(
     order = by_row[descending_order(scores[by_row], offsets)]
     counts = np.diff(offsets)
     place = np.arange(len(rows)) - np.repeat(offsets[:-1], counts)
-    kept = np.concatenate([[0], np.cumsum(np.minimum(counts, max_per_image))]).astype(np.int64)
-    return order[place < max_per_image], kept
+    return order[place < max_per_image], offsets_of(np.minimum(counts, max_per_image))
 
 
 def result(

@@ -33,15 +33,9 @@ def soft(
     a negative diou counting as 0. Bodla et al., ICCV 2017.
     """
     threshold = iou_threshold if kind == "linear" else 0.0
+    thresholds = np.full(len(candidates.scores), float(threshold))
     rows, scores = survivors(
-        candidates,
-        np.full(len(candidates.scores), float(threshold)),
-        class_agnostic=class_agnostic,
-        max_per_image=max_per_image,
-        kind=kind,
-        sigma=sigma,
-        score_threshold=score_threshold,
-        metric=metric,
+        candidates, thresholds, class_agnostic, max_per_image, kind, sigma, score_threshold, metric
     )
     return result(candidates, rows, scores, max_per_image)
 
@@ -49,7 +43,6 @@ def soft(
 def survivors(
     candidates: Detections,
     thresholds: FloatArray,
-    *,
     class_agnostic: bool,
     max_per_image: int,
     kind: str,
@@ -63,13 +56,7 @@ def survivors(
     overlaps up to this leave the other boxes alone when the row is taken.
     """
     if kind == "hard":
-        rows = kept_rows(
-            candidates,
-            thresholds,
-            class_agnostic=class_agnostic,
-            max_per_image=max_per_image,
-            metric=metric,
-        )
+        rows = kept_rows(candidates, thresholds, class_agnostic, max_per_image, metric)
         return rows, candidates.scores[rows]
     from detcli.jit import as_kernel_input
     from detcli.postprocess.kernels.decay import soft_kernel

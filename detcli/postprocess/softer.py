@@ -36,15 +36,9 @@ def softer(
     from detcli.postprocess.kernels.vote import vote_kernel
 
     threshold = 0.0 if kind == "gaussian" else iou_threshold
+    thresholds = np.full(len(candidates.scores), float(threshold))
     kept, scores = survivors(
-        candidates,
-        np.full(len(candidates.scores), float(threshold)),
-        class_agnostic=class_agnostic,
-        max_per_image=max_per_image,
-        kind=kind,
-        sigma=sigma,
-        score_threshold=score_threshold,
-        metric=metric,
+        candidates, thresholds, class_agnostic, max_per_image, kind, sigma, score_threshold, metric
     )
     best, _ = best_rows(candidates, kept, scores, max_per_image)
     kept, scores = kept[best], scores[best]

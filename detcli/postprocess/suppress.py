@@ -86,13 +86,7 @@ def _blocks(detections: Detections, size: int) -> Iterator[Detections]:
         starts.append(min(max(full, starts[-1] + 1), num_images))
     for first, last in zip(starts, starts[1:] or [0], strict=False):
         rows = slice(offsets[first], offsets[last])
-        yield Detections(
-            offsets=offsets[first : last + 1] - offsets[first],
-            boxes_xywh=detections.boxes_xywh[rows],
-            scores=detections.scores[rows],
-            labels=detections.labels[rows],
-            extra={name: column[rows] for name, column in detections.extra.items()},
-        )
+        yield detections.regrouped(rows, offsets[first : last + 1] - offsets[first])
 
 
 def _check_finite(detections: Detections) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from detcli.postprocess.ensemble import fusible, model_weights, weighted_scores
 from detcli.postprocess.ranking import rank, result
 from detcli.types import Detections
+
+if TYPE_CHECKING:
+    from detcli.types import FloatArray, IntArray
 
 
 def weighted(
@@ -26,20 +29,34 @@ def weighted(
     columns stay; a negative score weighs nothing. metric as in nms; it decides which boxes are
     removed. Weighted-NMS, Ning, Zhou, Song and Tang, ICME Workshops 2017.
     """
+    ranked = rank(candidates, candidates.scores, class_agnostic=class_agnostic)
+    leaders, boxes, highest = clusters(
+        candidates, candidates.scores, ranked, iou_threshold, metric=metric
+    )
+    return result(candidates, leaders, highest, max_per_image, boxes)
+
+
+def clusters(
+    candidates: Detections,
+    scores: FloatArray,
+    ranked: tuple[IntArray, IntArray],
+    iou_threshold: float,
+    *,
+    metric: str = "iou",
+    to_best: bool = False,
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """What `cluster_kernel` returns; ranked: the rows and groups of `rank`."""
     from detcli.jit import as_kernel_input
     from detcli.postprocess.kernels.cluster import cluster_kernel
 
-    rows, groups = rank(candidates, candidates.scores, class_agnostic=class_agnostic)
-    leaders, boxes, highest = cluster_kernel(
+    return cluster_kernel(
         as_kernel_input(candidates.boxes_xywh, np.float64),
-        as_kernel_input(candidates.scores, np.float64),
-        rows,
-        groups,
+        as_kernel_input(scores, np.float64),
+        *ranked,
         iou_threshold,
         metric == "diou",
-        False,
+        to_best,
     )
-    return result(candidates, leaders, highest, max_per_image, boxes)
 
 
 def nmw(
@@ -59,20 +76,9 @@ def nmw(
     Raises UsageError unless there is one weight per model. Zhou, Li, Ning and Tang, ICCV
     Workshops 2017.
     """
-    from detcli.jit import as_kernel_input
-    from detcli.postprocess.kernels.cluster import cluster_kernel
-
     per_model = model_weights(candidates, weights)
     scores = weighted_scores(candidates, per_model / per_model.max())
     rows, groups = rank(candidates, scores, class_agnostic=class_agnostic)
-    rows, groups = fusible(candidates, rows, groups, skip_box_threshold)
-    leaders, boxes, highest = cluster_kernel(
-        as_kernel_input(candidates.boxes_xywh, np.float64),
-        as_kernel_input(scores, np.float64),
-        rows,
-        groups,
-        iou_threshold,
-        False,
-        True,
-    )
+    ranked = fusible(candidates, rows, groups, skip_box_threshold)
+    leaders, boxes, highest = clusters(candidates, scores, ranked, iou_threshold, to_best=True)
     return result(candidates, leaders, highest, max_per_image, boxes)

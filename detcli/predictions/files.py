@@ -25,7 +25,7 @@ from detcli.predictions.formats import (
     write_json,
     write_npz,
 )
-from detcli.types import Detections
+from detcli.types import Detections, offsets_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def align(path: str | Path, columns: Columns, ground_truth: GroundTruth) -> Dete
     in_order = bool((np.diff(image) >= 0).all())  # as we write them: nothing to move
     order = slice(None) if in_order else np.argsort(image, kind="stable")
     return Detections(
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        offsets=offsets_of(counts),
         boxes_xywh=columns.bbox[order],
         scores=columns.score[order],
         labels=label[order],

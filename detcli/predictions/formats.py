@@ -87,10 +87,7 @@ def write_json(file: IO[bytes], columns: Columns) -> None:
     for start in range(0, len(columns.score), _CHUNK):
         rows = slice(start, start + _CHUNK)
         values = zip(
-            columns.image_id[rows].tolist(),
-            columns.category_id[rows].tolist(),
-            columns.bbox[rows].tolist(),
-            columns.score[rows].tolist(),
+            *(getattr(columns, name)[rows].tolist() for name in _REQUIRED_ARRAYS),
             *(columns.extra[name][rows].tolist() for name in names),
             strict=True,
         )
@@ -105,15 +102,8 @@ def write_json(file: IO[bytes], columns: Columns) -> None:
 
 def write_npz(file: IO[bytes], columns: Columns) -> None:
     """Write one array per column."""
-    extra: dict[str, Any] = dict(columns.extra)
-    np.savez(
-        file,
-        image_id=columns.image_id,
-        category_id=columns.category_id,
-        bbox=columns.bbox,
-        score=columns.score,
-        **extra,
-    )
+    arrays: dict[str, Any] = {name: getattr(columns, name) for name in _REQUIRED_ARRAYS}
+    np.savez(file, **(arrays | dict(columns.extra)))
 
 
 def read_json(path: Path) -> Columns:

@@ -8,23 +8,30 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
+    RESNET_BACKBONE,
     ConversionReport,
+    Rules,
     SourceFacts,
     apply_rules,
     resnet_depth,
     resnet_key,
+    rewritten,
 )
-from detcli.weights.report import copy_state
+from detcli.weights.report import copy_renamed
 
 MMDETECTION_MARK = "bbox_head.heatmap_head.2.weight"
 AUTHORS_MARK = "hm.2.weight"
 DLA_MARK = "dla_up.ida_0.proj_1.conv.weight"
 RESNET_MARK = "deconv_layers.0.conv_offset_mask.weight"
 OFFSETS = "neck.deconv_layers.0.conv.conv_offset.weight"
-MMDETECTION_RULES = (
+MMDETECTION_RULES: Rules = (
+    RESNET_BACKBONE,
+    (
+        r"neck\.deconv_layers\.(\d+)\.",
+        lambda found: f"neck.{('reduce', 'enlarge')[int(found[1]) % 2]}.{int(found[1]) // 2}.",
+    ),
     (r"bbox_head\.heatmap_head\.", "head.class_logits."),
     (r"bbox_head\.wh_head\.", "head.size."),
     (r"bbox_head\.offset_head\.", "head.offset."),
@@ -36,7 +43,21 @@ AUTHORS_RULES = (
     (r"dla_up\.ida_(\d+)\.", r"neck.steps.\1."),
     (r"ida_up\.", "neck.last."),
 )
-MMDETECTION_NECK = re.compile(r"neck\.deconv_layers\.(\d+)\.(conv|bn)\.(.+)")
+# All one after the other.
+DLA_RULES: Rules = (
+    (r"^base_layer\.0\.", "stem.conv."),
+    (r"^base_layer\.1\.", "stem.norm."),
+    (r"^level([01])\.0\.", r"convs.\1.conv."),
+    (r"^level([01])\.1\.", r"convs.\1.norm."),
+    (r"^level(\d)\.", lambda found: f"trees.{int(found[1]) - 2}."),
+    (r"tree1\.", "first."),
+    (r"tree2\.", "second."),
+    (r"\.conv(\d)\.", r".conv\1.conv."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.project\.0\.", ".project.conv."),
+    (r"\.project\.1\.", ".project.norm."),
+    (r"\.root\.bn\.", ".root.norm."),
+)
 AUTHORS_NECK = re.compile(r"deconv_layers\.(\d+)\.(.+)")
 # Six entries of the authors' list make a step: DCN, norm, ReLU, transposed convolution, norm, ReLU.
 AUTHORS_STEP = {
@@ -64,14 +85,8 @@ def recognise_mmdetection_centernet(weights: PublicWeights, where: str) -> Sourc
 
 def mmdetection_centernet_key(key: str) -> str:
     """The name here of a key of MMDetection's CenterNet."""
-    if key.startswith("backbone."):
-        return f"backbone.{resnet_key(key.removeprefix('backbone.'))}"
-    match = MMDETECTION_NECK.fullmatch(key)
-    if match is None:
-        return apply_rules(key, MMDETECTION_RULES)
-    step, place = divmod(int(match[1]), 2)
-    part = "enlarge" if place else "reduce"
-    return f"neck.{part}.{step}.{'conv' if match[2] == 'conv' else 'norm'}.{match[3]}"
+    own = apply_rules(key, MMDETECTION_RULES)
+    return own.replace(".bn.", ".norm.") if own.startswith("neck.") else own
 
 
 def recognise_centernet(weights: PublicWeights, where: str) -> SourceFacts:
@@ -80,10 +95,7 @@ def recognise_centernet(weights: PublicWeights, where: str) -> SourceFacts:
     tensors = weights.tensors
     is_dla = DLA_MARK in tensors
     if AUTHORS_MARK not in tensors or not (is_dla or RESNET_MARK in tensors):
-        raise CheckpointError(
-            f"{where}: expected xingyizhou/CenterNet's ctdet with resdcn or dla_34, but this looks "
-            f"like {looks_like(tensors)}"
-        )
+        raise another_layout(where, "xingyizhou/CenterNet's ctdet with resdcn or dla_34", tensors)
     return SourceFacts(
         detector="centernet",
         depth=None if is_dla else resnet_depth(tensors, "", where),
@@ -102,26 +114,17 @@ def convert_centernet(
     projections of DLA-34 that its code computes without using them are left out.
     """
     unused = [name for name in tensors if UNUSED_IN_DLA.match(name)]
-    names = {name: _authors_key(name) for name in tensors if name not in unused}
-    copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
+    used = {name: value for name, value in tensors.items() if name not in unused}
+    report = copy_renamed(used, model, where, _authors_key)
     if not unused:
-        return ConversionReport(names, ())
+        return report
     note = f"left out: {len(unused)} tensors that nothing reads ({unused[0]}, ...)"
-    return ConversionReport(names, (note,))
+    return ConversionReport(report.names, (note,))
 
 
 def dla_key(key: str) -> str:
     """The name here of a key of DLA-34, as in the authors' ImageNet weights."""
-    key = re.sub(r"^base_layer\.0\.", "stem.conv.", key)
-    key = re.sub(r"^base_layer\.1\.", "stem.norm.", key)
-    key = re.sub(r"^level([01])\.0\.", r"convs.\1.conv.", key)
-    key = re.sub(r"^level([01])\.1\.", r"convs.\1.norm.", key)
-    key = re.sub(r"^level(\d)\.", lambda match: f"trees.{int(match[1]) - 2}.", key)
-    key = key.replace("tree1.", "first.").replace("tree2.", "second.")
-    key = re.sub(r"\.conv(\d)\.", r".conv\1.conv.", key)
-    key = re.sub(r"\.bn(\d)\.", r".conv\1.norm.", key)
-    key = key.replace(".project.0.", ".project.conv.").replace(".project.1.", ".project.norm.")
-    return key.replace(".root.bn.", ".root.norm.")
+    return rewritten(key, DLA_RULES)
 
 
 def is_unused_in_dla(key: str) -> bool:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like, zipped
+from detcli.weights.files import PublicWeights, another_layout, zipped
 from detcli.weights.names import ConversionReport, SourceFacts
-from detcli.weights.report import copy_state
+from detcli.weights.report import copy_renamed, copy_state
 
 NUM_BLOCKS = (1, 2, 8, 8, 4)  # of the backbone's stages
 NORM_PARTS = ("bias", "weight", "running_mean", "running_var")  # in the order of the file
@@ -99,10 +99,7 @@ def recognise_tianxiaomo(weights: PublicWeights, where: str) -> SourceFacts:
     """What YOLOv4 this is; CheckpointError when it has not the names of that repository."""
     tensors = weights.tensors
     if MARK not in tensors or LAST not in tensors:
-        raise CheckpointError(
-            f"{where}: expected the YOLOv4 of Tianxiaomo/pytorch-YOLOv4, but this looks like "
-            f"{looks_like(tensors)}"
-        )
+        raise another_layout(where, "the YOLOv4 of Tianxiaomo/pytorch-YOLOv4", tensors)
     outputs, num_anchors = len(tensors[LAST]), 3
     return SourceFacts("yolov4", None, outputs // num_anchors - BOX_OUTPUTS, weights.class_names)
 
@@ -114,9 +111,7 @@ def convert_tianxiaomo(
 
     Raises CheckpointError, with the model unchanged, unless every tensor finds its place.
     """
-    names = {name: tianxiaomo_key(name) for name in tensors}
-    copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
-    return ConversionReport(names, ())
+    return copy_renamed(tensors, model, where, tianxiaomo_key)
 
 
 def tianxiaomo_key(key: str) -> str:

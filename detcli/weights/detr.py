@@ -9,110 +9,93 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like
-from detcli.weights.names import ConversionReport, SourceFacts, resnet_depth, resnet_key
+from detcli.weights.files import PublicWeights, another_layout
+from detcli.weights.names import (
+    ConversionReport,
+    Rules,
+    SourceFacts,
+    resnet_depth,
+    resnet_key,
+    rewritten,
+)
 from detcli.weights.report import copy_state
-from detcli.weights.torchvision import coco_ids, coco_names
+from detcli.weights.torchvision import COCO_WIDTH, coco_ids, known_classes
 
-COCO_WIDTH = 91  # COCO's category ids run from 1 to 90 with gaps; nothing is 0
 DETR_MARK = "input_proj.weight"
 TRANSFORMERS_MARK = "model.input_projection.weight"
 MMDETECTION_MARK = "bbox_head.reg_ffn.layers.0.0.weight"
+POSITIONS = r"^(?:backbone\.1|model\.backbone\.position_embedding)\."
+QUERIES = r"(?:query_embed|query_embedding|model\.query_position_embeddings)\.weight"
 
-# Pattern and replacement, one after the other, each anywhere in what the former ones left.
-LAYER_RULES = (
-    (r"^transformer\.(encoder|decoder)\.layers\.", r"transformer.\1."),
+# Pattern and replacement, all one after the other, each anywhere in what the former ones left. No
+# two of the toolboxes give one name to different things, so one table does for all of them.
+LAYER_RULES: Rules = (
+    (r"^(?:transformer\.|model\.)?(encoder|decoder)\.layers\.", r"transformer.\1."),
+    # transformers
+    (r"\.self_attn_layer_norm\.", ".residuals.0.norm."),
+    (r"\.encoder_attn_layer_norm\.", ".residuals.1.norm."),
+    (r"(\.encoder\.\d+)\.final_layer_norm\.", r"\1.residuals.1.norm."),
+    (r"(\.decoder\.\d+)\.final_layer_norm\.", r"\1.residuals.2.norm."),
+    (r"\.[qkv]_proj\.", ".project."),
+    # MMDetection
+    (r"\.attentions\.0\.", ".self_attn."),  # version 2
+    (r"\.attentions\.1\.", ".cross_attn."),
+    (r"_attn\.attn\.", "_attn."),
+    (r"\.ffn(?:s\.0)?\.layers\.0\.0\.", ".feed_forward.expand."),
+    (r"\.ffn(?:s\.0)?\.layers\.1\.", ".feed_forward.reduce."),
+    (r"\.norms\.(\d)\.", r".residuals.\1.norm."),
     (r"\.self_attn\.", ".attention."),
     (r"\.(?:multihead_attn|cross_attn|encoder_attn)\.", ".cross_attention."),
     (r"\.in_proj_(weight|bias)$", r".project.\1"),
-    (r"\.out_proj\.", ".output."),
+    (r"\.value_proj\.", ".value."),
+    (r"\.out(?:put)?_proj\.", ".output."),
     (r"\.(?:linear1|fc1)\.", ".feed_forward.expand."),
     (r"\.(?:linear2|fc2)\.", ".feed_forward.reduce."),
 )
-DETR_RULES = (
-    (r"^input_proj\.", "projection."),
-    (r"^query_embed\.weight$", "transformer.queries"),
-    (r"^class_embed\.", "head.class_logits."),
-    (r"^bbox_embed\.", "head.box."),
-    (r"^backbone\.1\.row_embed\.weight$", "positions.rows"),
-    (r"^backbone\.1\.col_embed\.weight$", "positions.columns"),
-    (r"^transformer\.(encoder|decoder)\.norm\.", r"transformer.\1_norm."),
+RULES: Rules = (
+    (r"^bbox_head\.(?:transformer\.)?(?=input_proj|query_embedding|encoder|decoder)", ""),
+    (r"^(?:input_proj|model\.input_projection|neck\.convs\.0\.conv)\.", "projection."),
+    (rf"^{QUERIES}$", "transformer.queries"),
+    (r"^(?:class_embed|class_labels_classifier|bbox_head\.fc_cls)\.", "head.class_logits."),
+    (r"^(?:bbox_embed|bbox_predictor)\.", "head.box."),
+    (r"^bbox_head\.reg_ffn\.layers\.(0|1)(?:\.0)?\.", r"head.box.layers.\1."),
+    (r"^bbox_head\.fc_reg\.", "head.box.layers.2."),
+    (POSITIONS + r"row_embed(?:dings)?\.weight$", "positions.rows"),
+    (POSITIONS + r"col(?:umn)?_embed(?:dings)?\.weight$", "positions.columns"),
+    (r"^(?:transformer|model)\.(encoder|decoder)\.(?:layer)?norm\.", r"transformer.\1_norm."),
+    (r"^decoder\.post_norm\.", "transformer.decoder_norm."),
     *LAYER_RULES,
     (r"\.norm1\.", ".residuals.0.norm."),
     (r"\.norm2\.", ".residuals.1.norm."),
     (r"\.norm3\.", ".residuals.2.norm."),
 )
-TRANSFORMERS_LAYER_RULES = (
-    (r"^model\.(encoder|decoder)\.layers\.", r"transformer.\1."),
-    (r"\.self_attn_layer_norm\.", ".residuals.0.norm."),
-    (r"\.encoder_attn_layer_norm\.", ".residuals.1.norm."),
-    (r"(\.encoder\.\d+)\.final_layer_norm\.", r"\1.residuals.1.norm."),
-    (r"(\.decoder\.\d+)\.final_layer_norm\.", r"\1.residuals.2.norm."),
-    *LAYER_RULES,
-    (r"\.[qkv]_proj\.", ".project."),
+# What is before the names of the ResNet: of the authors, transformers and MMDetection.
+BACKBONE = re.compile(
+    r"(?:backbone\.0\.body|model\.backbone\.(?:conv_encoder\.)?model|backbone(?!\.\d))\."
 )
-TRANSFORMERS_RULES = (
-    (r"^model\.input_projection\.", "projection."),
-    (r"^model\.query_position_embeddings\.weight$", "transformer.queries"),
-    (r"^class_labels_classifier\.", "head.class_logits."),
-    (r"^bbox_predictor\.", "head.box."),
-    (r"^model\.backbone\.position_embedding\.row_embeddings\.weight$", "positions.rows"),
-    (r"^model\.backbone\.position_embedding\.column_embeddings\.weight$", "positions.columns"),
-    (r"^model\.(encoder|decoder)\.layernorm\.", r"transformer.\1_norm."),
-    *TRANSFORMERS_LAYER_RULES,
-)
-MMDETECTION_LAYER_RULES = (
-    (r"^(encoder|decoder)\.layers\.", r"transformer.\1."),
-    (r"\.attentions\.0\.", ".self_attn."),  # version 2
-    (r"\.attentions\.1\.", ".cross_attn."),
-    (r"\.ffns\.0\.", ".ffn."),
-    (r"_attn\.attn\.", "_attn."),
-    (r"\.ffn\.layers\.0\.0\.", ".feed_forward.expand."),
-    (r"\.ffn\.layers\.1\.", ".feed_forward.reduce."),
-    (r"\.norms\.(\d)\.", r".residuals.\1.norm."),
-    *LAYER_RULES,
-)
-MMDETECTION_RULES = (
-    (r"^bbox_head\.(?:transformer\.)?(?=input_proj|query_embedding|encoder|decoder)", ""),
-    (r"^(?:neck\.convs\.0\.conv|input_proj)\.", "projection."),
-    (r"^query_embedding\.weight$", "transformer.queries"),
-    (r"^bbox_head\.fc_cls\.", "head.class_logits."),
-    (r"^bbox_head\.reg_ffn\.layers\.0\.0\.", "head.box.layers.0."),
-    (r"^bbox_head\.reg_ffn\.layers\.1\.", "head.box.layers.1."),
-    (r"^bbox_head\.fc_reg\.", "head.box.layers.2."),
-    (r"^decoder\.post_norm\.", "transformer.decoder_norm."),
-    *MMDETECTION_LAYER_RULES,
-)
-# What is before the names of the ResNet.
-DETR_BACKBONE = r"backbone\.0\.body\."
-TRANSFORMERS_BACKBONE = r"model\.backbone\.(?:conv_encoder\.)?model\."
-MMDETECTION_BACKBONE = r"backbone\."
 # transformers' own ResNet, to torchvision's names, which its timm backbones have already.
-RESNET_RULES = (
+RESNET_RULES: Rules = (
     (r"^embedder\.embedder\.convolution\.", "conv1."),
     (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d)\.layers\.", lambda found: f"layer{int(found[1]) + 1}."),
+    (r"\.layer\.(\d)\.convolution\.", lambda found: f".conv{int(found[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda found: f".bn{int(found[1]) + 1}."),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),
 )
-STAGE = re.compile(r"encoder\.stages\.(\d)\.layers\.(\d+)\.(.+)")
-BLOCK_PART = re.compile(r"layer\.(\d)\.(convolution|normalization)\.(.+)")
 
 
 def recognise_detr(weights: PublicWeights, where: str) -> SourceFacts:
     """What DETR of its authors this is; CheckpointError when it is none."""
     if DETR_MARK not in weights.tensors or "class_embed.weight" not in weights.tensors:
-        raise CheckpointError(
-            f"{where}: expected a DETR of facebookresearch/detr for boxes, but this looks like "
-            f"{looks_like(weights.tensors)}"
-        )
-    return _facts(weights, "class_embed.weight", DETR_BACKBONE, where)
+        raise another_layout(where, "a DETR of facebookresearch/detr for boxes", weights.tensors)
+    return detr_facts(weights, "class_embed.weight", where)
 
 
 def convert_detr(
     tensors: Mapping[str, Tensor], model: nn.Module, where: str = "the checkpoint"
 ) -> ConversionReport:
-    """Copy tensors of facebookresearch/detr into a DETR of the same architecture.
+    """Copy tensors of any of these toolboxes into a DETR of the same architecture.
 
     Of the 91 outputs for COCO's ids the 80 of real classes are kept, unless the model has 91
     classes too. Raises CheckpointError, with the model unchanged, unless every tensor finds its
@@ -121,57 +104,31 @@ def convert_detr(
     return convert_set(tensors, model, where, detr_key)
 
 
-def transformers_detr_facts(weights: PublicWeights, where: str) -> SourceFacts:
-    """What DETR of transformers this is."""
-    return _facts(weights, "class_labels_classifier.weight", TRANSFORMERS_BACKBONE, where)
-
-
-def mmdetection_detr_facts(weights: PublicWeights, where: str) -> SourceFacts:
-    """What DETR of MMDetection this is."""
-    return _facts(weights, "bbox_head.fc_cls.weight", MMDETECTION_BACKBONE, where)
+def detr_facts(weights: PublicWeights, logits: str, where: str) -> SourceFacts:
+    """What DETR this is, by the name of its class head."""
+    width = len(weights.tensors[logits]) - 1  # less no-object
+    num_classes, class_names = known_classes(weights, width, width)
+    pre_norm = any("encoder.norm." in name for name in weights.tensors)
+    return SourceFacts(
+        detector="detr",
+        depth=resnet_depth_below(weights.tensors, where),
+        num_classes=num_classes,
+        class_names=class_names,
+        variant=" with norms first" if pre_norm else None,
+    )
 
 
 def detr_key(key: str) -> str:
-    """The name here of a key of facebookresearch/detr; unknown ones are reported later."""
-    return backbone_key(key, DETR_BACKBONE) or rewritten(key, DETR_RULES)
+    """The name here of a key of a DETR; unknown ones are reported later."""
+    return backbone_key(key) or rewritten(key, RULES)
 
 
-def transformers_detr_key(key: str) -> str:
-    """The name here of a key of transformers' DetrForObjectDetection."""
-    return backbone_key(key, TRANSFORMERS_BACKBONE) or rewritten(key, TRANSFORMERS_RULES)
-
-
-def mmdetection_detr_key(key: str) -> str:
-    """The name here of a key of MMDetection's DETR."""
-    return backbone_key(key, MMDETECTION_BACKBONE) or rewritten(key, MMDETECTION_RULES)
-
-
-def backbone_key(key: str, prefix: str) -> str | None:
-    """The name here of a key of a ResNet below the pattern `prefix`; None for other keys."""
-    found = re.match(prefix, key)
+def backbone_key(key: str) -> str | None:
+    """The name here of a key of the ResNet; None for other keys."""
+    found = BACKBONE.match(key)
     if found is None:
         return None
-    return f"backbone.{resnet_key(torchvision_key(key[found.end() :]))}"
-
-
-def torchvision_key(key: str) -> str:
-    """torchvision's name of a key of a ResNet, which transformers has names of its own for."""
-    stage = STAGE.fullmatch(key)
-    if stage is None:
-        return rewritten(key, RESNET_RULES)
-    inner = rewritten(f".{stage[3]}", RESNET_RULES)[1:]
-    part = BLOCK_PART.fullmatch(inner)
-    if part is not None:
-        kind = "conv" if part[2] == "convolution" else "bn"
-        inner = f"{kind}{int(part[1]) + 1}.{part[3]}"
-    return f"layer{int(stage[1]) + 1}.{stage[2]}.{inner}"
-
-
-def rewritten(key: str, rules: tuple[tuple[str, str], ...]) -> str:
-    """`key` after all rules, one after the other."""
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
+    return f"backbone.{resnet_key(rewritten(key[found.end() :], RESNET_RULES))}"
 
 
 def convert_set(
@@ -228,34 +185,11 @@ def select_classes(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple
     )
 
 
-def num_classes_of(width: int) -> int:
-    """Classes of a head of so many outputs for objects: 91 are COCO's ids, 80 of which are used."""
-    return len(coco_ids()) if width == COCO_WIDTH else width
-
-
-def class_names_of(weights: PublicWeights, width: int) -> tuple[str, ...] | None:
-    """The names of these classes, where they are known."""
-    return coco_names() if width == COCO_WIDTH else weights.class_names
-
-
-def resnet_depth_below(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:
-    """Depth of the ResNet below the pattern `prefix`; CheckpointError if it is none of ours."""
+def resnet_depth_below(tensors: Mapping[str, Tensor], where: str) -> int:
+    """Depth of the ResNet; CheckpointError if it is none of ours."""
     below = {
-        torchvision_key(name[found.end() :]): value
+        rewritten(name[found.end() :], RESNET_RULES): value
         for name, value in tensors.items()
-        if (found := re.match(prefix, name))
+        if (found := BACKBONE.match(name))
     }
     return resnet_depth(below, "", where)
-
-
-def _facts(weights: PublicWeights, logits: str, backbone: str, where: str) -> SourceFacts:
-    """The facts of a DETR by its class head and the prefix of its backbone."""
-    width = len(weights.tensors[logits]) - 1  # less no-object
-    pre_norm = any("encoder.norm." in name for name in weights.tensors)
-    return SourceFacts(
-        detector="detr",
-        depth=resnet_depth_below(weights.tensors, backbone, where),
-        num_classes=num_classes_of(width),
-        class_names=class_names_of(weights, width),
-        variant=" with norms first" if pre_norm else None,
-    )

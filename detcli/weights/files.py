@@ -90,6 +90,13 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
     return f"something else ({len(names)} tensors: {', '.join(names[:3])}, ...)"
 
 
+def another_layout(where: str, expected: str, tensors: Mapping[str, Tensor]) -> CheckpointError:
+    """The error that these tensors are of another layout than the expected one."""
+    return CheckpointError(
+        f"{where}: expected {expected}, but this looks like {looks_like(tensors)}"
+    )
+
+
 def load_safely(path: Path) -> Any:
     """The content of a file that torch.save wrote, tensors and plain values only, on the CPU.
 
@@ -102,10 +109,10 @@ def load_safely(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if foreign is not None:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if culprit is not None:
             raise CheckpointError(
-                f"{path}: holds a Python object ({foreign[1]}) and not only tensors; detcli runs "
+                f"{path}: holds a Python object ({culprit[1]}) and not only tensors; detcli runs "
                 "no code from a checkpoint: save its state dict alone"
             ) from error
         raise CheckpointError(f"{path}: not a checkpoint that torch.load can read") from error

@@ -13,14 +13,10 @@ from detcli.errors import CheckpointError
 from detcli.weights.centernet import MMDETECTION_MARK as CENTERNET_MARK
 from detcli.weights.centernet import mmdetection_centernet_key, recognise_mmdetection_centernet
 from detcli.weights.deformable_detr import MMDETECTION_MARK as DEFORMABLE_MARK
-from detcli.weights.deformable_detr import (
-    convert_deformable,
-    mmdetection_deformable_facts,
-    mmdetection_deformable_key,
-)
+from detcli.weights.deformable_detr import convert_deformable_detr, deformable_facts
 from detcli.weights.detr import MMDETECTION_MARK as DETR_MARK
-from detcli.weights.detr import convert_set, mmdetection_detr_facts, mmdetection_detr_key
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.detr import convert_detr, detr_facts
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
     ConversionReport,
     SourceFacts,
@@ -28,15 +24,11 @@ from detcli.weights.names import (
     resnet_depth,
     resnet_key,
 )
-from detcli.weights.report import copy_state
-from detcli.weights.ssd import (
-    MMDETECTION_HEAD,
-    MMDETECTION_MARK,
-    SIDES,
-    mmdetection_ssd_key,
-    ssd_head,
-)
+from detcli.weights.report import copy_renamed, copy_state
+from detcli.weights.ssd import MMDETECTION_HEAD, MMDETECTION_MARK, SIDES, ssd_head
+from detcli.weights.ssd import MMDETECTION_RULES as SSD_RULES
 from detcli.weights.two_stage import MMDETECTION_MARK as TWO_STAGE_MARK
+from detcli.weights.two_stage import MMDETECTION_RULES as TWO_STAGE_RULES
 from detcli.weights.two_stage import convert_mmdetection_two_stage, recognise_mmdetection_two_stage
 
 # The last convolution of the class branch gives the detector away. FCOS had its own names before
@@ -49,9 +41,7 @@ DETECTOR_OF = {
     "bbox_head.vfnet_cls": "vfnet",
 }
 RULES = (
-    (r"neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
-    (r"neck\.downsample_convs\.(\d+)\.conv\.", r"neck.downsample.\1."),
-    (r"neck\.pafpn_convs\.(\d+)\.conv\.", r"neck.bottom_up.\1."),
+    *TWO_STAGE_RULES,  # for the neck
     (r"bbox_head\.cls_convs\.(\d+)\.(?:gn|bn)\.", r"head.class_tower.\1.norm."),
     (r"bbox_head\.cls_convs\.", "head.class_tower."),
     (r"bbox_head\.reg_convs\.(\d+)\.(?:gn|bn)\.", r"head.box_tower.\1.norm."),
@@ -113,16 +103,17 @@ def recognise_mmdetection(weights: PublicWeights, where: str) -> SourceFacts:
     if TWO_STAGE_MARK in tensors:
         return recognise_mmdetection_two_stage(weights, where)
     if DETR_MARK in tensors:
-        return mmdetection_detr_facts(weights, where)
+        return detr_facts(weights, "bbox_head.fc_cls.weight", where)
     if DEFORMABLE_MARK in tensors:
-        return mmdetection_deformable_facts(weights, where)
+        return deformable_facts(weights, where)
     found = [name for name in DETECTOR_OF if f"{name}.weight" in tensors]
     if not found or "backbone.layer3.0.conv1.weight" not in tensors:
-        raise CheckpointError(
-            f"{where}: expected a detector of MMDetection that is known here (RetinaNet, FCOS, "
-            "ATSS, VFNet, NAS-FCOS, GA-RetinaNet, Faster, GA-Faster or Cascade R-CNN on a ResNet "
-            f"or HRNet, SSD, CenterNet, DETR), but this looks like {looks_like(tensors)}"
+        expected = (
+            "a detector of MMDetection that is known here (RetinaNet, FCOS, ATSS, VFNet, NAS-FCOS, "
+            "GA-RetinaNet, Faster, GA-Faster or Cascade R-CNN on a ResNet or HRNet, SSD, "
+            "CenterNet, DETR)"
         )
+        raise another_layout(where, expected, tensors)
     logits = f"{found[0]}.weight"
     boxes = logits.replace("_cls.", "_reg.")
     if boxes not in tensors:
@@ -150,19 +141,15 @@ def convert_mmdetection(
     Raises CheckpointError, with the model unchanged, unless every tensor finds its place.
     """
     if MMDETECTION_MARK in tensors:
-        names = {name: mmdetection_ssd_key(name) for name in tensors}
-        copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
-        return ConversionReport(names, ())
+        return copy_renamed(tensors, model, where, lambda key: apply_rules(key, SSD_RULES))
     if CENTERNET_MARK in tensors:
-        names = {name: mmdetection_centernet_key(name) for name in tensors}
-        copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
-        return ConversionReport(names, ())
+        return copy_renamed(tensors, model, where, mmdetection_centernet_key)
     if TWO_STAGE_MARK in tensors:
         return convert_mmdetection_two_stage(tensors, model, where)
     if DETR_MARK in tensors:
-        return convert_set(tensors, model, where, mmdetection_detr_key)
+        return convert_detr(tensors, model, where)
     if DEFORMABLE_MARK in tensors:
-        return convert_deformable(tensors, model, where, mmdetection_deformable_key)
+        return convert_deformable_detr(tensors, model, where)
     num_outputs = sum(name.startswith("neck.output.") for name in model.state_dict()) // 2
     names = {name: _rename(name, num_outputs) for name in tensors}
     state = {own: tensors[name] for name, own in names.items() if own not in SCALES.values()}

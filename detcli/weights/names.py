@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +13,39 @@ from detcli.errors import CheckpointError
 # Blocks of the third stage and convolutions of a block, which no two depths share.
 DEPTH_BY_BLOCKS = {(2, 2): 18, (6, 2): 34, (6, 3): 50, (23, 3): 101}
 VGG_STAGE_CONVS = (2, 2, 3, 3, 3)
+
+# Pattern and replacement, as `re.sub` takes them.
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+# Pairs of a convolution and its norm, between the streams of an HRNet.
+HRNET_EXCHANGE = r"((?:transition\d\.\d+|stage\d\.\d+\.fuse_layers\.\d+\.\d+)(?:\.\d+)?)"
+RESNET_RULES: Rules = (
+    (r"^conv1\.", "stem.conv."),
+    (r"^[bg]n1\.", "stem.norm."),
+    (r"^layer(\d)\.", lambda found: f"stages.{int(found[1]) - 1}."),
+    (r"\.conv(\d)\.", r".conv\1.conv."),
+    (r"\.[bg]n(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut.conv."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+
+# A rule for `apply_rules`, where all below "backbone." is such a ResNet.
+RESNET_BACKBONE = (r"backbone\.(.+)", lambda found: f"backbone.{resnet_key(found[1])}")
+TORCHVISION_ON_RESNET: Rules = (
+    (r"backbone\.body\.(.+)", lambda found: f"backbone.{resnet_key(found[1])}"),
+    (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
+    (r"backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.output.\1.\2"),
+)
+HRNET_RULES: Rules = (
+    (r"^conv(\d)\.", lambda found: f"stem.{int(found[1]) - 1}.conv."),
+    (r"^bn(\d)\.", lambda found: f"stem.{int(found[1]) - 1}.norm."),
+    (rf"^{HRNET_EXCHANGE}\.0\.(\w+)$", r"\1.conv.\2"),
+    (rf"^{HRNET_EXCHANGE}\.1\.(\w+)$", r"\1.norm.\2"),
+    (r"^transition(\d)\.", lambda found: f"transitions.{int(found[1]) - 1}."),
+    (r"^stage(\d)\.", lambda found: f"stages.{int(found[1]) - 2}."),
+    (r"^layer1\.", "first."),
+    (r"\.fuse_layers\.", ".fuse."),
+)
 
 
 @dataclass(frozen=True)
@@ -42,28 +75,12 @@ class ConversionReport:
 
 def resnet_key(key: str) -> str:
     """The name here of a key of torchvision's ResNet, whose names MMDetection uses as well."""
-    key = re.sub(r"^conv1\.", "stem.conv.", key)
-    key = re.sub(r"^[bg]n1\.", "stem.norm.", key)
-    key = re.sub(r"^layer(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.", key)
-    key = re.sub(r"\.conv(\d)\.", r".conv\1.conv.", key)
-    key = re.sub(r"\.[bg]n(\d)\.", r".conv\1.norm.", key)
-    key = key.replace(".downsample.0.", ".shortcut.conv.")
-    return key.replace(".downsample.1.", ".shortcut.norm.")
+    return rewritten(key, RESNET_RULES)
 
 
 def hrnet_key(key: str) -> str:
     """The name here of a key of HRNet, as its authors and MMDetection call it."""
-    key = re.sub(r"^conv(\d)\.", lambda match: f"stem.{int(match[1]) - 1}.conv.", key)
-    key = re.sub(r"^bn(\d)\.", lambda match: f"stem.{int(match[1]) - 1}.norm.", key)
-    exchange = re.fullmatch(
-        r"(transition\d\.\d+|stage\d\.\d+\.fuse_layers\.\d+\.\d+)((?:\.\d+)?)\.([01])\.(\w+)", key
-    )
-    if exchange is not None:  # pairs of a convolution and its norm
-        part = ("conv", "norm")[int(exchange[3])]
-        key = f"{exchange[1]}{exchange[2]}.{part}.{exchange[4]}"
-    key = re.sub(r"^transition(\d)\.", lambda match: f"transitions.{int(match[1]) - 1}.", key)
-    key = re.sub(r"^stage(\d)\.", lambda match: f"stages.{int(match[1]) - 2}.", key)
-    key = re.sub(r"^layer1\.", "first.", key).replace(".fuse_layers.", ".fuse.")
+    key = rewritten(key, HRNET_RULES)
     if key.startswith(("stem.", "transitions.")) or ".fuse." in key:
         return key
     return resnet_key(key)  # the parts of a block
@@ -105,13 +122,25 @@ def resnet_depth(tensors: Mapping[str, Tensor], prefix: str, where: str) -> int:
     return depth
 
 
-def apply_rules(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+def rewritten(key: str, rules: Rules) -> str:
+    """`key` after all rules, one after the other."""
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def apply_rules(key: str, rules: Rules) -> str:
     """`key` after the first rule (pattern, replacement) that matches its beginning; else itself."""
     for pattern, replacement in rules:
         renamed, count = re.subn(f"^{pattern}", replacement, key)
         if count:
             return renamed
     return key
+
+
+def outputs_of(value: Tensor, width: int, outputs: Sequence[int]) -> Tensor:
+    """The rows of these of the `width` outputs of every anchor; value (A * width, ...)."""
+    return value.view(-1, width, *value.shape[1:])[:, list(outputs)].flatten(0, 1)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detcli.errors import CheckpointError
 from detcli.text import nearest
+from detcli.weights.names import ConversionReport
 
 NAMED = 5  # tensors named in a message before "and N more"
 
@@ -41,6 +42,15 @@ def copy_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
             "number of classes"
         )
     model.load_state_dict(state)
+
+
+def copy_renamed(
+    tensors: Mapping[str, Tensor], model: nn.Module, where: str, rename: Callable[[str], str]
+) -> ConversionReport:
+    """`copy_state` of tensors as they are, each under the name that `rename` gives it."""
+    names = {name: rename(name) for name in tensors}
+    copy_state(model, {own: tensors[name] for name, own in names.items()}, where)
+    return ConversionReport(names, ())
 
 
 def keep_eps(state: dict[str, Tensor], model: nn.Module, eps: float, where: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from detcli.errors import CheckpointError
-from detcli.weights.names import apply_rules, vgg_key
+from detcli.weights.names import Rules, vgg_key
 
 SIDES = {6: 300, 7: 512}  # number of levels -> input side that they were made for
 MMDETECTION_MARK = "neck.l2_norm.weight"
@@ -18,43 +17,31 @@ TORCHVISION_HEAD = (
     "head.classification_head.module_list.{}.weight",
     "head.regression_head.module_list.{}.weight",
 )
-MMDETECTION_RULES = (
+BACKBONE = (r"backbone\.((?:features\.)?\d.+)", lambda found: f"backbone.{vgg_key(found[1])}")
+MMDETECTION_RULES: Rules = (
+    BACKBONE,
     (r"neck\.l2_norm\.weight", "neck.l2_scale"),
     (r"neck\.extra_layers\.(\d+)\.0\.conv\.", r"neck.squeeze.\1."),
     (r"neck\.extra_layers\.(\d+)\.1\.conv\.", r"neck.extra.\1."),
     (r"bbox_head\.cls_convs\.(\d+)\.0\.", r"head.class_logits.\1."),
     (r"bbox_head\.reg_convs\.(\d+)\.0\.", r"head.box.\1."),
 )
-TORCHVISION_RULES = (
+# torchvision splits VGG-16's layers before the fourth pool, which is the first of the second part.
+TORCHVISION_SPLIT = 23
+TORCHVISION_RULES: Rules = (
+    BACKBONE,
     (r"backbone\.scale_weight", "neck.l2_scale"),
     (r"backbone\.extra\.0\.7\.1\.", "backbone.fc6."),
     (r"backbone\.extra\.0\.7\.3\.", "backbone.fc7."),
+    (
+        r"backbone\.extra\.0\.(\d+)\.(weight|bias)",
+        lambda found: f"backbone.{vgg_key(f'{TORCHVISION_SPLIT + int(found[1])}.{found[2]}')}",
+    ),
+    (r"backbone\.extra\.(\d+)\.0\.", lambda found: f"neck.squeeze.{int(found[1]) - 1}."),
+    (r"backbone\.extra\.(\d+)\.\d+\.", lambda found: f"neck.extra.{int(found[1]) - 1}."),
     (r"head\.classification_head\.module_list\.", "head.class_logits."),
     (r"head\.regression_head\.module_list\.", "head.box."),
 )
-# torchvision splits VGG-16's layers before the fourth pool, which is the first of the second part.
-TORCHVISION_SPLIT = 23
-TORCHVISION_EXTRA = re.compile(r"backbone\.extra\.(\d+)\.(\d+)\.(weight|bias)")
-
-
-def mmdetection_ssd_key(key: str) -> str:
-    """The name here of a key of MMDetection's SSD."""
-    if key.startswith("backbone."):
-        return f"backbone.{vgg_key(key.removeprefix('backbone.'))}"
-    return apply_rules(key, MMDETECTION_RULES)
-
-
-def torchvision_ssd_key(key: str) -> str:
-    """The name here of a key of torchvision's SSD."""
-    if key.startswith("backbone.features."):
-        return f"backbone.{vgg_key(key.removeprefix('backbone.'))}"
-    extra = TORCHVISION_EXTRA.fullmatch(key)
-    if extra is None:
-        return apply_rules(key, TORCHVISION_RULES)
-    level, layer, kind = int(extra[1]), int(extra[2]), extra[3]
-    if level == 0:
-        return f"backbone.{vgg_key(f'{TORCHVISION_SPLIT + layer}.{kind}')}"
-    return f"neck.{'squeeze' if layer == 0 else 'extra'}.{level - 1}.{kind}"
 
 
 def ssd_head(tensors: Mapping[str, Tensor], names: tuple[str, str], where: str) -> tuple[int, int]:
@@ -72,10 +59,3 @@ def ssd_head(tensors: Mapping[str, Tensor], names: tuple[str, str], where: str) 
     if not levels:
         raise CheckpointError(f"{where}: looks like an SSD, but has no {names[0].format(0)}")
     return width, levels
-
-
-def classes_then_background(value: Tensor, width: int, classes: Sequence[int]) -> Tensor:
-    """The rows of these classes of every anchor, then its background, which is output 0; value
-    (A * width, ...)."""
-    rows = value.view(-1, width, *value.shape[1:])
-    return rows[:, [*classes, 0]].flatten(0, 1)

@@ -9,30 +9,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from detcli.errors import CheckpointError
-from detcli.weights.files import PublicWeights, looks_like
+from detcli.weights.files import PublicWeights, another_layout
 from detcli.weights.names import (
+    TORCHVISION_ON_RESNET,
     ConversionReport,
+    Rules,
     SourceFacts,
     apply_rules,
+    outputs_of,
     resnet_depth,
-    resnet_key,
 )
 from detcli.weights.report import copy_state, keep_eps
-from detcli.weights.ssd import (
-    SIDES,
-    TORCHVISION_HEAD,
-    TORCHVISION_MARK,
-    classes_then_background,
-    ssd_head,
-    torchvision_ssd_key,
-)
-from detcli.weights.two_stage import (
-    TORCHVISION_LOGITS,
-    is_torchvision_two_stage,
-    torchvision_two_stage_state,
-)
+from detcli.weights.ssd import SIDES, TORCHVISION_HEAD, TORCHVISION_MARK, ssd_head
+from detcli.weights.ssd import TORCHVISION_RULES as SSD_RULES
+from detcli.weights.two_stage import TORCHVISION_LOGITS, boxes_of, is_torchvision_two_stage
+from detcli.weights.two_stage import TORCHVISION_RULES as TWO_STAGE_RULES
 
+EXPECTED = (
+    "torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn, ssd300_vgg16 or "
+    "fasterrcnn_resnet50_fpn"
+)
 LOGITS = "head.classification_head.cls_logits."
 BOXES = "head.regression_head.bbox_reg."
 CENTERNESS = "head.regression_head.bbox_ctrness."
@@ -40,9 +36,8 @@ COCO_WIDTH = 91  # COCO's category ids run from 1 to 90 with gaps; 0 is backgrou
 # Of the norms of torchvision's published RetinaNet and Faster R-CNN, as their loader sets it.
 COCO_V1_EPS = 0.0
 FRESH_EPS = 1e-5
-RULES = (
-    (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.output.\1.\2"),
+RULES: Rules = (
+    *TORCHVISION_ON_RESNET,
     (r"backbone\.fpn\.extra_blocks\.p6\.", "neck.extra.0."),
     (r"backbone\.fpn\.extra_blocks\.p7\.", "neck.extra.1."),
     (r"head\.classification_head\.cls_logits\.", "head.class_logits."),
@@ -56,37 +51,21 @@ def recognise_torchvision(weights: PublicWeights, where: str) -> SourceFacts:
     """What detector these are; CheckpointError when they are not torchvision's, or none of the
     four. A head of 91 outputs is COCO's: its 80 real classes are counted."""
     tensors = weights.tensors
+    input_px = None
     if TORCHVISION_MARK in tensors:
-        width, levels = ssd_head(tensors, TORCHVISION_HEAD, where)
-        is_coco = width == COCO_WIDTH
-        return SourceFacts(
-            detector="ssd",
-            depth=None,
-            num_classes=len(coco_ids()) if is_coco else width - 1,
-            class_names=coco_names() if is_coco else weights.class_names,
-            input_px=SIDES.get(levels),
-        )
-    if is_torchvision_two_stage(tensors):
-        width = tensors[TORCHVISION_LOGITS].shape[0]
-        return SourceFacts(
-            detector="faster_rcnn",
-            depth=resnet_depth(tensors, "backbone.body.", where),
-            num_classes=len(coco_ids()) if width == COCO_WIDTH else width - 1,
-            class_names=coco_names() if width == COCO_WIDTH else weights.class_names,
-        )
-    needed = (f"{LOGITS}weight", f"{BOXES}weight", "backbone.body.layer3.0.conv1.weight")
-    if any(name not in tensors for name in needed):
-        raise CheckpointError(
-            f"{where}: expected torchvision's retinanet_resnet50_fpn, fcos_resnet50_fpn, "
-            f"ssd300_vgg16 or fasterrcnn_resnet50_fpn, but this looks like {looks_like(tensors)}"
-        )
-    width = _head_width(tensors)
-    return SourceFacts(
-        detector="fcos" if f"{CENTERNESS}weight" in tensors else "retinanet",
-        depth=resnet_depth(tensors, "backbone.body.", where),
-        num_classes=len(coco_ids()) if width == COCO_WIDTH else width,
-        class_names=coco_names() if width == COCO_WIDTH else weights.class_names,
-    )
+        detector, (width, levels) = "ssd", ssd_head(tensors, TORCHVISION_HEAD, where)
+        count, input_px = width - 1, SIDES.get(levels)
+    elif is_torchvision_two_stage(tensors):
+        detector, width = "faster_rcnn", len(tensors[TORCHVISION_LOGITS])
+        count = width - 1
+    else:
+        needed = (f"{LOGITS}weight", f"{BOXES}weight", "backbone.body.layer3.0.conv1.weight")
+        if any(name not in tensors for name in needed):
+            raise another_layout(where, EXPECTED, tensors)
+        detector = "fcos" if f"{CENTERNESS}weight" in tensors else "retinanet"
+        width = count = _head_width(tensors)
+    depth = None if detector == "ssd" else resnet_depth(tensors, "backbone.body.", where)
+    return SourceFacts(detector, depth, *known_classes(weights, width, count), input_px)
 
 
 def convert_torchvision(
@@ -98,10 +77,8 @@ def convert_torchvision(
     which torchvision does not have, become 1. Raises CheckpointError, with the model unchanged,
     unless every tensor finds its place.
     """
-    if TORCHVISION_MARK in tensors:
-        return _convert_ssd(tensors, model, where)
-    if is_torchvision_two_stage(tensors):
-        return _convert_two_stage(tensors, model, where)
+    if TORCHVISION_MARK in tensors or is_torchvision_two_stage(tensors):
+        return _convert_with_background(tensors, model, where)
     notes = []
     kind = "fcos" if f"{CENTERNESS}weight" in tensors else "retinanet"
     names = {name: _rename(name, kind) for name in tensors}
@@ -109,7 +86,7 @@ def convert_torchvision(
     width = _head_width(tensors)
     if width == COCO_WIDTH:
         for name in ("head.class_logits.weight", "head.class_logits.bias"):
-            state[name] = _select_classes(state[name], width, coco_ids())
+            state[name] = outputs_of(state[name], width, coco_ids())
         notes.append("class head: the 80 classes of COCO were taken out of 91 outputs")
     else:
         notes.append(f"class head: all {width} outputs are kept; torchvision's 0 is background")
@@ -140,39 +117,40 @@ def _keep_norms(
     return ("norms: eps 0, as torchvision sets it for its published weights",) if published else ()
 
 
-def _convert_two_stage(
+def _convert_with_background(
     tensors: Mapping[str, Tensor], model: nn.Module, where: str
 ) -> ConversionReport:
-    """As `convert_torchvision`; background, which is output 0 there, becomes the last one."""
-    width = tensors[TORCHVISION_LOGITS].shape[0]
-    classes = coco_ids() if width == COCO_WIDTH else range(1, width)
-    names, state = torchvision_two_stage_state(tensors, classes)
-    note = "class head: background, output 0 of torchvision, is the last one here"
-    if width == COCO_WIDTH:
-        note += (
-            "; the outputs of ids that COCO does not use are left out, with their small probability"
-        )
-    published = _keep_norms(state, model, tensors, where, is_coco_v1=True)
-    copy_state(model, state, where)
-    return ConversionReport(names, (note, *published))
-
-
-def _convert_ssd(tensors: Mapping[str, Tensor], model: nn.Module, where: str) -> ConversionReport:
-    """As `convert_torchvision`; background, which is output 0 there, becomes the last one."""
-    names = {name: torchvision_ssd_key(name) for name in tensors}
+    """As `convert_torchvision`, of SSD and Faster R-CNN; background, which is output 0 there,
+    becomes the last one."""
+    is_ssd = TORCHVISION_MARK in tensors
+    rules = SSD_RULES if is_ssd else TWO_STAGE_RULES
+    names = {name: apply_rules(name, rules) for name in tensors}
     state = {own: tensors[name] for name, own in names.items()}
-    width, _ = ssd_head(tensors, TORCHVISION_HEAD, where)
+    width, _ = (
+        ssd_head(tensors, TORCHVISION_HEAD, where) if is_ssd else tensors[TORCHVISION_LOGITS].shape
+    )
     classes = coco_ids() if width == COCO_WIDTH else range(1, width)
     for own, value in state.items():
         if own.startswith("head.class_logits."):
-            state[own] = classes_then_background(value, width, classes)
+            state[own] = outputs_of(value, width, [*classes, 0])
+        elif own.startswith("head.box.") and not is_ssd:
+            state[own] = boxes_of(value, classes)
     note = "class head: background, output 0 of torchvision, is the last one here"
     if width == COCO_WIDTH:
         note += (
             "; the outputs of ids that COCO does not use are left out, with their small probability"
         )
+    norms = () if is_ssd else _keep_norms(state, model, tensors, where, is_coco_v1=True)
     copy_state(model, state, where)
-    return ConversionReport(names, (note,))
+    return ConversionReport(names, (note, *norms))
+
+
+def known_classes(
+    weights: PublicWeights, width: int, count: int
+) -> tuple[int, tuple[str, ...] | None]:
+    """Number and names of the classes of a head of `width` outputs: COCO's 80 where these are the
+    91 of its ids, else `count`, and the names that stand in the file."""
+    return (len(coco_ids()), coco_names()) if width == COCO_WIDTH else (count, weights.class_names)
 
 
 def coco_ids() -> list[int]:
@@ -200,15 +178,8 @@ def _head_width(tensors: Mapping[str, Tensor]) -> int:
     return tensors[f"{LOGITS}weight"].shape[0] // num_anchors
 
 
-def _select_classes(value: Tensor, width: int, ids: list[int]) -> Tensor:
-    """The rows of these classes of every anchor; value (A * width, ...)."""
-    return value.view(-1, width, *value.shape[1:])[:, ids].flatten(0, 1)
-
-
 def _rename(key: str, kind: str) -> str:
     """The name here; a key that no rule knows keeps its own and is reported later."""
-    if key.startswith("backbone.body."):
-        return f"backbone.{resnet_key(key.removeprefix('backbone.body.'))}"
     tower = TOWER.fullmatch(key)
     if tower is None:
         return apply_rules(key, RULES)

@@ -13,18 +13,9 @@ from torch import Tensor, nn
 
 from detcli.errors import CheckpointError
 from detcli.weights.deformable_detr import TRANSFORMERS_MARK as DEFORMABLE_MARK
-from detcli.weights.deformable_detr import (
-    convert_deformable,
-    transformers_deformable_facts,
-    transformers_deformable_key,
-)
-from detcli.weights.detr import (
-    TRANSFORMERS_MARK,
-    convert_set,
-    transformers_detr_facts,
-    transformers_detr_key,
-)
-from detcli.weights.files import PublicWeights, looks_like, read_weights
+from detcli.weights.deformable_detr import convert_deformable_detr, deformable_facts
+from detcli.weights.detr import TRANSFORMERS_MARK, convert_detr, detr_facts
+from detcli.weights.files import PublicWeights, another_layout, read_weights
 from detcli.weights.names import ConversionReport, SourceFacts
 
 LENGTH_BYTES = 8  # of a safetensors file: length of its header, little-endian
@@ -66,22 +57,19 @@ def read_transformers(path: Path) -> PublicWeights:
 def recognise_transformers(weights: PublicWeights, where: str) -> SourceFacts:
     """What detector these are; CheckpointError when they are none of these."""
     if TRANSFORMERS_MARK in weights.tensors:
-        return transformers_detr_facts(weights, where)
+        return detr_facts(weights, "class_labels_classifier.weight", where)
     if DEFORMABLE_MARK in weights.tensors:
-        return transformers_deformable_facts(weights, where)
-    raise CheckpointError(
-        f"{where}: expected transformers' DetrForObjectDetection or "
-        f"DeformableDetrForObjectDetection, but this looks like {looks_like(weights.tensors)}"
-    )
+        return deformable_facts(weights, where)
+    expected = "transformers' DetrForObjectDetection or DeformableDetrForObjectDetection"
+    raise another_layout(where, expected, weights.tensors)
 
 
 def convert_transformers(
     tensors: Mapping[str, Tensor], model: nn.Module, where: str = "the checkpoint"
 ) -> ConversionReport:
     """Copy tensors of transformers into a detector of the same architecture; as `convert_detr`."""
-    if DEFORMABLE_MARK in tensors:
-        return convert_deformable(tensors, model, where, transformers_deformable_key)
-    return convert_set(tensors, model, where, transformers_detr_key)
+    convert = convert_deformable_detr if DEFORMABLE_MARK in tensors else convert_detr
+    return convert(tensors, model, where)
 
 
 def _tensor(content: bytearray, start: int, entry: Mapping[str, Any]) -> Tensor:

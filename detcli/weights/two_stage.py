@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from detcli.errors import CheckpointError
 from detcli.weights.files import PublicWeights
 from detcli.weights.names import (
+    TORCHVISION_ON_RESNET,
     ConversionReport,
+    Rules,
     SourceFacts,
     apply_rules,
     hrnet_key,
+    outputs_of,
     resnet_depth,
     resnet_key,
 )
@@ -42,9 +45,8 @@ MMDETECTION_RULES = (
     (r"rpn_head\.feature_adaption\.conv_offset\.", "rpn.adaption.offset."),
     (r"rpn_head\.feature_adaption\.conv_adaption\.", "rpn.adaption.conv."),
 )
-TORCHVISION_RULES = (
-    (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.output.\1.\2"),
+TORCHVISION_RULES: Rules = (
+    *TORCHVISION_ON_RESNET,
     (r"rpn\.head\.conv\.(?:0\.0\.)?(weight|bias)", r"rpn.conv.\1"),
     (r"rpn\.head\.cls_logits\.", "rpn.class_logits."),
     (r"rpn\.head\.bbox_pred\.", "rpn.box."),
@@ -114,7 +116,7 @@ def convert_mmdetection_two_stage(
         for own, value in state.items():
             if ".class_logits." in own and not own.startswith("rpn."):
                 width = value.shape[0]
-                state[own] = background_last(value, range(1, width))
+                state[own] = outputs_of(value, width, [*range(1, width), 0])
                 box = own.replace(".class_logits.", ".box.")
                 if state[box].shape[0] == 4 * width:
                     state[box] = boxes_of(state[box], range(1, width))
@@ -142,32 +144,6 @@ def is_torchvision_two_stage(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are a Faster R-CNN of torchvision with two layers behind the pooled features,
     and nothing but boxes."""
     return TORCHVISION_MARK in tensors and not any(name.startswith(BRANCHES) for name in tensors)
-
-
-def torchvision_two_stage_state(
-    tensors: Mapping[str, Tensor], classes: Sequence[int]
-) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Name there -> name here, and the tensors under these, with the outputs of `classes`, then
-    background, which is output 0 there."""
-    names = {name: torchvision_two_stage_key(name) for name in tensors}
-    state = {own: tensors[name] for name, own in names.items()}
-    for kind in ("weight", "bias"):
-        logits, boxes = f"head.class_logits.{kind}", f"head.box.{kind}"
-        state[logits] = background_last(state[logits], classes)
-        state[boxes] = boxes_of(state[boxes], classes)
-    return names, state
-
-
-def torchvision_two_stage_key(key: str) -> str:
-    """The name here; a key that no rule knows keeps its own and is reported later."""
-    if key.startswith("backbone.body."):
-        return f"backbone.{resnet_key(key.removeprefix('backbone.body.'))}"
-    return apply_rules(key, TORCHVISION_RULES)
-
-
-def background_last(value: Tensor, classes: Sequence[int]) -> Tensor:
-    """The rows of these classes, then that of background, which is 0; value (width, ...)."""
-    return value[[*classes, 0]]
 
 
 def boxes_of(value: Tensor, classes: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from detcli.data.images import ImageHeader, read_header, read_image
 from detcli.data.records import Notes, Records, pack_names
 from detcli.errors import DataError
 from detcli.text import did_you_mean, one_line
+from detcli.types import offsets_of
 
 if TYPE_CHECKING:
     from detcli.types import BoolArray, FloatArray, IntArray
@@ -197,48 +198,41 @@ def build_records(
     problems.check()
     if not images.usable.any():
         raise DataError(f"{one_line(problems.source)}: expected at least one usable image, got 0")
-    tidy = _tidy(images, boxes, mapping)
-    counts = np.bincount(tidy.boxes.image, minlength=int(images.usable.sum()))
-    present = np.bincount(tidy.boxes.labels, minlength=len(chosen)) > 0
-    notes = Notes(
-        images=len(counts),
-        boxes=len(tidy.boxes.labels),
-        images_without_objects=int((counts == 0).sum()),
-        crowd_boxes=int(tidy.boxes.crowd.sum()),
-        difficult_boxes=int(tidy.boxes.difficult.sum()),
-        degenerate_boxes=tidy.degenerate,
-        clipped_boxes=tidy.clipped,
-        other_class_boxes=tidy.other_class,
-        exif_rotated=images.rotated,
-        exif_ignored=images.ignored,
-        missing_label_files=missing_label_files,
-        classes_without_boxes=tuple(
-            name for name, has in zip(chosen, present, strict=True) if not has
-        ),
-        skipped=problems.counts,
-    )
+    boxes, notes = _tidy(images, boxes, mapping)
+    counts = np.bincount(boxes.image, minlength=notes.images)
+    present = np.bincount(boxes.labels, minlength=len(chosen)) > 0
+    kept = np.flatnonzero(images.usable)
+    names, name_offsets = pack_names([images.table.names[i] for i in kept])
     ids = dict(zip(class_names, category_ids, strict=True))
-    return _records(
-        images,
-        tidy.boxes,
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+    return Records(
+        folder=images.table.folder or "",
+        packed_names=names,
+        name_offsets=name_offsets,
+        image_ids=images.table.ids[kept],
+        sizes=images.sizes[kept],
+        apply_exif=images.apply_exif[kept],
+        offsets=offsets_of(counts),
+        boxes_xywh=boxes.xywh,
+        labels=boxes.labels,
+        area=boxes.area,
+        crowd=boxes.crowd,
+        difficult=boxes.difficult,
         class_names=chosen,
         category_ids=tuple(ids[name] for name in chosen),
-        notes=notes,
+        notes=notes._replace(
+            images_without_objects=int((counts == 0).sum()),
+            missing_label_files=missing_label_files,
+            classes_without_boxes=tuple(
+                name for name, has in zip(chosen, present, strict=True) if not has
+            ),
+            skipped=problems.counts,
+        ),
     )
 
 
-class _Tidy(NamedTuple):
-    """Boxes ready for the table, and how many were changed or dropped on the way."""
-
-    boxes: BoxTable
-    other_class: int
-    degenerate: int
-    clipped: int
-
-
-def _tidy(images: CheckedImages, boxes: BoxTable, mapping: IntArray) -> _Tidy:
-    """Boxes of usable images and chosen classes, in the image, with area, in image order.
+def _tidy(images: CheckedImages, boxes: BoxTable, mapping: IntArray) -> tuple[BoxTable, Notes]:
+    """Boxes of usable images and chosen classes, in the image, with area, in image order, and what
+    was changed or dropped on the way.
 
     `image` and `labels` of the result are the new rows and labels.
     """
@@ -260,39 +254,15 @@ def _tidy(images: CheckedImages, boxes: BoxTable, mapping: IntArray) -> _Tidy:
         labels=mapping[boxes.labels],
         area=np.where(np.isnan(boxes.area), sides.prod(axis=1), boxes.area),
     ).take(solid)
-    return _Tidy(
-        boxes=tidy.take(np.argsort(tidy.image, kind="stable")),
-        other_class=int((~wanted).sum()),
-        degenerate=int((~solid).sum()),
-        clipped=int((cut & solid).sum()),
+    notes = Notes(
+        images=int(images.usable.sum()),
+        boxes=len(tidy.labels),
+        crowd_boxes=int(tidy.crowd.sum()),
+        difficult_boxes=int(tidy.difficult.sum()),
+        degenerate_boxes=int((~solid).sum()),
+        clipped_boxes=int((cut & solid).sum()),
+        other_class_boxes=int((~wanted).sum()),
+        exif_rotated=images.rotated,
+        exif_ignored=images.ignored,
     )
-
-
-def _records(
-    images: CheckedImages,
-    boxes: BoxTable,
-    *,
-    offsets: IntArray,
-    class_names: tuple[str, ...],
-    category_ids: tuple[int, ...],
-    notes: Notes,
-) -> Records:
-    kept = np.flatnonzero(images.usable)
-    names, name_offsets = pack_names([images.table.names[i] for i in kept])
-    return Records(
-        folder=images.table.folder or "",
-        packed_names=names,
-        name_offsets=name_offsets,
-        image_ids=images.table.ids[kept],
-        sizes=images.sizes[kept],
-        apply_exif=images.apply_exif[kept],
-        offsets=offsets,
-        boxes_xywh=boxes.xywh,
-        labels=boxes.labels,
-        area=boxes.area,
-        crowd=boxes.crowd,
-        difficult=boxes.difficult,
-        class_names=class_names,
-        category_ids=category_ids,
-        notes=notes,
-    )
+    return tidy.take(np.argsort(tidy.image, kind="stable")), notes

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from detcli.data.formats.assemble import BoxTable, ImageTable, Progress, build_records, check_images
-from detcli.data.formats.problems import Problems
+from detcli.data.formats.problems import Problems, require_distinct
 from detcli.data.images import read_bytes
 from detcli.data.records import Records
 from detcli.errors import DataError
@@ -113,28 +113,17 @@ def _where(data: bytes, message: str) -> str:
 def _categories(content: CocoFile, path: str) -> tuple[list[int], list[str]]:
     """Category ids in ascending order and their names."""
     categories = sorted(content.categories, key=lambda category: category.id)
-    _require_distinct([c.id for c in categories], "categories", "id", path)
-    _require_distinct([c.name for c in categories], "categories", "name", path)
+    require_distinct([c.id for c in categories], "every id", f"{path}: categories")
+    require_distinct([c.name for c in categories], "every name", f"{path}: categories")
     if not categories:
         raise DataError(f"{path}: categories: expected at least one, got none")
     return [c.id for c in categories], [c.name for c in categories]
 
 
-def _require_distinct(values: list[Any], section: str, field: str, path: str) -> None:
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            raise DataError(
-                f"{one_line(path)}: {section}: expected every {field} once, "
-                f"got {one_line(repr(value))} twice"
-            )
-        seen.add(value)
-
-
 def _images(content: CocoFile, folder: str | None, path: str) -> ImageTable:
     """The images by ascending id."""
     images = sorted(content.images, key=lambda image: image.id)
-    _require_distinct([image.id for image in images], "images", "id", path)
+    require_distinct([image.id for image in images], "every id", f"{path}: images")
     sizes = [(image.height or 0, image.width or 0) for image in images]
     return ImageTable(
         folder=folder,

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from detcli.errors import DataError
 from detcli.text import one_line
 
 SHOWN = 10
+
+
+def require_distinct(values: Sequence[Any], what: str, where: str) -> None:
+    """Raise DataError naming the first value that occurs again."""
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            repeated = one_line(repr(value))
+            raise DataError(f"{one_line(where)}: expected {what} once, got {repeated} twice")
+        seen.add(value)
 
 
 class Problems:

@@ -71,18 +71,8 @@ _LOOKALIKES: dict[str, Callable[[], Points]] = {
     "ring": lambda: np.concatenate([_arc(0, 2 * math.pi, 1.0), _arc(2 * math.pi, 0, 0.62)]),
     "hexagon": lambda: _polygon(6),
     "tee": lambda: (
-        np.array(
-            [
-                (-0.9, -0.9),
-                (0.9, -0.9),
-                (0.9, -0.3),
-                (0.3, -0.3),
-                (0.3, 0.9),
-                (-0.3, 0.9),
-                (-0.3, -0.3),
-                (-0.9, -0.3),
-            ]
-        )
+        np.array([(-9, -9), (9, -9), (9, -3), (3, -3), (3, 9), (-3, 9), (-3, -3), (-9, -3)])
+        / 10
         * 0.8
     ),
     "arrow": lambda: np.array([(1, 0), (-0.5, 0.87), (-0.1, 0), (-0.5, -0.87)]),

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detcli.data.formats.assemble import BoxTable, ImageTable, Progress, build_records, check_images
-from detcli.data.formats.problems import Problems
+from detcli.data.formats.problems import Problems, require_distinct
 from detcli.data.images import SUFFIXES, read_bytes
 from detcli.data.records import Records
 from detcli.errors import DataError
@@ -143,11 +143,7 @@ def _read_list(path: str) -> list[str]:
             stems.append(line.strip())
     if not stems:
         raise DataError(f"{path}: expected image names, one per line, got none")
-    seen: set[str] = set()
-    for stem in stems:
-        if stem in seen:
-            raise DataError(f"{path}: expected every image once, got {one_line(stem)!r} twice")
-        seen.add(stem)
+    require_distinct(stems, "every image", path)
     return stems
 
 

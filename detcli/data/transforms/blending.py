@@ -46,8 +46,7 @@ def blend_in(
         _clone(sample.image, patch.image, top, left)
     else:
         _copy_and_inpaint(sample.image, patch.image, core, top, left)
-    shift = torch.tensor([left, top] * 2, dtype=torch.float32)
-    return sample.with_boxes_of(patch.changed(boxes=patch.boxes + shift))
+    return sample.with_boxes_of(patch.shifted(left, top))
 
 
 def _clone(image: Tensor, patch: Tensor, top: int, left: int) -> None:

@@ -66,5 +66,4 @@ def _window(sample: Sample, top: int, left: int, side: int) -> Sample:
     image[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
         sample.image[:, rows, columns]
     )
-    shift = torch.tensor([left, top] * 2, dtype=torch.float32)
-    return sample.changed(image=image, boxes=sample.boxes - shift).cut_to_image()
+    return sample.shifted(-left, -top).changed(image=image).cut_to_image()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -90,6 +89,5 @@ class SafeCrop:
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """Cut a window out of the image."""
-    shift = torch.tensor([left, top] * 2, dtype=torch.float32)
     image = F.crop(sample.image, top, left, height, width)
-    return sample.changed(image=image, boxes=sample.boxes - shift).cut_to_image()
+    return sample.shifted(-left, -top).changed(image=image).cut_to_image()

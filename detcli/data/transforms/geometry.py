@@ -106,7 +106,6 @@ class ZoomOut:
         if draw() >= self.prob:
             return sample
         padding = self.place.make_params([sample.image])["padding"]
-        shift = torch.tensor([padding[0], padding[1]] * 2, dtype=torch.float32)
         fill = [float(value) for value in IMAGENET_MEAN]
         image = F.pad(sample.image, padding, fill=fill)
-        return sample.changed("zoom_out", image=image, boxes=sample.boxes + shift)
+        return sample.shifted(padding[0], padding[1]).changed("zoom_out", image=image)

@@ -109,8 +109,7 @@ def put(canvas: Sample, tile: Sample, top: int, left: int) -> Sample:
     """Paste an image with its boxes onto the canvas, whose pixels are written in place."""
     height, width = tile.size
     canvas.image[:, top : top + height, left : left + width] = tile.image
-    shift = torch.tensor([left, top] * 2, dtype=torch.float32)
-    return canvas.with_boxes_of(tile.changed(boxes=tile.boxes + shift))
+    return canvas.with_boxes_of(tile.shifted(left, top))
 
 
 def blend(first: Tensor, second: Tensor, share: float) -> Tensor:

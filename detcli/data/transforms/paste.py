@@ -65,9 +65,7 @@ class CopyPaste(Mixing):
         positions = pool.with_small(self.max_side_px)
         for _ in range(_TRIES if positions else 0):
             position = positions[draw_index(len(positions))]
-            boxes, ignore = (
-                torch.from_numpy(column) for column in boxes_of(pool.records, position)
-            )
+            boxes, ignore = boxes_of(pool.records, position)
             if copyable(boxes.float(), ignore, self.max_side_px):
                 return pool.load(position)
         return None
@@ -90,7 +88,7 @@ def nothing_to_copy(records: Records, keywords: Mapping[str, Any]) -> str | None
     if why := nothing_small(records, keywords):
         return why
     for index in images_with(records, small_boxes(records, side)):
-        boxes, ignore = (torch.from_numpy(column) for column in boxes_of(records, int(index)))
+        boxes, ignore = boxes_of(records, int(index))
         if copyable(boxes, ignore, side):
             return None
     return f"every training object smaller than {side:g} pixels touches another box"
@@ -149,8 +147,7 @@ def paste(sample: Sample, patch: Sample, top: int, left: int) -> Sample:
     x1, y1, x2, y2 = patch.boxes[0].tolist()
     weight = fade(height, y1, y2)[:, None] * fade(width, x1, x2)
     target.copy_(torch.lerp(target.float(), patch.image.float(), weight).round_())
-    shift = torch.tensor([left, top] * 2, dtype=torch.float32)
-    return sample.with_boxes_of(patch.changed(boxes=patch.boxes + shift))
+    return sample.with_boxes_of(patch.shifted(left, top))
 
 
 def fade(length: int, low: float, high: float) -> Tensor:

@@ -115,8 +115,7 @@ def with_room(
         pixels_of(cut.image), before[0], behind[0], before[1], behind[1], cv2.BORDER_REPLICATE
     )
     dy, dx = before
-    shift = torch.tensor([dx, dy] * 2, dtype=torch.float32)
-    sample = cut.changed(image=torch.from_numpy(pixels).permute(2, 0, 1), boxes=cut.boxes + shift)
+    sample = cut.shifted(dx, dy).changed(image=torch.from_numpy(pixels).permute(2, 0, 1))
     return Patch(sample, (x1 + dx, y1 + dy, x2 + dx, y2 + dy), name, path, score)
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detcli.data.records import Records
@@ -62,7 +61,7 @@ def nothing_to_blend(records: Records, keywords: Mapping[str, Any]) -> str | Non
     if why := too_few(records, keywords) or no_objects(records, keywords):
         return why
     for index in range(len(records)):
-        boxes, ignore = (torch.from_numpy(column) for column in boxes_of(records, index))
+        boxes, ignore = boxes_of(records, index)
         if blendable(boxes, ignore, records.size(index)):
             return None
     return "every training object touches another box or the border"

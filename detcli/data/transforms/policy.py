@@ -10,20 +10,17 @@ _MAX_LEVEL = 10
 Step = tuple[str, float, int]
 """Operation, probability, level from 0 to 10; `objects:` operations act inside each box."""
 
+_V0: tuple[tuple[Step, ...], ...] = (
+    (("translate_x", 0.6, 4), ("equalize", 0.8, 10)),
+    (("objects:translate_y", 0.2, 2), ("cutout", 0.8, 8)),
+    (("sharpness", 0.0, 8), ("shear_x", 0.4, 0)),
+    (("shear_y", 1.0, 2), ("objects:translate_y", 0.6, 6)),
+    (("rotate", 0.6, 10), ("color", 1.0, 6)),
+)
 POLICIES: dict[str, tuple[tuple[Step, ...], ...]] = {
-    "v0": (
-        (("translate_x", 0.6, 4), ("equalize", 0.8, 10)),
-        (("objects:translate_y", 0.2, 2), ("cutout", 0.8, 8)),
-        (("sharpness", 0.0, 8), ("shear_x", 0.4, 0)),
-        (("shear_y", 1.0, 2), ("objects:translate_y", 0.6, 6)),
-        (("rotate", 0.6, 10), ("color", 1.0, 6)),
-    ),
+    "v0": _V0,
     "v1": (
-        (("translate_x", 0.6, 4), ("equalize", 0.8, 10)),
-        (("objects:translate_y", 0.2, 2), ("cutout", 0.8, 8)),
-        (("sharpness", 0.0, 8), ("shear_x", 0.4, 0)),
-        (("shear_y", 1.0, 2), ("objects:translate_y", 0.6, 6)),
-        (("rotate", 0.6, 10), ("color", 1.0, 6)),
+        *_V0,
         (("color", 0.0, 0), ("objects:shear_x", 0.8, 4)),
         (("objects:shear_y", 0.8, 2), ("objects:flip", 0.0, 10)),
         (("equalize", 0.6, 10), ("translate_x", 0.2, 2)),

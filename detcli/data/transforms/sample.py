@@ -47,6 +47,11 @@ class Sample:
             self, boxes=self.boxes[rows], labels=self.labels[rows], ignore=self.ignore[rows]
         )
 
+    def shifted(self, x: float, y: float) -> Sample:
+        """The same with its boxes moved by so many pixels to the right and down."""
+        shift = torch.tensor([x, y] * 2, dtype=torch.float32)
+        return replace(self, boxes=self.boxes + shift)
+
     def with_boxes_of(self, other: Sample) -> Sample:
         """The image with the boxes of another sample below its own."""
         return replace(

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from detcli.data.records import Records
 
 if TYPE_CHECKING:
-    from detcli.types import BoolArray, FloatArray, IntArray
+    from detcli.types import BoolArray, IntArray
 
 
 def small_boxes(records: Records, max_side_px: float) -> BoolArray:
@@ -20,14 +22,15 @@ def small_boxes(records: Records, max_side_px: float) -> BoolArray:
     return np.asarray(small & records.learned)
 
 
-def boxes_of(records: Records, index: int) -> tuple[FloatArray, BoolArray]:
-    """(M, 4) xyxy boxes of an image, cut to it, and (M,) which of them are ignored."""
+def boxes_of(records: Records, index: int) -> tuple[Tensor, Tensor]:
+    """(M, 4) float64 xyxy boxes of an image, cut to it, and (M,) which of them are ignored."""
     rows = records.rows(index)
     boxes = records.boxes_xywh[rows].copy()
     boxes[:, 2:] += boxes[:, :2]
     height, width = records.size(index)
     ignore = records.crowd[rows] | records.difficult[rows]
-    return boxes.clip(0, (width, height, width, height)), ignore
+    inside = boxes.clip(0, (width, height, width, height))
+    return torch.from_numpy(inside), torch.from_numpy(ignore)
 
 
 def images_with(records: Records, boxes: BoolArray) -> IntArray:

@@ -88,7 +88,7 @@ def wrong_detections(records: Records, detections: Detections, min_score: float)
     found = []
     for image, row in zip(detections.image_index[rows].tolist(), rows.tolist(), strict=True):
         box = _inside(detections.boxes_xywh[row], records.size(image))
-        annotated = torch.from_numpy(boxes_of(records, image)[0]).float()
+        annotated = boxes_of(records, image)[0].float()
         usable = is_whole(box, records.size(image)) and not _too_narrow(box)
         if not usable or overlaps(annotated, box).any():
             continue
@@ -115,7 +115,7 @@ def _objects(records: Records) -> list[_Cut]:
     """Objects that touch neither another box nor the border."""
     found = []
     for image in range(len(records)):
-        boxes, ignore = (torch.from_numpy(column) for column in boxes_of(records, image))
+        boxes, ignore = boxes_of(records, image)
         labels = records.labels[records.rows(image)]
         found += [
             _Cut(image, boxes[row].float(), int(labels[row]), None)

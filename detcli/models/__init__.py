@@ -11,8 +11,9 @@ from detcli.models.centernet import build_centernet
 from detcli.models.deformable_detr import build_deformable_detr
 from detcli.models.detector import Detector
 from detcli.models.detr import build_detr
-from detcli.models.faster_rcnn import build_faster_rcnn, build_ga_faster_rcnn
+from detcli.models.faster_rcnn import build_faster_rcnn
 from detcli.models.fcos import build_fcos
+from detcli.models.ga_faster_rcnn import build_ga_faster_rcnn
 from detcli.models.ga_retinanet import build_ga_retinanet
 from detcli.models.nas_fcos import build_nas_fcos
 from detcli.models.retinanet import build_retinanet

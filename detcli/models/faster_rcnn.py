@@ -1,5 +1,4 @@
-"""Faster R-CNN on a feature pyramid (arXiv 1506.01497, 1612.03144), and with guided anchoring
-(arXiv 1901.03278), where the first network predicts its own anchors."""
+"""Faster R-CNN on a feature pyramid (arXiv 1506.01497, 1612.03144)."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from detcli.losses import KL
 from detcli.models.dense.density_branch import DensityBranch
 from detcli.models.dense.terms import build_criterion
 from detcli.models.two_stage.detector import RegionDetector, build_region_detector
-from detcli.models.two_stage.guided_rpn import GuidedRPN, build_guided_rpn
+from detcli.models.two_stage.guided_rpn import GuidedRPN
 from detcli.models.two_stage.regions import RegionHead, Stage
 from detcli.models.two_stage.rpn import RPN, build_rpn
 from detcli.ops.coders import DeltaCoder
@@ -43,4 +42,3 @@ def build_with(
 
 
 build_faster_rcnn = partial(build_with, build_rpn)
-build_ga_faster_rcnn = partial(build_with, build_guided_rpn)

@@ -64,9 +64,7 @@ class Recipe(Section):
         models = variants(type(self).model_fields["model"])
         for key in sorted({key for model in models.values() for key in model.enables}):
             outer, name = key.split(".")
-            section = getattr(self, outer)
-            default = type(section).model_fields[name].default
-            if getattr(section, name) != default and key not in self.model.enables:
+            if getattr(self, outer).is_changed(name) and key not in self.model.enables:
                 names = " or ".join(name for name, model in models.items() if key in model.enables)
                 yield key, f"acts only with model.name {names}, not {self.model.name}; remove it"
 

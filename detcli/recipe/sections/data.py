@@ -71,7 +71,7 @@ class Resize(Section):
             two = "pick: range needs two numbers, the smaller first"
             yield "short", f"{two}, got {list(self.short)}"
         if not self.keep_aspect:
-            if self.long != type(self).model_fields["long"].default:
+            if self.is_changed("long"):
                 yield "long", "has no effect with keep_aspect false; remove it"
             return
         if self.long < max(self.short):
@@ -127,8 +127,7 @@ class Data(Section):
         return math.ceil(side / self.pad_multiple) * self.pad_multiple
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        default = Data.model_fields["prefetch_factor"].default
-        if self.prefetch_factor != default and self.workers == 0:
+        if self.is_changed("prefetch_factor") and self.workers == 0:
             yield "prefetch_factor", "acts only with workers of 1 or more, but workers is 0"
         yield from self._class_problems()
         if self.format == "shapes":

@@ -63,8 +63,7 @@ class ClassLoss(Section):
             ) from None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        default = type(self).model_fields["class_beta"].default
-        if self.class_weights != "effective" and self.class_beta != default:
+        if self.class_weights != "effective" and self.is_changed("class_beta"):
             yield "class_beta", "acts only with class_weights effective; remove it"
 
 

@@ -59,7 +59,7 @@ class Anchors(Section):
         if self.sizes is None:
             return
         for key in ("base_scale", "scales_per_octave"):
-            if getattr(self, key) != type(self).model_fields[key].default:
+            if self.is_changed(key):
                 yield key, "has no effect together with sizes; remove one of the two"
         if len({len(level) for level in self.sizes}) != 1 or not self.sizes[0]:
             yield "sizes", "expected a list per level, all of the same length"

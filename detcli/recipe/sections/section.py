@@ -81,6 +81,10 @@ class Section(BaseModel):
         the recipe; `key`: where in it this one stands."""
         return iter(())
 
+    def is_changed(self, key: str) -> bool:
+        """Whether this key has another value than its default."""
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
     def announce(self, named: Named) -> Iterator[str]:
         """Yield what the log should say of this part of a detector before the first step."""
         return iter(())
@@ -108,8 +112,7 @@ class Section(BaseModel):
     def _idle_keys(self) -> Iterator[tuple[str, str]]:
         name = getattr(self, self.chooser, None)
         for key, names in self.acts_with.items():
-            default = type(self).model_fields[key].default
-            if name not in names and getattr(self, key) != default:
+            if name not in names and self.is_changed(key):
                 wanted = " or ".join(names)
                 choice = f"{self.chooser} {wanted}, but {self.chooser} is {name}"
                 yield key, f"acts only with {choice}; remove it"

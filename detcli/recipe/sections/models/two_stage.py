@@ -110,8 +110,7 @@ class Sampler(Section):
     positive_share: float = Field(0.5, gt=0, le=1, description="Maximum fraction of positives")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        default = type(self).model_fields["positive_share"].default
-        if self.num is None and self.positive_share != default:
+        if self.num is None and self.is_changed("positive_share"):
             yield "positive_share", "acts only with a num; remove it"
 
 

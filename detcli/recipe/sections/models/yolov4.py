@@ -98,6 +98,5 @@ class YoloV4(Section):
         for sides in self.anchors:
             if len(sides) < 2 or len(sides) % 2 or min(sides) <= 0:
                 yield "anchors", f"expected pairs of width and height above 0, got {list(sides)}"
-        default = YoloV4.model_fields["scale_xy"].default
-        if self.loss.name == "scaled" and self.scale_xy != default:
+        if self.loss.name == "scaled" and self.is_changed("scale_xy"):
             yield "scale_xy", "acts only with loss darknet, but loss is scaled; remove it"

@@ -17,8 +17,6 @@ VGG_STAGE_CONVS = (2, 2, 3, 3, 3)
 # Pattern and replacement, as `re.sub` takes them.
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
-# Pairs of a convolution and its norm, between the streams of an HRNet.
-HRNET_EXCHANGE = r"((?:transition\d\.\d+|stage\d\.\d+\.fuse_layers\.\d+\.\d+)(?:\.\d+)?)"
 RESNET_RULES: Rules = (
     (r"^conv1\.", "stem.conv."),
     (r"^[bg]n1\.", "stem.norm."),
@@ -28,7 +26,6 @@ RESNET_RULES: Rules = (
     (r"\.downsample\.0\.", ".shortcut.conv."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
 )
-
 # A rule for `apply_rules`, where all below "backbone." is such a ResNet.
 RESNET_BACKBONE = (r"backbone\.(.+)", lambda found: f"backbone.{resnet_key(found[1])}")
 TORCHVISION_ON_RESNET: Rules = (
@@ -36,6 +33,8 @@ TORCHVISION_ON_RESNET: Rules = (
     (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.lateral.\1.\2"),
     (r"backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)", r"neck.output.\1.\2"),
 )
+# Pairs of a convolution and its norm, between the streams of an HRNet.
+HRNET_EXCHANGE = r"((?:transition\d\.\d+|stage\d\.\d+\.fuse_layers\.\d+\.\d+)(?:\.\d+)?)"
 HRNET_RULES: Rules = (
     (r"^conv(\d)\.", lambda found: f"stem.{int(found[1]) - 1}.conv."),
     (r"^bn(\d)\.", lambda found: f"stem.{int(found[1]) - 1}.norm."),

@@ -51,6 +51,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "contracts/test_assigners.py": ("assign/assigner.py",),
     "contracts/test_detectors.py": (
         "models/*.py",
+        "models/dense/head.py",
+        "models/dense/outputs.py",
         "models/dense/terms.py",
         "models/set_prediction/set_head.py",
         "models/two_stage/detector.py",

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detcli.assign import Assigner
+from detcli.models.dense.head import DenseHead
 from detcli.models.dense.matching import Padding, assign_batch, objects_of
 from detcli.models.dense.terms import predicted_iou
 from detcli.models.dense.tower import flatten_levels
@@ -22,7 +23,6 @@ from detcli.ops.priors import Priors
 from detcli.types import Target
 
 if TYPE_CHECKING:
-    from detcli.models.dense.detector import DenseHead
     from detcli.recipe.sections.models.dense import Auxiliary as AuxiliarySection
 
 IOU_WEIGHT = 3.0  # of -log IoU beside the class loss, in YOLOv7's and YOLOX's cost

@@ -19,13 +19,13 @@ from detcli.models.dense.centerness_branch import CenternessBranch
 from detcli.models.dense.density_branch import DensityBranch, DensityNet, level_densities
 from detcli.models.dense.iou_branch import IoUBranch
 from detcli.models.dense.matching import Matches
+from detcli.models.dense.outputs import DenseOutputs
 from detcli.models.dense.tower import flatten_levels, prediction
 from detcli.ops.coders import BoxCoder
 from detcli.ops.priors import Priors
 from detcli.types import Target
 
 if TYPE_CHECKING:
-    from detcli.models.dense.detector import DenseOutputs
     from detcli.recipe.sections.models.atss import Atss
     from detcli.recipe.sections.models.fcos import Fcos
     from detcli.recipe.sections.models.nas_fcos import NasFcos

@@ -22,7 +22,7 @@ from detcli.ops.priors import Priors
 from detcli.types import Target
 
 if TYPE_CHECKING:
-    from detcli.models.dense.detector import DenseHead
+    from detcli.models.dense.estimates import DenseHead
     from detcli.recipe.sections.models.dense import Auxiliary as AuxiliarySection
 
 IOU_WEIGHT = 3.0  # of -log IoU beside the class loss, in YOLOv7's and YOLOX's cost

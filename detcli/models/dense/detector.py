@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detcli.assign import build_assigner
 from detcli.models.dense.auxiliary import Auxiliary, Lead
 from detcli.models.dense.decode import Selection, class_probabilities, decode_batch
-from detcli.models.dense.estimates import Estimates, stack_levels
+from detcli.models.dense.estimates import DenseHead, DenseOutputs, stack_levels
 from detcli.models.dense.matching import (
     Matches,
     Padding,
@@ -38,39 +38,6 @@ if TYPE_CHECKING:
     from detcli.recipe.sections.models.fcos import Fcos
     from detcli.recipe.sections.models.nas_fcos import NasFcos
     from detcli.recipe.sections.models.retinanet import RetinaNet
-
-
-class DenseOutputs(NamedTuple):
-    """Raw predictions, one entry per level, channels anchor-major.
-
-    class_logits (B, A * C, h, w), for a soft-max (B, A * (C + 1), h, w), background last; boxes
-    (B, A * 4, h, w), as the detector's coder reads them. Empty where it is not predicted:
-    centerness (B, 1, h, w), logits; iou (B, A, h, w), logits; sigma (B, A * 4, h, w), log variances
-    of the errors of left, top, right and bottom; density (B, A, h, w). auxiliary: the outputs of
-    the auxiliary head, in training and where there is one; canvas: (height, width) of the padded
-    batch.
-    """
-
-    class_logits: tuple[Tensor, ...]
-    boxes: tuple[Tensor, ...]
-    centerness: tuple[Tensor, ...]
-    iou: tuple[Tensor, ...]
-    sigma: tuple[Tensor, ...]
-    density: tuple[Tensor, ...]
-    auxiliary: tuple[DenseOutputs, ...]
-    canvas: tuple[int, int]
-
-
-class DenseHead(Protocol):
-    """num_classes: without background; estimates: what is predicted beside class and box."""
-
-    num_classes: int
-    estimates: Estimates
-
-    def __call__(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
-        """Class logits, boxes, centre-ness, IoU, sigma and density, as in `DenseOutputs`, of a
-        level (B, D, h, w); None where it is not predicted."""
-        ...
 
 
 @dataclass(frozen=True)

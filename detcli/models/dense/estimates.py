@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -25,13 +25,33 @@ from detcli.ops.priors import Priors
 from detcli.types import Target
 
 if TYPE_CHECKING:
-    from detcli.models.dense.detector import DenseOutputs
     from detcli.recipe.sections.models.atss import Atss
     from detcli.recipe.sections.models.fcos import Fcos
     from detcli.recipe.sections.models.nas_fcos import NasFcos
     from detcli.recipe.sections.models.retinanet import RetinaNet
 
 ALPHA_STD = 0.0001  # of the weights that predict variances (KL loss, arXiv 1809.08545, 3.3)
+
+
+class DenseOutputs(NamedTuple):
+    """Raw predictions, one entry per level, channels anchor-major.
+
+    class_logits (B, A * C, h, w), for a soft-max (B, A * (C + 1), h, w), background last; boxes
+    (B, A * 4, h, w), as the detector's coder reads them. Empty where it is not predicted:
+    centerness (B, 1, h, w), logits; iou (B, A, h, w), logits; sigma (B, A * 4, h, w), log variances
+    of the errors of left, top, right and bottom; density (B, A, h, w). auxiliary: the outputs of
+    the auxiliary head, in training and where there is one; canvas: (height, width) of the padded
+    batch.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    centerness: tuple[Tensor, ...]
+    iou: tuple[Tensor, ...]
+    sigma: tuple[Tensor, ...]
+    density: tuple[Tensor, ...]
+    auxiliary: tuple[DenseOutputs, ...]
+    canvas: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,18 @@ class Estimates:
     ) -> Sequence[Tensor]:
         """Class probabilities (B, P, C) of each level, in which a predicted IoU has its share."""
         return scores if self.iou is None else self.iou.rate(scores, columns["iou"])
+
+
+class DenseHead(Protocol):
+    """num_classes: without background; estimates: what is predicted beside class and box."""
+
+    num_classes: int
+    estimates: Estimates
+
+    def __call__(self, x: Tensor, level: int) -> tuple[Tensor | None, ...]:
+        """Class logits, boxes, centre-ness, IoU, sigma and density, as in `DenseOutputs`, of a
+        level (B, D, h, w); None where it is not predicted."""
+        ...
 
 
 class EstimatingHead(Protocol):

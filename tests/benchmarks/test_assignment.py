@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from detcli.models.dense.detector import DenseOutputs
 from detcli.models.dense.matching import assign_batch
+from detcli.models.dense.outputs import DenseOutputs
 from detcli.models.dense.tower import flatten_levels
 from detcli.types import Target
 from tests.benchmarks.conftest import Table

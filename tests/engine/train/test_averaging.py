@@ -128,7 +128,7 @@ def test_frozen_norms_keep_their_statistics_and_cost_no_pass() -> None:
             self[1].eval()
             return self
 
-    model = Fixed(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), FrozenBatchNorm2d(4, 1e-5))
+    model = Fixed(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), FrozenBatchNorm2d(4))
     before = copy.deepcopy(model.state_dict())
 
     def no_pass(net: nn.Module, batch: object) -> None:

@@ -34,7 +34,7 @@ ALLOWED = {
     "postprocess": BASE | {"jit"},
     "evaluation": BASE | {"jit"},
     "predictions": BASE | {"data", "evaluation"},
-    "engine": BASE | {"ops", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
+    "engine": BASE | {"ops", "cpu", "layers", "phases", "recipe", "weights", "predictions", *PARTS},
     "cli": BASE | {"cpu", "recipe", "engine", "data", "postprocess", "evaluation", "predictions"},
 }
 

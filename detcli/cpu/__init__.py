@@ -1,7 +1,8 @@
-"""Faster ways that only a processor needs, all in this folder, and their one switch.
+"""Faster ways that only a CPU needs, all in this folder, and their one switch.
 
-Code that gains less than a tenth of a training step is not worth its lines here. On other devices,
-under a compiler and with DETCLI_CPU_SPEED=off PyTorch's own functions and settings are used.
+What gains less than a tenth of a training step, in time or memory, has no place here. On other
+devices, under a compiler and with DETCLI_CPU_SPEED=off PyTorch's own functions and settings are
+used.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from detcli.cpu.memory import map_large_blocks
 from tests.benchmarks.memory import peak_mib
 from tests.models.specs import FCOS_TORCHVISION, RETINANET_TORCHVISION, detector, target
 
@@ -74,6 +75,8 @@ def build_losses(
 
 def main(owner: str, name: str, side: int, batch: int) -> None:
     torch.set_num_threads(1)
+    if owner == "detcli":
+        map_large_blocks()
     images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     if owner != "nothing":
         model, losses = build_losses(owner, name, images)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from detcli.cpu.memory import map_large_blocks
 from detcli.data.records import Records
 from detcli.data.transforms import check_augmentations
 from detcli.engine.run import checkpoint
@@ -56,6 +57,7 @@ def prepare(
     loaded; subset: of a check instead of a run (overfitting, profiling), picks the training
     images that stand for both splits.
     """
+    map_large_blocks()
     train_records, eval_records = read_both(recipe, log, subset)
     check_augmentations(train_records, recipe.data.augment.model_dump())
     is_check = subset is not None  # a handful of images may lack what the whole split has

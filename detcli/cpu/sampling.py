@@ -1,6 +1,6 @@
 """The samples of deformable attention as a product with a sparse matrix.
 
-On a processor this takes about half the time of `F.grid_sample` in an encoder and the same in a
+On a CPU this takes about half the time of `F.grid_sample` in an encoder and the same in a
 decoder: of a training step of Deformable DETR with ResNet-50 on 256 x 256 pixels a sixth.
 
 Letters: B images, Q queries, N cells of all maps, H heads, D channels of all heads, L maps, P

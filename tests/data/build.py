@@ -1,4 +1,4 @@
-"""Small data sets for the tests, written with the standard library and Pillow alone."""
+"""Small data sets for the tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from detcli.data.formats.read import read_records
+from detcli.data.records import Records
 
 
 def loading(**changes: Any) -> Any:
@@ -90,3 +93,16 @@ def write_yolo(root: Path, labels: dict[str, str | None], classes: str = "cat\nd
         if text is not None:
             (root / "labels/train" / f"{stem}.txt").write_text(text)
     (root / "classes.txt").write_text(classes)
+
+
+def read_some_tall(folder: Path, num_images: int, num_tall: int) -> Records:
+    """Images of a data set that is written to `folder`, the first of them tall; the last without
+    objects."""
+    content = coco_content(num_images)
+    for i in range(num_tall):
+        content["images"][i].update(height=60, width=40)
+    write_coco(folder, content, num_images=num_images)
+    for i in range(num_tall):
+        write_image(folder / "images" / f"{i}.jpg", (60, 40), seed=i)
+    split = {"annotations": "train.json", "images": "images"}
+    return read_records(format="coco", root=str(folder), split=split, name="train")

@@ -12,13 +12,12 @@ import torch
 from detcli.data import cache as cache_module
 from detcli.data.cache import ImageCache, decoded_bytes, free_bytes, read_pixels
 from detcli.data.dataset import DetectionDataset
-from detcli.data.formats.read import read_records
 from detcli.data.loader import Loader, build_loader
 from detcli.data.records import Records
 from detcli.data.transforms import build_transforms
 from detcli.errors import DataError
 from detcli.types import Batch
-from tests.data.build import coco_content, loading, write_coco, write_image
+from tests.data.build import loading, read_some_tall
 
 AUGMENT: dict[str, Any] = {
     "flip": {"horizontal": 0.5, "vertical": 0.5},
@@ -33,14 +32,7 @@ AUGMENT: dict[str, Any] = {
 @pytest.fixture
 def records(tmp_path: Path) -> Records:
     """6 images, two of them tall."""
-    content = coco_content(6)
-    for i in range(2):
-        content["images"][i].update(height=60, width=40)
-    write_coco(tmp_path, content, num_images=6)
-    for i in range(2):
-        write_image(tmp_path / "images" / f"{i}.jpg", (60, 40), seed=i)
-    split = {"annotations": "train.json", "images": "images"}
-    return read_records(format="coco", root=str(tmp_path), split=split, name="train")
+    return read_some_tall(tmp_path, 6, 2)
 
 
 def loader_of(records: Records, cache: ImageCache | None, workers: int) -> Loader:

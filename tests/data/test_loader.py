@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from detcli.data.dataset import DetectionDataset
-from detcli.data.formats.read import read_records
 from detcli.data.loader import Loader, build_loader
 from detcli.data.plan import evaluation_plan, training_plan
 from detcli.data.records import Records
@@ -19,7 +18,7 @@ from detcli.data.to_device import to_device
 from detcli.data.transforms import build_transforms
 from detcli.errors import DataError
 from detcli.types import Batch, Target
-from tests.data.build import coco_content, loading, write_coco, write_image
+from tests.data.build import loading, read_some_tall, write_image
 
 CALL = ("batch_per_rank", "rank", "world_size")
 RESIZE: dict[str, Any] = {"short": [32, 40], "long": 80, "pick": "choice", "eval_short": None}
@@ -34,14 +33,7 @@ AUGMENT: dict[str, Any] = {
 @pytest.fixture
 def records(tmp_path: Path) -> Records:
     """11 images, four of them tall; the last without objects."""
-    content = coco_content(11)
-    for i in range(4):
-        content["images"][i].update(height=60, width=40)
-    write_coco(tmp_path, content, num_images=11)
-    for i in range(4):
-        write_image(tmp_path / "images" / f"{i}.jpg", (60, 40), seed=i)
-    split = {"annotations": "train.json", "images": "images"}
-    return read_records(format="coco", root=str(tmp_path), split=split, name="train")
+    return read_some_tall(tmp_path, 11, 4)
 
 
 def loader_of(records: Records, *, train: bool = True, **options: Any) -> Loader:

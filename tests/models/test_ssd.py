@@ -7,23 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from detcli.errors import UsageError
-from detcli.models import ssd
 from detcli.models.dense.matching import match_batch
 from detcli.models.ssd import SSDAnchors, SSDNeck
 from detcli.recipe.sections.models.ssd import SsdAnchors, SsdNeck
-from detcli.types import Target
-from tests.models.specs import SMALL_SSD, criterion_of, detector, target, thin_vgg
-
-CANVAS = (64, 96)
-
-
-NUM_CLASSES = 3
-
+from tests.models.small_ssd import CANVAS, NUM_CLASSES, batch, small, some_targets, thin  # noqa: F401
+from tests.models.specs import criterion_of, target
 
 AM_SOFTMAX = {"class_loss": {"name": "am_softmax", "margin": 0.35, "scale": 30.0}}
 
@@ -38,33 +30,7 @@ SSD300_ANCHORS: dict[str, Any] = {
 SSD300_MAPS = [38, 19, 10, 5, 3, 1]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def thin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone with few channels in the place of VGG-16."""
-    monkeypatch.setitem(ssd.BACKBONES, "vgg16", thin_vgg)
-
-
-def small(*changes: dict[str, Any]) -> nn.Module:
-    return detector("ssd", SMALL_SSD, *changes, num_classes=NUM_CLASSES)
-
-
-def batch() -> Tensor:
-    return torch.randn(2, 3, *CANVAS, generator=torch.Generator().manual_seed(3))
-
-
-def some_targets() -> list[Target]:
-    return [
-        target([[10, 12, 40, 60], [50, 20, 90, 60], [8, 8, 14, 14]], [0, 2, 2], CANVAS),
-        target([[20, 3, 60, 60]], [1], CANVAS),
-    ]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.usefixtures("thin")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,8 @@ from detcli.ops.boxes import pairwise_iou
 from detcli.recipe.sections.models import yolov4
 from detcli.weights import convert_tianxiaomo
 from tests.fixtures.reference import Fixture, num_agreeing
-from tests.models.specs import SMALL_OF, detector, target
+from tests.models.small_yolov4 import ANCHORS, CANVAS, small, some_case
+from tests.models.specs import detector, target
 
 pytestmark = pytest.mark.slow
 
@@ -119,33 +119,6 @@ def test_gradient_norms_of_wongkinyiu(run: Run) -> None:
     for name, want in zip(run.fixture.arrays["grad_param/names"], norms, strict=True):
         got = 2 * parameters[run.names[str(name)]].grad.norm().item()
         assert got == pytest.approx(want, rel=GRADIENT_LIMIT), name
-
-
-CANVAS = (64, 96)
-
-
-CLASSES = 3
-
-
-def small(*changes: dict[str, Any]) -> nn.Module:
-    return detector("yolov4", SMALL_OF["yolov4"], *changes, num_classes=CLASSES)
-
-
-def some_case(seed: int) -> tuple[YOLOv4Outputs, list]:
-    """Raw outputs for two images; two objects share a cell and an anchor."""
-    generator = torch.Generator().manual_seed(seed)
-    raw = tuple(
-        torch.randn(
-            2, count * (5 + CLASSES), CANVAS[0] // stride, CANVAS[1] // stride, generator=generator
-        )
-        for stride, count in ((8, 3), (16, 3), (32, 2))
-    )
-    boxes = [[10.0, 12, 20, 30], [11.0, 12, 19, 30], [30.0, 20, 90, 60], [60.0, 4, 84, 24]]
-    targets = [target(boxes, [0, 2, 1, 2], CANVAS), target([[5.0, 5, 25, 25]], [1], CANVAS)]
-    return YOLOv4Outputs(raw, CANVAS), targets
-
-
-ANCHORS = {"anchors": [[10, 10, 12, 20, 16, 24], [24, 20, 30, 30, 30, 50], [50, 40, 70, 80]]}
 
 
 @pytest.mark.parametrize("loss", ["darknet", "scaled"])

@@ -7,28 +7,20 @@ from pathlib import Path
 import pytest
 
 from detcli.data.cache import decoded_bytes
-from detcli.data.formats.read import read_records
 from detcli.data.records import Records
 from detcli.engine.run.log import RunLog
 from detcli.engine.train import caching
 from detcli.engine.train.caching import build_caches
 from detcli.errors import UsageError
 from detcli.recipe import Recipe, load_recipe
-from tests.data.build import coco_content, write_coco, write_image
+from tests.data.build import read_some_tall
 from tests.recipes import write_tiny
 
 
 @pytest.fixture
 def records(tmp_path: Path) -> Records:
     """6 images, two of them tall."""
-    content = coco_content(6)
-    for i in range(2):
-        content["images"][i].update(height=60, width=40)
-    write_coco(tmp_path, content, num_images=6)
-    for i in range(2):
-        write_image(tmp_path / "images" / f"{i}.jpg", (60, 40), seed=i)
-    split = {"annotations": "train.json", "images": "images"}
-    return read_records(format="coco", root=str(tmp_path), split=split, name="train")
+    return read_some_tall(tmp_path, 6, 2)
 
 
 @pytest.fixture

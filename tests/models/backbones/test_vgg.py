@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from detcli.errors import CheckpointError
-from detcli.models import ssd
 from detcli.models.backbones.vgg import build_vgg16
 from detcli.recipe.sections.models.ssd import VggBackbone
-from detcli.types import Target
-from tests.models.specs import SMALL_SSD, detector, target, thin_vgg
+from tests.models.small_ssd import batch, small, some_targets, thin  # noqa: F401
 
-CANVAS = (64, 96)
-
-
-NUM_CLASSES = 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def thin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone with few channels in the place of VGG-16."""
-    monkeypatch.setitem(ssd.BACKBONES, "vgg16", thin_vgg)
-
-
-def small(*changes: dict[str, Any]) -> nn.Module:
-    return detector("ssd", SMALL_SSD, *changes, num_classes=NUM_CLASSES)
-
-
-def batch() -> Tensor:
-    return torch.randn(2, 3, *CANVAS, generator=torch.Generator().manual_seed(3))
-
-
-def some_targets() -> list[Target]:
-    return [
-        target([[10, 12, 40, 60], [50, 20, 90, 60], [8, 8, 14, 14]], [0, 2, 2], CANVAS),
-        target([[20, 3, 60, 60]], [1], CANVAS),
-    ]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def torchvision_features() -> nn.Sequential:
